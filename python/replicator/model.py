@@ -1,0 +1,191 @@
+"""The values that travel between the rooms: plain, frozen, printable.
+
+Nothing here does I/O. Undecoded records and decoded changes are not modelled
+in Python: they live in the Rust core (`_core.Records`, `_core.ChangeBatch`)
+and travel through these values as opaque handles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from replicator._core import ChangeBatch, Records, Rejection
+
+
+class PositionKind(StrEnum):
+    """Where in a shard reading goes on; the names are the Kinesis API's own."""
+
+    TRIM_HORIZON = "TRIM_HORIZON"
+    LATEST = "LATEST"
+    AT_TIMESTAMP = "AT_TIMESTAMP"
+    AT_SEQUENCE_NUMBER = "AT_SEQUENCE_NUMBER"
+    AFTER_SEQUENCE_NUMBER = "AFTER_SEQUENCE_NUMBER"
+    SHARD_END = "SHARD_END"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in one shard. `timestamp_us` is UTC microseconds since the epoch."""
+
+    kind: PositionKind
+    sequence_number: str | None = None
+    timestamp_us: int | None = None
+
+    def __post_init__(self) -> None:
+        by_number = self.kind in {
+            PositionKind.AT_SEQUENCE_NUMBER,
+            PositionKind.AFTER_SEQUENCE_NUMBER,
+        }
+        assert (self.sequence_number is not None) == by_number, self
+        assert (self.timestamp_us is not None) == (self.kind is PositionKind.AT_TIMESTAMP), self
+
+    def __str__(self) -> str:
+        detail = self.sequence_number if self.sequence_number is not None else self.timestamp_us
+        return self.kind.value if detail is None else f"{self.kind.value}:{detail}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """The position that `str(position)` wrote. Raises ValueError otherwise."""
+        kind_text, _, detail = text.partition(":")
+        kind = PositionKind(kind_text)
+        if kind is PositionKind.AT_TIMESTAMP:
+            return cls(kind, timestamp_us=int(detail))
+        if kind in {PositionKind.AT_SEQUENCE_NUMBER, PositionKind.AFTER_SEQUENCE_NUMBER}:
+            if not (detail.isascii() and detail.isdigit()):
+                raise ValueError(f"{text!r} has no sequence number")
+            return cls(kind, sequence_number=detail)
+        if detail:
+            raise ValueError(f"{text!r}: {kind.value} takes no detail")
+        return cls(kind)
+
+
+TRIM_HORIZON = Position(PositionKind.TRIM_HORIZON)
+LATEST = Position(PositionKind.LATEST)
+SHARD_END = Position(PositionKind.SHARD_END)
+
+
+def after(sequence_number: str) -> Position:
+    """The position behind the record (or continuation) of this sequence number."""
+    return Position(PositionKind.AFTER_SEQUENCE_NUMBER, sequence_number=sequence_number)
+
+
+def at_timestamp(timestamp_us: int) -> Position:
+    """The position of the first record that arrived at or after this instant."""
+    return Position(PositionKind.AT_TIMESTAMP, timestamp_us=timestamp_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream's identity. Re-created under its old name it is another stream,
+    so the creation time is part of it (whole seconds: the API gives no more)."""
+
+    name: str
+    arn: str
+    created_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard as the service lists it. `is_open` is false once it takes no more
+    records (it stays readable until the retention ends)."""
+
+    id: str
+    parents: tuple[str, ...] = ()
+    is_open: bool = True
+    starting_sequence_number: str | None = None
+    ending_sequence_number: str | None = None
+
+
+KeyType = Literal["S", "N", "B"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """A source table's name and key attributes: hash key first, then the range key."""
+
+    name: str
+    keys: tuple[tuple[str, KeyType], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One answer of a source for one shard.
+
+    `next` is where reading goes on once everything of this fetch is durable:
+    after the continuation number, or `SHARD_END` when the service said so.
+    `children` come with the end only. `received_at` is `Clock.monotonic()` at
+    the arrival of the frame's last byte, in seconds.
+    """
+
+    shard_id: str
+    records: Records
+    next: Position
+    children: tuple[Shard, ...] = ()
+    behind_ms: int = 0
+    received_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write one shard's changes at one sink: valid while the sink's
+    own epoch for the shard is still this one."""
+
+    stream: Stream
+    shard_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A decoded fetch that waits for its sink, with the fence it was read under."""
+
+    fence: Fence
+    batch: ChangeBatch
+    next: Position
+    behind_ms: int
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that a sink will never take, as it is stored: see `_core.Rejection`."""
+
+    shard_id: str
+    table: str | None
+    rejection: Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What one write made durable.
+
+    `lost` names the shards whose fence was gone: *nothing* of them was written,
+    everything of the others was. `duplicates` are changes whose version the sink
+    already held, `superseded` those that came later than a newer one.
+    """
+
+    rows: int = 0
+    duplicates: int = 0
+    superseded: int = 0
+    dead_letters: tuple[DeadLetter, ...] = ()
+    lost: frozenset[str] = frozenset()
+    rejected_by_code: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """One row of a lease store: who may read a shard, judged by `counter` alone.
+
+    `owner` is None when nobody holds it. `checkpoint` is a copy of the sink's
+    position (as `str(Position)`), for display and never read back.
+    """
+
+    pipeline: str
+    shard_id: str
+    owner: str | None
+    counter: int
+    checkpoint: str | None = None

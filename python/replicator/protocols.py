@@ -1,0 +1,175 @@
+"""The seams: what a source, a sink, a lease store and a clock owe the engine.
+
+Each method says whether it may be called twice and what its errors mean; the
+error classes are those of `replicator.errors`. Every implementation, real or
+shipped fake, passes the suite in `tests/contract/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from replicator.model import (
+    Fence,
+    Fetch,
+    LeaseRow,
+    Pending,
+    Position,
+    Shard,
+    Stream,
+    TableSchema,
+    WriteResult,
+)
+
+
+class Clock(Protocol):
+    """Time and sleep, so that tests can own both."""
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never goes back; its zero means nothing."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns after that long; cancellation passes through."""
+        ...
+
+
+class Source(Protocol):
+    """Reads the shards of one stream."""
+
+    async def open(self) -> Stream:
+        """Connects, prepares what reading needs (a consumer, say) and gives the
+        stream's identity. May be called again after an error. Raises
+        FatalError when the stream is missing or access is denied."""
+        ...
+
+    async def now_us(self) -> int:
+        """The *service's* clock, UTC microseconds; never later than the truth, so
+        that a start resolved from it loses nothing. May be called twice."""
+        ...
+
+    async def shards(self) -> Sequence[Shard]:
+        """Every shard the service still lists, all pages of it; parents may be
+        missing once trimmed. May be called at any time, also while reading."""
+        ...
+
+    def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
+        """An asynchronous generator of the shard's fetches from `position` on.
+
+        It renews whatever the service ends by itself (a subscription after five
+        minutes) and returns after the fetch whose `next` is SHARD_END, and only
+        then. Time in which the consumer doesn't ask for the next fetch counts
+        against no deadline. Closing the generator closes the connection.
+
+        Raises TransientError (read again from the last fetch's `next`),
+        PositionLost, LeaseLost (somebody else reads as the same consumer), FatalError.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Releases connections. May be called twice, and after a failed open."""
+        ...
+
+
+PayloadT = TypeVar("PayloadT")
+
+
+class Writer(Protocol[PayloadT]):
+    """One connection of a sink. A shard belongs to one writer at a time, a writer
+    may serve many shards and then takes the changes of all of them in one write."""
+
+    def encode(self, pending: Sequence[Pending]) -> PayloadT:
+        """The sink's own bytes for these changes. Pure: may run in a thread, may
+        be called twice. Never raises for bad data: that becomes dead letters."""
+        ...
+
+    async def write(self, payload: PayloadT) -> WriteResult:
+        """Returns only when changes, dead letters and the shards' new positions
+        are durable, together. May be called twice with the same payload while
+        the fences hold. A lost fence is *returned* (`WriteResult.lost`), never
+        raised. Raises TransientError (the outcome is unknown: raise the
+        fence and read the position before anything else) and FatalError."""
+        ...
+
+
+class Sink(Protocol[PayloadT]):
+    """A destination that keeps its own positions (they are the truth)."""
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        """Connects and makes or verifies what it writes to. May be called twice.
+        Raises FatalError with what to do (the DDL to run, the differing shape)."""
+        ...
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
+        """Stores, for a stream this pipeline has never read, the first position of
+        each shard in one step, and returns True. Does nothing and returns
+        False when the stream is known: a start is resolved once."""
+        ...
+
+    async def is_known(self, stream: Stream) -> bool:
+        """True when `begin` was done for the stream."""
+        ...
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        """The stored position of every shard that has one."""
+        ...
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        """Raises the shard's epoch, so that every older fence is dead from here on."""
+        ...
+
+    async def position(self, fence: Fence) -> Position | None:
+        """The shard's stored position, read after fencing; None when it has none
+        (then it is a shard found later and starts at TRIM_HORIZON). Raises
+        LeaseLost when the fence is no longer the newest."""
+        ...
+
+    def writer(self, fence: Fence) -> Writer[PayloadT]:
+        """The writer that serves the shard from here on."""
+        ...
+
+    async def close(self) -> None:
+        """Releases connections. May be called twice."""
+        ...
+
+
+class LeaseStore(Protocol):
+    """Who may read which shard. It never decides: `core.lease` does, by counters."""
+
+    async def open(self) -> None:
+        """Makes or opens the store. May be called twice."""
+        ...
+
+    async def rows(self, pipeline: str) -> Sequence[LeaseRow]:
+        """All rows of a pipeline."""
+        ...
+
+    async def create(self, pipeline: str, shard_ids: Sequence[str]) -> None:
+        """Adds unowned rows where none exist; leaves existing ones alone."""
+        ...
+
+    async def take(self, seen: LeaseRow, owner: str) -> LeaseRow | None:
+        """Makes `owner` the owner if the row's counter is still `seen.counter`
+        (counter + 1); None when somebody was quicker."""
+        ...
+
+    async def renew(self, held: LeaseRow) -> LeaseRow:
+        """Counter + 1 if the row is still `held`. Raises LeaseLost otherwise."""
+        ...
+
+    async def release(self, held: LeaseRow) -> None:
+        """Gives the row up if it is still held; never raises for a lost one."""
+        ...
+
+    async def checkpoint(self, pipeline: str, shard_id: str, position: Position) -> None:
+        """Stores the copy for display."""
+        ...
+
+    async def delete(self, pipeline: str, shard_ids: Sequence[str]) -> None:
+        """Removes rows of shards that are finished and no longer listed."""
+        ...
+
+    async def close(self) -> None:
+        """May be called twice."""
+        ...

@@ -1,0 +1,85 @@
+"""Where reading starts: a stream's first time, and a shard's every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from replicator.errors import FatalError
+from replicator.model import SHARD_END, TRIM_HORIZON, Position, PositionKind, Shard
+
+
+def position_to_read(stored: Position | None) -> Position:
+    """Where a shard's reading starts: its stored position, else (a shard found after
+    the first start) at its oldest record. A configured start has no say here."""
+    assert stored is None or stored.kind is not PositionKind.LATEST, stored
+    return TRIM_HORIZON if stored is None else stored
+
+
+def first_starts(
+    shards: Sequence[Shard], start: Position, *, shard_id: str | None = None
+) -> dict[str, Position]:
+    """The first position of every listed shard of a stream that was never read.
+
+    TRIM_HORIZON and AT_TIMESTAMP hold for every shard (a closed one then gives what
+    came since, or just its end). LATEST must have been resolved to an instant of
+    the service's clock before. A sequence number belongs to one shard: the listed
+    one whose numbers contain it, or `shard_id` where several do (numbers of
+    different shards aren't told apart by the service). That shard's ancestors
+    are finished then, every other shard starts at TRIM_HORIZON.
+
+    Raises FatalError when no shard, or more than one, contains the number.
+    """
+    match start.kind:
+        case PositionKind.TRIM_HORIZON | PositionKind.AT_TIMESTAMP:
+            return {shard.id: start for shard in shards}
+        case PositionKind.AT_SEQUENCE_NUMBER | PositionKind.AFTER_SEQUENCE_NUMBER:
+            assert start.sequence_number is not None
+            holder = _holder(shards, start.sequence_number, shard_id)
+            ancestors = _ancestors(shards, holder)
+            starts = {
+                shard.id: SHARD_END if shard.id in ancestors else TRIM_HORIZON for shard in shards
+            }
+            starts[holder] = start
+            return starts
+        case _:
+            raise AssertionError(f"{start} is no first start")
+
+
+def _holder(shards: Sequence[Shard], number: str, shard_id: str | None) -> str:
+    holders = [
+        shard.id
+        for shard in shards
+        if shard_id in {None, shard.id} and _contains(shard, int(number))
+    ]
+    if len(holders) == 1:
+        return holders[0]
+    if not holders:
+        where = "no listed shard" if shard_id is None else f"shard {shard_id} doesn't"
+        verb = " contains" if shard_id is None else " contain"
+        raise FatalError(
+            "start_not_found",
+            f"{where}{verb} sequence number {number}: it may be behind the horizon or of another "
+            "stream. Start at a number that is still kept, at a timestamp or at TRIM_HORIZON",
+        )
+    raise FatalError(
+        "start_ambiguous",
+        f"sequence number {number} may be of {len(holders)} shards ({', '.join(holders[:5])}"
+        f"{', …' if len(holders) > 5 else ''}). Name the shard, or start at a timestamp",
+    )
+
+
+def _contains(shard: Shard, number: int) -> bool:
+    first, last = shard.starting_sequence_number, shard.ending_sequence_number
+    return first is not None and int(first) <= number and (last is None or number <= int(last))
+
+
+def _ancestors(shards: Sequence[Shard], shard_id: str) -> set[str]:
+    parents = {shard.id: shard.parents for shard in shards}
+    ancestors: set[str] = set()
+    frontier = [shard_id]
+    while frontier:
+        for parent_id in parents.get(frontier.pop(), ()):
+            if parent_id not in ancestors:
+                ancestors.add(parent_id)
+                frontier.append(parent_id)
+    return ancestors

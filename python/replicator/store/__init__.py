@@ -1,0 +1,1 @@
+"""Lease stores: who may read which shard. The decisions are `core.lease`'s."""

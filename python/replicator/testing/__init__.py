@@ -1,0 +1,1 @@
+"""Shipped fakes and throw-away servers: part of the product, held to its contracts."""

@@ -1,0 +1,407 @@
+"""A small Kinesis over real HTTP, for what enhanced fan-out does and how it fails.
+
+It speaks DescribeStreamSummary, ListShards, the consumer calls and SubscribeToShard over
+a `ScriptedStream`, and DynamoDB's DescribeTable for the tables it is given. It keeps the
+service's rules that matter to a reader (five seconds between subscribes, take-over,
+pages by token alone, closed shards readable), and plays the faults a test writes down.
+It checks no signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from replicator.errors import PositionLost
+from replicator.model import Position, PositionKind, TableSchema
+from replicator.testing import frames
+from replicator.testing.stream import ScriptedStream
+
+_JSON = "application/x-amz-json-1.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Serves this many events of the stream as usual."""
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Sends these bytes as they are."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Sends nothing more and keeps the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Closes the connection in the middle of the body."""
+
+
+Step = Serve | Send | Stall | Cut
+
+
+@dataclass(slots=True)
+class _Refusal(Exception):
+    code: str
+    message: str
+    status: int = 400
+
+
+@dataclass(slots=True)
+class _Consumer:
+    name: str
+    arn: str
+    created_at: float
+    # Answers of DescribeStreamConsumer that are still to come before the last one holds.
+    states: deque[str]
+
+
+class KinesisServer:
+    """Runs while its `async with` block does; `url` is its address.
+
+    `calls` lists (operation, request) in order; `subscriptions` counts the open ones by
+    shard; a script is a list of steps for the *next* subscription of a shard, whose
+    body ends, whole, after the last step.
+    """
+
+    def __init__(
+        self,
+        stream: ScriptedStream | None = None,
+        *,
+        name: str = "scripted",
+        tables: Sequence[TableSchema] = (),
+        page_size: int = 1_000,
+        event_records: int = 100,
+        heartbeat_seconds: float = 5.0,
+        subscription_seconds: float = 300.0,
+        subscribe_interval_seconds: float = 5.0,
+        has_initial_response: bool = True,
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
+        self.stream = ScriptedStream(1) if stream is None else stream
+        self.name = name
+        self.tables = {table.name: table for table in tables}
+        self.arn = f"arn:aws:kinesis:eu-north-1:000000000000:stream/{name}"
+        self.created_at_s = 1_700_000_000
+        self.status = "ACTIVE"
+        self.exists = True
+        self.creating_answers = 1
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.subscriptions: Counter[str] = Counter()
+        self.url = ""
+        self._page_size = page_size
+        self._event_records = event_records
+        self._heartbeat_seconds = heartbeat_seconds
+        self._subscription_seconds = subscription_seconds
+        self._subscribe_interval_seconds = subscribe_interval_seconds
+        self._has_initial_response = has_initial_response
+        self._monotonic = monotonic or (lambda: asyncio.get_running_loop().time())
+        self._consumers: dict[str, _Consumer] = {}
+        self._consumers_made = 0
+        self._scripts: dict[str, deque[list[Step]]] = {}
+        self._refusals: dict[str, deque[_Refusal | None]] = {}
+        self._succeeded_at: dict[tuple[str, str], float] = {}
+        self._taken: dict[tuple[str, str], asyncio.Event] = {}
+        self._runner: web.AppRunner | None = None
+
+    def script(self, shard_id: str, *steps: Step) -> None:
+        """Adds a script for one further subscription of the shard."""
+        self._scripts.setdefault(shard_id, deque()).append(list(steps))
+
+    def refuse(
+        self, operation: str, code: str, message: str = "as scripted", *, status: int = 400
+    ) -> None:
+        """Answers one further call of the operation with an error."""
+        self._refusals.setdefault(operation, deque()).append(_Refusal(code, message, status))
+
+    def accept(self, operation: str) -> None:
+        """Lets one further call of the operation pass before the next refusal."""
+        self._refusals.setdefault(operation, deque()).append(None)
+
+    def delete_consumer(self, name: str, *, deleting_answers: int = 1) -> None:
+        """As if somebody deregistered it: DELETING for so many answers, then gone."""
+        consumer = self._consumers[name]
+        consumer.states = deque(["DELETING"] * deleting_answers + ["GONE"])
+
+    def delete(self) -> None:
+        """As if the stream was deleted, consumers and all."""
+        self.exists = False
+        self._consumers.clear()
+        self.stream.wake()
+
+    def recreate(self) -> None:
+        """Another stream under the same name, from the same records."""
+        self.exists = True
+        self.created_at_s += 1_000
+        self.stream.wake()
+
+    def called(self, operation: str) -> list[dict[str, Any]]:
+        """The requests of one operation."""
+        return [request for name, request in self.calls if name == operation]
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=1_048_576)
+        app.router.add_post("/", self._answer)
+        # Cancelled when the client goes away, so `subscriptions` tells the truth.
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        _, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
+        body: dict[str, Any] = json.loads(await request.read() or b"{}")
+        self.calls.append((operation, body))
+        try:
+            refusals = self._refusals.get(operation)
+            if refusals and (refusal := refusals.popleft()) is not None:
+                raise refusal
+            if operation == "SubscribeToShard":
+                return await self._subscribe(request, body)
+            return _json(self._plain(operation, body))
+        except _Refusal as refusal:
+            return _json(
+                {"__type": refusal.code, "message": refusal.message}, status=refusal.status
+            )
+
+    def _plain(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
+        match operation:
+            case "DescribeStreamSummary":
+                self._require_stream(body)
+                return {"StreamDescriptionSummary": self._summary()}
+            case "ListShards":
+                return self._list(body)
+            case "DescribeStreamConsumer":
+                return {"ConsumerDescription": self._describe(body) | {"StreamARN": self.arn}}
+            case "RegisterStreamConsumer":
+                return {"Consumer": self._register(body)}
+            case "DescribeTable":
+                return {"Table": self._table(body["TableName"])}
+            case _:
+                raise _Refusal("UnknownOperationException", operation)
+
+    def _table(self, name: str) -> dict[str, Any]:
+        if (table := self.tables.get(name)) is None:
+            raise _Refusal("ResourceNotFoundException", f"Table {name} not found.")
+        return {
+            "TableName": name,
+            "AttributeDefinitions": [
+                {"AttributeName": key, "AttributeType": kind} for key, kind in table.keys
+            ],
+            "KeySchema": [
+                {"AttributeName": key, "KeyType": kind}
+                for (key, _), kind in zip(table.keys, ("HASH", "RANGE"), strict=False)
+            ],
+        }
+
+    def _require_stream(self, body: dict[str, Any]) -> None:
+        named = body.get("StreamName", body.get("StreamARN"))
+        if not self.exists or named not in {self.name, self.arn}:
+            raise _Refusal("ResourceNotFoundException", f"Stream {named} not found.")
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "StreamName": self.name,
+            "StreamARN": self.arn,
+            "StreamStatus": self.status,
+            "RetentionPeriodHours": 24,
+            "StreamCreationTimestamp": self.created_at_s,
+            "EnhancedMonitoring": [],
+            "OpenShardCount": sum(shard.is_open for shard in self.stream.shards()),
+        }
+
+    def _list(self, body: dict[str, Any]) -> dict[str, Any]:
+        token = body.get("NextToken")
+        if token is None:
+            self._require_stream(body)
+        elif "StreamName" in body:
+            raise _Refusal("InvalidArgumentException", "NextToken and StreamName together.")
+        start = int(token or 0)
+        page = self.stream.shards()[start : start + self._page_size]
+        items: list[dict[str, Any]] = []
+        for shard in page:
+            numbers = {"StartingSequenceNumber": shard.starting_sequence_number}
+            if shard.ending_sequence_number is not None:
+                numbers["EndingSequenceNumber"] = shard.ending_sequence_number
+            item: dict[str, Any] = {
+                "ShardId": shard.id,
+                "SequenceNumberRange": numbers,
+                "HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "1"},
+            }
+            item |= dict(
+                zip(("ParentShardId", "AdjacentParentShardId"), shard.parents, strict=False)
+            )
+            items.append(item)
+        answer: dict[str, Any] = {"Shards": items}
+        if start + len(page) < len(self.stream.shards()):
+            answer["NextToken"] = str(start + len(page))
+        return answer
+
+    def _describe(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._require_stream(body)
+        consumer = self._consumers.get(body["ConsumerName"])
+        if consumer is not None and consumer.states[0] == "GONE":
+            del self._consumers[consumer.name]
+            consumer = None
+        if consumer is None:
+            raise _Refusal("ResourceNotFoundException", f"Consumer {body['ConsumerName']}")
+        status = consumer.states.popleft() if len(consumer.states) > 1 else consumer.states[0]
+        return _consumer(consumer, status)
+
+    def _register(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._require_stream(body)
+        name = body["ConsumerName"]
+        if name in self._consumers:
+            raise _Refusal("ResourceInUseException", f"Consumer {name} already exists.")
+        self._consumers_made += 1
+        consumer = _Consumer(
+            name,
+            f"{self.arn}/consumer/{name}:{self.created_at_s + self._consumers_made}",
+            self.created_at_s + self._consumers_made,
+            deque(["CREATING"] * self.creating_answers + ["ACTIVE"]),
+        )
+        self._consumers[name] = consumer
+        return _consumer(consumer, "CREATING")
+
+    async def _subscribe(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        arn, shard_id = body["ConsumerARN"], body["ShardId"]
+        consumer = next((c for c in self._consumers.values() if c.arn == arn), None)
+        if consumer is None or not self.exists or not self.stream.has_shard(shard_id):
+            raise _Refusal("ResourceNotFoundException", f"{arn} or {shard_id} not found.")
+        if consumer.states[0] != "ACTIVE":
+            raise _Refusal("ResourceInUseException", f"Consumer is {consumer.states[0]}.")
+        key = (arn, shard_id)
+        now = self._monotonic()
+        if now - self._succeeded_at.get(key, float("-inf")) < self._subscribe_interval_seconds:
+            raise _Refusal("ResourceInUseException", "Another active subscription exists.")
+        try:
+            place = self.stream.place(shard_id, _position(body["StartingPosition"]))
+        except PositionLost as lost:
+            raise _Refusal("InvalidArgumentException", lost.message) from None
+        self._succeeded_at[key] = now
+        if (earlier := self._taken.get(key)) is not None:
+            earlier.set()
+            self.stream.wake()
+        taken = self._taken[key] = asyncio.Event()
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/vnd.amazon.eventstream"}
+        )
+        response.enable_chunked_encoding()
+        self.subscriptions[shard_id] += 1
+        try:
+            await response.prepare(request)
+            if self._has_initial_response:
+                await response.write(frames.initial_response())
+            # A client that went away shows as an error of the write: nobody to tell.
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(self._subscription_seconds):
+                    await self._play(request, response, shard_id, place, taken)
+        finally:
+            self.subscriptions[shard_id] -= 1
+        return response
+
+    async def _play(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        shard_id: str,
+        place: int,
+        taken: asyncio.Event,
+    ) -> None:
+        scripts = self._scripts.get(shard_id)
+        steps: list[Step] = scripts.popleft() if scripts else [Serve(2**62)]
+        for step in steps:
+            match step:
+                case Send(data):
+                    await response.write(data)
+                case Stall():
+                    await asyncio.Event().wait()
+                case Cut():
+                    assert request.transport is not None
+                    request.transport.close()
+                    return
+                case Serve(events):
+                    for _ in range(events):
+                        data, place, is_last = await self._next(shard_id, place, taken)
+                        await response.write(data)
+                        if is_last:
+                            return
+
+    async def _next(
+        self, shard_id: str, place: int, taken: asyncio.Event
+    ) -> tuple[bytes, int, bool]:
+        """The next frame, the place after it and whether the body ends with it."""
+        stream = self.stream
+        try:
+            async with asyncio.timeout(self._heartbeat_seconds):
+                while not (
+                    taken.is_set()
+                    or not stream.has_shard(shard_id)
+                    or place < stream.count(shard_id)
+                    or stream.is_ended(shard_id, place)
+                ):
+                    await stream.changed()
+        except TimeoutError:
+            pass
+        if taken.is_set():
+            return frames.exception("ResourceInUseException", "Taken over."), place, True
+        if not self.exists or not stream.has_shard(shard_id):
+            return frames.exception("ResourceNotFoundException", "It was deleted."), place, True
+        records = list(stream.records(shard_id, place, self._event_records))
+        place += len(records)
+        if stream.is_ended(shard_id, place):
+            children = stream.children(shard_id)
+            return frames.shard_event(records, None, children=children), place, True
+        continuation = stream.continuation(shard_id, place).sequence_number
+        return frames.shard_event(records, continuation), place, False
+
+
+def _position(starting: dict[str, Any]) -> Position:
+    kind = PositionKind(starting["Type"])
+    if kind is PositionKind.AT_TIMESTAMP:
+        at = datetime.fromtimestamp(starting["Timestamp"], UTC)
+        return Position(kind, timestamp_us=round(at.timestamp() * 1_000) * 1_000)
+    return Position(kind, sequence_number=starting.get("SequenceNumber"))
+
+
+def _consumer(consumer: _Consumer, status: str) -> dict[str, Any]:
+    return {
+        "ConsumerName": consumer.name,
+        "ConsumerARN": consumer.arn,
+        "ConsumerStatus": status,
+        "ConsumerCreationTimestamp": consumer.created_at,
+    }
+
+
+def _json(body: dict[str, Any], *, status: int = 200) -> web.Response:
+    return web.Response(body=json.dumps(body).encode(), status=status, content_type=_JSON)

@@ -1,0 +1,224 @@
+"""A sink in memory, for tests and rehearsals: the contract of `protocols.Sink`, and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+from replicator._core import ChangeBatch, Rejection
+from replicator.errors import LeaseLost, TransientError
+from replicator.model import (
+    DeadLetter,
+    Fence,
+    Pending,
+    Position,
+    Stream,
+    TableSchema,
+    WriteResult,
+)
+from replicator.sink.position import furthest
+
+Key: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """A key's newest change; `item` is None for a tombstone."""
+
+    item: Mapping[str, Any] | None
+    version: Decimal
+    generation: int = 0
+
+    @property
+    def deleted(self) -> bool:
+        return self.item is None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPayload:
+    """One write: the newest change per table and key, and what can't be written."""
+
+    pending: tuple[Pending, ...]
+    rows: Mapping[tuple[str, Key], StoredItem]
+    rejections: tuple[Rejection, ...]
+
+
+@dataclass(slots=True)
+class MemoryStore:
+    """What outlives a process: several sinks over one store are several workers."""
+
+    items: dict[tuple[str, Key], StoredItem] = field(default_factory=dict)
+    streams: dict[tuple[str, Stream], Mapping[str, Position]] = field(default_factory=dict)
+    positions: dict[tuple[str, Stream, str], Position] = field(default_factory=dict)
+    epochs: dict[tuple[str, Stream, str], int] = field(default_factory=dict)
+    dead_letters: dict[tuple[str, Stream, str, str, int], DeadLetter] = field(default_factory=dict)
+    attempts: Counter[tuple[str, Stream, str, str, int]] = field(default_factory=Counter)
+
+
+class MemorySink:
+    """Holds the newest image per key in a `MemoryStore`, positions beside it.
+
+    Faults: clear `flowing` and writes wait until it is set again; `fail_write(n)`
+    makes the n-th write from now raise TransientError before or after it took
+    effect; `on_write` sees every payload first, and what it raises is raised.
+    """
+
+    def __init__(self, pipeline: str = "test", store: MemoryStore | None = None) -> None:
+        self.pipeline = pipeline
+        self.store = store or MemoryStore()
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.writes = 0
+        self.on_write: Callable[[MemoryPayload], None] | None = None
+        self.tables: dict[str, TableSchema] = {}
+        self._faults: dict[int, Literal["before", "after"]] = {}
+
+    def fail_write(self, nth: int = 1, when: Literal["before", "after"] = "before") -> None:
+        """The n-th write from now (1 is the next) fails before or after its commit."""
+        self._faults[self.writes + nth] = when
+
+    def items(self, table: str) -> dict[Key, StoredItem]:
+        """Every key ever written of a table, tombstones too."""
+        return {key: item for (name, key), item in self.store.items.items() if name == table}
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        self.tables = {table.name: table for table in tables}
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
+        if (self.pipeline, stream) in self.store.streams:
+            return False
+        self.store.streams[self.pipeline, stream] = dict(starts)
+        for shard_id, position in starts.items():
+            self.store.positions.setdefault((self.pipeline, stream, shard_id), position)
+        return True
+
+    async def is_known(self, stream: Stream) -> bool:
+        return (self.pipeline, stream) in self.store.streams
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        return {
+            shard_id: position
+            for (pipeline, of, shard_id), position in self.store.positions.items()
+            if pipeline == self.pipeline and of == stream
+        }
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        assert owner
+        key = (self.pipeline, stream, shard_id)
+        self.store.epochs[key] = self.store.epochs.get(key, 0) + 1
+        return Fence(stream, shard_id, self.store.epochs[key])
+
+    async def position(self, fence: Fence) -> Position | None:
+        if not self.holds(fence):
+            raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+        return self.store.positions.get((self.pipeline, fence.stream, fence.shard_id))
+
+    def writer(self, fence: Fence) -> MemoryWriter:
+        assert self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)), fence
+        return MemoryWriter(self)
+
+    async def close(self) -> None:
+        """Nothing to release: what was written stays in the store."""
+
+    def holds(self, fence: Fence) -> bool:
+        """True while the fence is the shard's newest."""
+        return self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)) == fence.epoch
+
+    async def fault(self) -> Literal["before", "after"] | None:
+        """Waits while the sink is stalled, then gives this write's fate."""
+        self.writes += 1
+        fate = self._faults.pop(self.writes, None)
+        await self.flowing.wait()
+        return fate
+
+
+class MemoryWriter:
+    """Writes to its sink's store; a write has no half."""
+
+    def __init__(self, sink: MemorySink) -> None:
+        self._sink = sink
+
+    def encode(self, pending: Sequence[Pending]) -> MemoryPayload:
+        batch = ChangeBatch.concat([one.batch for one in pending])
+        rejections = list(batch.rejections)
+        for name in batch.tables:
+            if name is not None and (table := self._sink.tables.get(name)) is not None:
+                rejections += batch.newest(name, table.keys).rejections
+        return MemoryPayload(tuple(pending), self._rows(batch), tuple(rejections))
+
+    async def write(self, payload: MemoryPayload) -> WriteResult:
+        if self._sink.on_write is not None:
+            self._sink.on_write(payload)
+        fate = await self._sink.fault()
+        if fate == "before":
+            raise TransientError("scripted", "failed before the commit, as ordered")
+        result = self._commit(payload)
+        if fate == "after":
+            raise TransientError("scripted", "failed after the commit, as ordered")
+        return result
+
+    def _commit(self, payload: MemoryPayload) -> WriteResult:
+        # One shard under two fences is lost too: see the Postgres sink.
+        fences = {one.fence for one in payload.pending}
+        times = Counter(fence.shard_id for fence in fences)
+        lost = frozenset(
+            fence.shard_id
+            for fence in fences
+            if not self._sink.holds(fence) or times[fence.shard_id] > 1
+        )
+        if lost:
+            kept = [one for one in payload.pending if one.fence.shard_id not in lost]
+            payload = self.encode(kept)
+        store, pipeline = self._sink.store, self._sink.pipeline
+        rows = duplicates = 0
+        for key, new in payload.rows.items():
+            old = store.items.get(key)
+            if old is None or (new.generation, new.version) > (old.generation, old.version):
+                store.items[key] = new
+                rows += 1
+            elif new.version == old.version:
+                duplicates += 1
+        dead_letters = []
+        for rejection in payload.rejections:
+            fence = payload.pending[rejection.part].fence
+            letter = DeadLetter(fence.shard_id, rejection.table, rejection)
+            number = rejection.sequence_number or rejection.raw.hex()
+            at = (pipeline, fence.stream, fence.shard_id, number, rejection.index)
+            store.dead_letters[at] = letter
+            store.attempts[at] += 1
+            dead_letters.append(letter)
+        for one in payload.pending:
+            shard = (pipeline, one.fence.stream, one.fence.shard_id)
+            store.positions[shard] = furthest(store.positions.get(shard), one.next)
+        return WriteResult(
+            rows=rows,
+            duplicates=duplicates,
+            superseded=len(payload.rows) - rows - duplicates,
+            dead_letters=tuple(dead_letters),
+            lost=lost,
+            rejected_by_code=Counter(one.code for one in payload.rejections),
+        )
+
+    def _rows(self, batch: ChangeBatch) -> dict[tuple[str, Key], StoredItem]:
+        """The newest change per key: within a batch the last one, whatever its version."""
+        rows: dict[tuple[str, Key], StoredItem] = {}
+        typed = batch.json_lines("dynamodb").splitlines()
+        for line, typed_line in zip(batch.json_lines("plain").splitlines(), typed, strict=True):
+            change = json.loads(line, parse_float=Decimal, parse_int=Decimal)
+            table = self._sink.tables.get(change["table"])
+            kinds = json.loads(typed_line)["key"]
+            if table is None or {name: [kind] for name, kind in table.keys} != {
+                name: list(value) for name, value in kinds.items()
+            }:
+                continue  # not ours, or rejected by `newest`
+            if change["item"] is None and change["event"] != "REMOVE":
+                continue
+            key = tuple(change["key"][name] for name, _ in table.keys)
+            item = None if change["event"] == "REMOVE" else change["item"]
+            rows[table.name, key] = StoredItem(item, Decimal(change["version"]))
+        return rows

@@ -1,0 +1,224 @@
+"""A Kinesis stream in memory: shards, lineage and records, without any transport.
+
+`ScriptedSource` serves it in the process, `KinesisServer` over the wire. Records may be
+made by a function when they are read, so a gigabyte of them takes no memory. A closed
+shard stays readable to its end, as the service keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from replicator.errors import PositionLost
+from replicator.model import Position, PositionKind, Shard, after
+
+# 56 digits, as the service's numbers have; each shard counts in a range of its own.
+_BASE = 49_600_000_000_000_000_000_000_000_000_000_000_000_000_000_000_000_000_000
+_SHARD_STEP = 10**30
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedRecord:
+    """One record as it will be served."""
+
+    payload: bytes
+    sequence_number: str
+    arrival_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Records that were added together, given by their place in the segment."""
+
+    start: int
+    count: int
+    payload: Callable[[int], bytes]
+    arrival_ms: int
+
+
+@dataclass(slots=True)
+class _ShardLog:
+    id: str
+    parents: tuple[str, ...]
+    base: int
+    count: int = 0
+    trimmed: int = 0
+    is_open: bool = True
+    segments: list[_Segment] = field(default_factory=list)
+    children: tuple[str, ...] = ()
+
+    def sequence_number(self, index: int) -> str:
+        return str(self.base + index)
+
+    def record(self, index: int) -> ScriptedRecord:
+        segment = self.segments[bisect_right(self.segments, index, key=lambda s: s.start) - 1]
+        return ScriptedRecord(
+            segment.payload(index - segment.start),
+            self.sequence_number(index),
+            segment.arrival_ms,
+        )
+
+
+class ScriptedStream:
+    """Shards by id. Every change of it wakes who waits in `changed`."""
+
+    def __init__(
+        self, shard_count: int = 0, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 10**6
+    ) -> None:
+        self.now_ms = now_ms
+        self._logs: dict[str, _ShardLog] = {}
+        self._made = 0
+        self._changed = asyncio.Event()
+        for _ in range(shard_count):
+            self.add_shard()
+
+    def add_shard(self, shard_id: str | None = None, parents: Sequence[str] = ()) -> str:
+        """A new open shard's id; by default the next `shardId-…` number."""
+        if shard_id is None:
+            shard_id = f"shardId-{self._made:012d}"
+        assert shard_id not in self._logs, shard_id
+        self._logs[shard_id] = _ShardLog(shard_id, tuple(parents), _BASE + self._made * _SHARD_STEP)
+        self._made += 1
+        self.wake()
+        return shard_id
+
+    def append(
+        self, shard_id: str, payloads: Sequence[bytes], *, arrival_ms: int | None = None
+    ) -> list[str]:
+        """Adds records and gives their sequence numbers."""
+        kept = tuple(payloads)
+        first = self.generate(shard_id, len(kept), kept.__getitem__, arrival_ms=arrival_ms)
+        log = self._logs[shard_id]
+        return [log.sequence_number(first + index) for index in range(len(kept))]
+
+    def generate(
+        self,
+        shard_id: str,
+        count: int,
+        payload: Callable[[int], bytes],
+        *,
+        arrival_ms: int | None = None,
+    ) -> int:
+        """Adds `count` records made by `payload(0)`, `payload(1)`, … whenever they are read
+        (it must give the same bytes each time); gives the place of the first in the shard."""
+        log = self._logs[shard_id]
+        assert log.is_open, f"{shard_id} is closed"
+        first = log.count
+        if count:
+            when = self.now_ms() if arrival_ms is None else arrival_ms
+            log.segments.append(_Segment(first, count, payload, when))
+            log.count += count
+            self.wake()
+        return first
+
+    def split(self, shard_id: str) -> tuple[str, str]:
+        """Closes a shard; its two children take over."""
+        left, right = self.add_shard(parents=(shard_id,)), self.add_shard(parents=(shard_id,))
+        self._close(shard_id, (left, right))
+        return left, right
+
+    def merge(self, shard_id: str, adjacent_id: str) -> str:
+        """Closes two shards; one child of both takes over."""
+        child = self.add_shard(parents=(shard_id, adjacent_id))
+        self._close(shard_id, (child,))
+        self._close(adjacent_id, (child,))
+        return child
+
+    def trim(self, shard_id: str, count: int) -> None:
+        """Drops the shard's first `count` records. Reading from a number among them
+        raises PositionLost; TRIM_HORIZON moves on."""
+        self._logs[shard_id].trimmed = count
+
+    def remove_shard(self, shard_id: str) -> None:
+        """Takes the shard out of the listing, as the end of the retention does."""
+        del self._logs[shard_id]
+        self.wake()
+
+    def shards(self) -> list[Shard]:
+        """The listing."""
+        return [
+            Shard(
+                id=log.id,
+                parents=log.parents,
+                is_open=log.is_open,
+                starting_sequence_number=log.sequence_number(0),
+                ending_sequence_number=None if log.is_open else log.sequence_number(log.count),
+            )
+            for log in self._logs.values()
+        ]
+
+    def has_shard(self, shard_id: str) -> bool:
+        return shard_id in self._logs
+
+    def place(self, shard_id: str, position: Position) -> int:
+        """The place of the next record to read. Raises PositionLost for a number that is
+        trimmed or was never given out."""
+        log = self._logs[shard_id]
+        match position.kind:
+            case PositionKind.TRIM_HORIZON:
+                return log.trimmed
+            case PositionKind.LATEST | PositionKind.SHARD_END:
+                return log.count
+            case PositionKind.AT_TIMESTAMP:
+                assert position.timestamp_us is not None
+                first_ms = position.timestamp_us // 1_000
+                for segment in log.segments:
+                    if segment.arrival_ms >= first_ms:
+                        return max(segment.start, log.trimmed)
+                return log.count
+            case PositionKind.AT_SEQUENCE_NUMBER | PositionKind.AFTER_SEQUENCE_NUMBER:
+                assert position.sequence_number is not None
+                place = int(position.sequence_number) - log.base
+                if position.kind is PositionKind.AFTER_SEQUENCE_NUMBER:
+                    place += 1
+                # One past the end is the continuation of a shard that was read whole.
+                if not log.trimmed <= place <= log.count:
+                    raise PositionLost(
+                        "position_invalid",
+                        f"{shard_id} doesn't keep sequence number {position.sequence_number}",
+                    )
+                return place
+
+    def continuation(self, shard_id: str, place: int) -> Position:
+        """The position behind everything before `place`."""
+        return after(self._logs[shard_id].sequence_number(place - 1))
+
+    def records(self, shard_id: str, place: int, count_max: int) -> Iterator[ScriptedRecord]:
+        """Up to `count_max` records from `place` on, made one by one."""
+        log = self._logs[shard_id]
+        for index in range(place, min(place + count_max, log.count)):
+            yield log.record(index)
+
+    def count(self, shard_id: str) -> int:
+        """Records ever added."""
+        return self._logs[shard_id].count
+
+    def is_ended(self, shard_id: str, place: int) -> bool:
+        """True when the shard is closed and nothing is left from `place` on."""
+        log = self._logs[shard_id]
+        return not log.is_open and place >= log.count
+
+    def children(self, shard_id: str) -> tuple[Shard, ...]:
+        """The shard's children; empty while it is open."""
+        return tuple(
+            Shard(id=child, parents=self._logs[child].parents)
+            for child in self._logs[shard_id].children
+        )
+
+    async def changed(self) -> None:
+        """Returns at the stream's next change."""
+        await self._changed.wait()
+
+    def _close(self, shard_id: str, children: tuple[str, ...]) -> None:
+        log = self._logs[shard_id]
+        log.is_open, log.children = False, children
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets everybody look again who waits in `changed`."""
+        self._changed.set()
+        self._changed = asyncio.Event()

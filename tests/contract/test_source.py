@@ -1,0 +1,320 @@
+"""What every source owes the engine, over the fake in memory, our own small Kinesis
+server and the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from replicator import _core
+from replicator.aws import AWSSettings, aws_client
+from replicator.errors import FatalError, PositionLost
+from replicator.model import (
+    LATEST,
+    SHARD_END,
+    TRIM_HORIZON,
+    Fetch,
+    Position,
+    PositionKind,
+    after,
+    at_timestamp,
+)
+from replicator.protocols import Source
+from replicator.source import KinesisOptions, KinesisSource
+from replicator.testing.clock import LoopClock
+from replicator.testing.kinesis_server import KinesisServer
+from replicator.testing.source import ScriptedSource
+from replicator.testing.stream import ScriptedStream
+
+# The emulator sends an event to an idle subscriber every five seconds.
+DEADLINE_SECONDS = 25.0
+
+
+@dataclass
+class Rig:
+    """A source, and hands on the other end of its stream."""
+
+    source: Source
+    append: Callable[[Sequence[bytes]], Awaitable[None]]
+    shard_id: str
+    # The emulator can't keep a closed shard readable.
+    stream: ScriptedStream | None = None
+    missing: Source | None = None
+
+
+def numbered(lo: int, hi: int) -> list[bytes]:
+    return [f"record {number}".encode() for number in range(lo, hi)]
+
+
+def payloads(fetches: Sequence[Fetch]) -> list[bytes]:
+    """The payloads, seen through the core: none of them is a change, so each is refused
+    with its own bytes."""
+    batches = [_core.decode(fetch.records, keep_all=True) for fetch in fetches]
+    return [rejection.raw for batch in batches for rejection in batch.rejections]
+
+
+async def take(
+    rig: Rig, position: Position, count: int, *, shard_id: str | None = None
+) -> list[Fetch]:
+    """Fetches until `count` records have come; the generator is closed then."""
+    fetches: list[Fetch] = []
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        aclosing(rig.source.read(shard_id or rig.shard_id, position)) as reading,
+    ):
+        async for fetch in reading:
+            fetches.append(fetch)
+            if sum(len(each.records) for each in fetches) >= count:
+                break
+    return fetches
+
+
+async def take_all(rig: Rig, position: Position) -> list[Fetch]:
+    """Fetches to the end of the shard."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        return [fetch async for fetch in rig.source.read(rig.shard_id, position)]
+
+
+async def scripted_rig(stack: AsyncExitStack) -> Rig:
+    stream = ScriptedStream(1)
+    (shard,) = stream.shards()
+
+    async def append(records: Sequence[bytes]) -> None:
+        stream.append(shard.id, records)
+
+    source = ScriptedSource(LoopClock(), stream, fetch_records=4, heartbeat_seconds=0.05)
+    missing = ScriptedSource(LoopClock(), stream)
+    missing.fail("open", 1, FatalError("resource_missing", "scripted"))
+    return Rig(source, append, shard.id, stream, missing)
+
+
+async def server_rig(stack: AsyncExitStack) -> Rig:
+    stream = ScriptedStream(1)
+    (shard,) = stream.shards()
+    server = await stack.enter_async_context(
+        KinesisServer(
+            stream, event_records=4, heartbeat_seconds=0.05, subscribe_interval_seconds=0.05
+        )
+    )
+
+    server.creating_answers = 0
+
+    async def append(records: Sequence[bytes]) -> None:
+        stream.append(shard.id, records)
+
+    settings = AWSSettings(region="eu-north-1", endpoint_url=server.url)
+    options = KinesisOptions(subscribe_interval_seconds=0.06, backoff_seconds=0.01)
+
+    def source(name: str) -> KinesisSource:
+        return KinesisSource(settings, name, "shop-products", LoopClock(), options=options)
+
+    return Rig(source(server.name), append, shard.id, stream, source("another"))
+
+
+async def ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
+    name = f"stream-{secrets.token_hex(4)}"
+    settings = AWSSettings(region="eu-north-1", endpoint_url=url)
+    client: Any = await stack.enter_async_context(aws_client(settings, "kinesis"))
+    await client.create_stream(StreamName=name, ShardCount=1)
+    await client.get_waiter("stream_exists").wait(StreamName=name)
+    (shard,) = (await client.list_shards(StreamName=name))["Shards"]
+
+    async def append(records: Sequence[bytes]) -> None:
+        await client.put_records(
+            StreamName=name,
+            Records=[{"Data": record, "PartitionKey": "0"} for record in records],
+        )
+
+    def source(stream: str) -> KinesisSource:
+        return KinesisSource(settings, stream, "shop-products", LoopClock())
+
+    return Rig(source(name), append, shard["ShardId"], missing=source("another"))
+
+
+@pytest.fixture(params=["scripted", "server", "ministack"])
+async def rig(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Rig]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "000000000000")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    async with AsyncExitStack() as stack:
+        if request.param == "scripted":
+            made = await scripted_rig(stack)
+        elif request.param == "server":
+            made = await server_rig(stack)
+        else:
+            made = await ministack_rig(stack, request.getfixturevalue("ministack_url"))
+        stack.push_async_callback(made.source.close)
+        yield made
+
+
+async def test_open_gives_the_same_identity_twice(rig: Rig) -> None:
+    first = await rig.source.open()
+    assert first == await rig.source.open()
+    assert first.name
+    assert first.arn.startswith("arn:aws:kinesis:")
+    assert first.created_at_s > 0
+
+
+async def test_open_refuses_a_missing_stream(rig: Rig) -> None:
+    assert rig.missing is not None
+    with pytest.raises(FatalError) as caught:
+        await rig.missing.open()
+    assert caught.value.code == "resource_missing"
+    await rig.missing.close()
+
+
+async def test_close_may_be_called_twice(rig: Rig) -> None:
+    await rig.source.open()
+    await rig.source.close()
+    await rig.source.close()
+
+
+async def test_the_services_clock_is_never_late(rig: Rig) -> None:
+    import time
+
+    await rig.source.open()
+    seen = await rig.source.now_us()
+    now = time.time_ns() // 1_000
+    assert now - 3_000_000 < seen <= now
+
+
+async def test_the_listing_names_the_shard(rig: Rig) -> None:
+    await rig.source.open()
+    (shard,) = await rig.source.shards()
+    assert shard.id == rig.shard_id
+    assert shard.is_open
+    assert shard.parents == ()
+
+
+async def test_all_records_come_in_order_from_the_horizon(rig: Rig) -> None:
+    await rig.source.open()
+    await rig.append(numbered(0, 10))
+    fetches = await take(rig, TRIM_HORIZON, 10)
+    assert payloads(fetches) == numbered(0, 10)
+    assert all(fetch.shard_id == rig.shard_id for fetch in fetches)
+    assert all(fetch.next.kind is PositionKind.AFTER_SEQUENCE_NUMBER for fetch in fetches)
+    now = asyncio.get_running_loop().time()
+    assert all(now - DEADLINE_SECONDS < fetch.received_at <= now for fetch in fetches)
+
+
+async def test_reading_goes_on_where_it_stopped(rig: Rig) -> None:
+    await rig.source.open()
+    await rig.append(numbered(0, 6))
+    first = await take(rig, TRIM_HORIZON, 6)
+    await rig.append(numbered(6, 9))
+    second = await take(rig, Position.parse(str(first[-1].next)), 3)
+    assert payloads(second) == numbered(6, 9)
+
+
+async def test_records_that_come_while_reading_are_given(rig: Rig) -> None:
+    await rig.source.open()
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        aclosing(rig.source.read(rig.shard_id, LATEST)) as reading,
+    ):
+        idle = await anext(reading)
+        assert len(idle.records) == 0
+        await rig.append(numbered(0, 3))
+        seen: list[bytes] = []
+        while len(seen) < 3:
+            seen += payloads([await anext(reading)])
+    assert seen == numbered(0, 3)
+
+
+async def test_latest_leaves_out_what_was_there(rig: Rig) -> None:
+    await rig.source.open()
+    await rig.append(numbered(0, 3))
+    fetches = await take(rig, LATEST, 0)
+    assert payloads(fetches) == []
+    await rig.append(numbered(3, 5))
+    assert payloads(await take(rig, fetches[-1].next, 2)) == numbered(3, 5)
+
+
+async def test_a_sequence_number_can_be_included_or_not(rig: Rig) -> None:
+    await rig.source.open()
+    await rig.append(numbered(0, 1))
+    (first,) = [fetch for fetch in await take(rig, TRIM_HORIZON, 1) if len(fetch.records)]
+    number = first.records.first_sequence_number
+    assert number is not None
+    await rig.append(numbered(1, 2))
+    at = Position(PositionKind.AT_SEQUENCE_NUMBER, sequence_number=number)
+    assert payloads(await take(rig, at, 2)) == numbered(0, 2)
+
+
+async def test_after_a_sequence_number(rig: Rig) -> None:
+    await rig.source.open()
+    await rig.append(numbered(0, 1))
+    (first,) = [fetch for fetch in await take(rig, TRIM_HORIZON, 1) if len(fetch.records)]
+    number = first.records.last_sequence_number
+    assert number is not None
+    await rig.append(numbered(1, 2))
+    assert payloads(await take(rig, after(number), 1)) == numbered(1, 2)
+
+
+async def test_a_start_at_the_services_clock_loses_nothing(rig: Rig) -> None:
+    await rig.source.open()
+    start = at_timestamp(await rig.source.now_us())
+    await rig.append(numbered(0, 3))
+    assert payloads(await take(rig, start, 3)) == numbered(0, 3)
+
+
+async def test_nothing_is_read_after_the_end(rig: Rig) -> None:
+    await rig.source.open()
+    assert await take_all(rig, SHARD_END) == []
+
+
+async def test_a_closed_shard_is_read_to_its_end(rig: Rig) -> None:
+    if rig.stream is None:
+        pytest.skip("the emulator drops a shard's records when it closes it")
+    await rig.source.open()
+    await rig.append(numbered(0, 10))
+    left, right = rig.stream.split(rig.shard_id)
+    fetches = await take_all(rig, TRIM_HORIZON)
+    assert payloads(fetches) == numbered(0, 10)
+    assert [fetch.next == SHARD_END for fetch in fetches] == [False] * (len(fetches) - 1) + [True]
+    assert {child.id for child in fetches[-1].children} == {left, right}
+    assert {child.parents for child in fetches[-1].children} == {(rig.shard_id,)}
+    assert all(fetch.children == () for fetch in fetches[:-1])
+    listed = {shard.id: shard for shard in await rig.source.shards()}
+    assert not listed[rig.shard_id].is_open
+    assert listed[left].parents == (rig.shard_id,)
+
+
+async def test_a_merged_child_names_both_parents(rig: Rig) -> None:
+    if rig.stream is None:
+        pytest.skip("the emulator drops a shard's records when it closes it")
+    other = rig.stream.add_shard()
+    await rig.source.open()
+    child = rig.stream.merge(rig.shard_id, other)
+    (last,) = await take_all(rig, TRIM_HORIZON)
+    assert [(each.id, each.parents) for each in last.children] == [(child, (rig.shard_id, other))]
+    listed = {shard.id: shard for shard in await rig.source.shards()}
+    assert listed[child].parents == (rig.shard_id, other)
+
+
+async def test_a_position_that_is_no_longer_kept_is_lost(rig: Rig) -> None:
+    if rig.stream is None:
+        pytest.skip("the emulator takes any number")
+    await rig.source.open()
+    await rig.append(numbered(0, 10))
+    fetches = await take(rig, TRIM_HORIZON, 4)
+    rig.stream.trim(rig.shard_id, 8)
+    with pytest.raises(PositionLost):
+        await take(rig, fetches[0].next, 1)
+
+
+async def test_a_shard_that_is_no_longer_listed_is_lost(rig: Rig) -> None:
+    if rig.stream is None:
+        pytest.skip("the emulator keeps its shards")
+    await rig.source.open()
+    rig.stream.remove_shard(rig.shard_id)
+    with pytest.raises(PositionLost) as caught:
+        await take(rig, TRIM_HORIZON, 1)
+    assert caught.value.code == "shard_gone"

@@ -1,0 +1,25 @@
+"""Which of two positions of one shard lies further on: pure, for every sink."""
+
+from __future__ import annotations
+
+from replicator.model import Position, PositionKind
+
+_STARTS = (PositionKind.TRIM_HORIZON, PositionKind.AT_TIMESTAMP, PositionKind.LATEST)
+
+
+def _rank(position: Position) -> tuple[int, int, int]:
+    if position.kind is PositionKind.SHARD_END:
+        return (2, 0, 0)
+    if position.sequence_number is not None:
+        is_after = position.kind is PositionKind.AFTER_SEQUENCE_NUMBER
+        return (1, int(position.sequence_number), int(is_after))
+    return (0, _STARTS.index(position.kind), position.timestamp_us or 0)
+
+
+def furthest(stored: Position | None, new: Position) -> Position:
+    """The position to keep: never behind the stored one, never past `SHARD_END`.
+
+    Sequence numbers of a shard only rise, so they tell; a start (by time, at an
+    end of the stream) lies before every sequence number.
+    """
+    return new if stored is None or _rank(new) > _rank(stored) else stored

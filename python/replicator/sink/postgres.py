@@ -1,0 +1,189 @@
+"""The Postgres sink: positions, fences and writers. `postgres_writer` writes.
+
+Its own positions are the truth: they move in the transaction that writes what
+they cover (laws 6 and 7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import orjson
+
+from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.model import Fence, Position, Stream, TableSchema
+from replicator.sink.postgres_layout import DocumentTable
+from replicator.sink.postgres_report import PostgresReport, report
+from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_names
+from replicator.sink.postgres_session import PostgresSession
+from replicator.sink.postgres_settings import PostgresSettings, created_at
+from replicator.sink.postgres_writer import PostgresWriter
+from replicator.sink.statements import fill, statements
+
+if TYPE_CHECKING:
+    from replicator.sink.postgres_session import Connection
+
+_STORE_RETRY_SECONDS = 5.0
+
+
+class PostgresSink:
+    """Keeps the newest image per key in Postgres 13 or newer (layout `document`).
+
+    One connection serves positions and fences and holds the lock that says this
+    lease store is alive; `settings.connections` others write.
+    """
+
+    def __init__(
+        self, settings: PostgresSettings, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+        # For as long as it is connected, it says that our lease store is in use.
+        hold = statements("session")["hold_store"]
+        self._control = PostgresSession(
+            settings, [(hold, self._store_key(settings.store_id))] if settings.store_id else []
+        )
+        self._tables: tuple[DocumentTable, ...] = ()
+        self._writers: tuple[PostgresWriter, ...] = ()
+        self._writer_of: dict[tuple[Stream, str], PostgresWriter] = {}
+        self._state: Mapping[str, str] = {}
+        self._session_sql = statements("session")
+        self._foreign_since: dict[str, float] = {}
+
+    async def plan(self, tables: Sequence[TableSchema]) -> PostgresPlan:
+        """What `open` would find and do, without doing it: for `check`. May be called
+        before, after and without `open`. Raises TransientError and FatalError."""
+        async with self._control.use(f"looking at sink {self._settings.name}") as connection:
+            return await plan(connection, self._settings, tables)
+
+    async def report(self) -> PostgresReport:
+        """Positions and dead letters as they are stored: for `status`, without `open`."""
+        async with self._control.use(f"reading sink {self._settings.name}") as connection:
+            state = await state_names(connection, self._settings)
+            return await report(connection, self._settings, state)
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        async with self._control.use(f"opening sink {self._settings.name}") as connection:
+            planned = await make(connection, self._settings, tables)
+        self._state = {name: fill(sql, planned.state) for name, sql in statements("state").items()}
+        if self._tables != planned.tables:  # opened again, it goes on with its writers
+            await self._close_writers()
+            self._tables = planned.tables
+        self._writers = self._writers or tuple(
+            PostgresWriter(self._settings, planned, self._monotonic)
+            for _ in range(self._settings.connections)
+        )
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
+        texts = {shard: str(position) for shard, position in sorted(starts.items())}
+        numbers = [starts[shard].sequence_number for shard in texts]
+        async with self._control.use(f"beginning stream {stream.name}") as connection:
+            await connection.execute(self._session_sql["begin"])
+            is_new = await connection.fetchval(
+                self._state["begin_stream"], *self._key(stream), orjson.dumps(texts).decode()
+            )
+            if is_new:
+                await connection.execute(
+                    self._state["begin_positions"],
+                    *self._key(stream),
+                    list(texts),
+                    list(texts.values()),
+                    numbers,
+                )
+            await connection.execute(self._session_sql["commit"])
+        return bool(is_new)
+
+    async def is_known(self, stream: Stream) -> bool:
+        async with self._control.use(f"looking for stream {stream.name}") as connection:
+            return bool(await connection.fetchval(self._state["is_known"], *self._key(stream)))
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        async with self._control.use(f"reading positions of {stream.name}") as connection:
+            rows = await connection.fetch(self._state["positions"], *self._key(stream))
+        return {row["shard"]: Position.parse(row["position"]) for row in rows}
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        async with self._control.use(f"raising the fence of {shard_id}") as connection:
+            foreign = await self._foreign_store(connection, stream, shard_id)
+            if foreign is None:
+                epoch = await connection.fetchval(
+                    self._state["raise_fence"],
+                    *self._key(stream),
+                    shard_id,
+                    owner,
+                    self._settings.store_id or None,
+                )
+        if foreign is not None:
+            raise self._foreign_error(foreign, shard_id)
+        return Fence(stream, shard_id, int(epoch))
+
+    async def position(self, fence: Fence) -> Position | None:
+        async with self._control.use(f"reading the position of {fence.shard_id}") as connection:
+            row = await connection.fetchrow(
+                self._state["position"], *self._key(fence.stream), fence.shard_id
+            )
+        if row is None or row["epoch"] != fence.epoch:
+            raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+        return None if row["position"] is None else Position.parse(row["position"])
+
+    def writer(self, fence: Fence) -> PostgresWriter:
+        """The shard's writer, always the same one; a new shard's is the least busy."""
+        shard = (fence.stream, fence.shard_id)
+        if (known := self._writer_of.get(shard)) is not None:
+            return known
+        assert self._writers, "a sink is opened before it is written to"
+        load = Counter(self._writer_of.values())
+        self._writer_of[shard] = min(self._writers, key=lambda writer: load[writer])
+        return self._writer_of[shard]
+
+    async def close(self) -> None:
+        # Together: a stalled server must not be waited for once per connection.
+        await asyncio.gather(self._close_writers(), self._control.close())
+
+    async def _close_writers(self) -> None:
+        writers, self._writers = self._writers, ()
+        self._writer_of.clear()
+        await asyncio.gather(*(writer.close() for writer in writers))
+
+    def _key(self, stream: Stream) -> tuple[object, ...]:
+        return (self._settings.pipeline, stream.arn, created_at(stream))
+
+    async def _foreign_store(
+        self, connection: Connection, stream: Stream, shard_id: str
+    ) -> str | None:
+        """The id of another lease store that works at this position and is alive. Two at
+        once would take every shard from each other for ever (design: Fleet)."""
+        if not self._settings.store_id:
+            return None
+        store = await connection.fetchval(self._state["store_of"], *self._key(stream), shard_id)
+        if not store or store == self._settings.store_id:
+            return None
+        key = self._store_key(store)
+        if await connection.fetchval(self._session_sql["try_store"], key):
+            await connection.execute(self._session_sql["release_store"], key)
+            self._foreign_since.pop(store, None)
+            return None
+        return str(store)
+
+    def _foreign_error(self, store: str, shard_id: str) -> TransientError | FatalError:
+        """Transient at first: the server needs some time to notice a dead machine."""
+        message = (
+            f"the position of {shard_id} belongs to lease store {store!r}, whose process is still"
+            f" connected: stop it, share its state directory, or give this pipeline another name"
+        )
+        since = self._foreign_since.setdefault(store, self._monotonic())
+        if self._monotonic() - since < self._settings.foreign_store_patience_seconds:
+            return TransientError(
+                "foreign_lease_store", message, retry_after_seconds=_STORE_RETRY_SECONDS
+            )
+        return FatalError("foreign_lease_store", message)
+
+    def _store_key(self, store_id: str) -> int:
+        """The store's advisory lock: 64 bits, the same on every machine."""
+        text = f"replicator\0{self._settings.pipeline}\0{store_id}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)

@@ -1,0 +1,54 @@
+"""What one write to Postgres carries. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from replicator._core import ChangeBatch, Rejection, Rows
+from replicator.model import Pending
+from replicator.sink.postgres_layout import DocumentTable
+
+
+@dataclass(frozen=True, slots=True)
+class TablePayload:
+    """The newest change per key of one table, and the same as COPY bytes."""
+
+    table: DocumentTable
+    rows: Rows
+    copy: bytes
+
+    @classmethod
+    def of(cls, table: DocumentTable, rows: Rows) -> TablePayload:
+        return cls(table, rows, rows.copy() if len(rows) else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresPayload:
+    """One write. It keeps what it was made of: should a shard turn out lost, the rest
+    is encoded again, since a lost shard's change may have hidden another's."""
+
+    pending: tuple[Pending, ...]
+    tables: tuple[TablePayload, ...]
+    rejections: tuple[Rejection, ...]
+    """Refused before the server saw them; `part` is the index in `pending`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the encoded rows."""
+        return sum(len(table.copy) for table in self.tables)
+
+
+def encode(tables: Sequence[DocumentTable], pending: Sequence[Pending]) -> PostgresPayload:
+    """The COPY bytes of each table's newest changes. Changes of other tables are left
+    out here; the pipeline counts them."""
+    batch = ChangeBatch.concat([one.batch for one in pending])
+    rejections = list(batch.rejections)
+    parts: list[TablePayload] = []
+    present = batch.tables
+    for table in tables:
+        if table.source.name in present:
+            rows = batch.newest(table.source.name, table.source.keys)
+            rejections += rows.rejections
+            parts.append(TablePayload.of(table, rows))
+    return PostgresPayload(tuple(pending), tuple(parts), tuple(rejections))

@@ -1,0 +1,145 @@
+-- What the sink keeps beside the data: positions, known streams, dead letters.
+
+-- name: create_positions
+-- The row is rewritten with every flush: the free half of a page keeps that in place.
+CREATE TABLE {positions} (
+    pipeline text COLLATE "C" NOT NULL,
+    stream_arn text COLLATE "C" NOT NULL,
+    stream_created_at timestamptz NOT NULL,
+    shard text COLLATE "C" NOT NULL,
+    position text,
+    sequence_number numeric,
+    epoch bigint NOT NULL,
+    owner text,
+    store_id text,
+    last_arrival_at timestamptz,
+    tip_at timestamptz,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, stream_arn, stream_created_at, shard)
+) WITH (fillfactor = 50)
+
+-- name: create_streams
+CREATE TABLE {streams} (
+    pipeline text COLLATE "C" NOT NULL,
+    stream_arn text COLLATE "C" NOT NULL,
+    stream_created_at timestamptz NOT NULL,
+    starts jsonb NOT NULL,
+    begun_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, stream_arn, stream_created_at)
+)
+
+-- name: create_dead_letters
+CREATE TABLE {dead_letters} (
+    pipeline text COLLATE "C" NOT NULL,
+    table_name text,
+    stream text COLLATE "C" NOT NULL,
+    shard text COLLATE "C" NOT NULL,
+    sequence_number text COLLATE "C" NOT NULL,
+    record_index bigint NOT NULL,
+    code text NOT NULL,
+    message text NOT NULL,
+    raw bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    attempts integer NOT NULL DEFAULT 1,
+    PRIMARY KEY (pipeline, stream, shard, sequence_number, record_index)
+)
+
+-- name: begin_stream
+INSERT INTO {streams} (pipeline, stream_arn, stream_created_at, starts)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING
+RETURNING true
+
+-- name: begin_positions
+-- A shard that has a position already keeps it.
+INSERT INTO {positions} AS stored
+    (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch)
+SELECT $1, $2, $3, start.shard, start.position, start.sequence_number::numeric, 0
+FROM unnest($4::text[], $5::text[], $6::text[]) AS start (shard, position, sequence_number)
+ORDER BY start.shard
+ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
+    SET position = excluded.position,
+        sequence_number = excluded.sequence_number,
+        updated_at = now()
+    WHERE stored.position IS NULL
+
+-- name: is_known
+SELECT EXISTS (
+    SELECT FROM {streams}
+    WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3
+)
+
+-- name: positions
+SELECT shard, position FROM {positions}
+WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND position IS NOT NULL
+
+-- name: position
+SELECT position, epoch FROM {positions}
+WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = $4
+
+-- name: store_of
+SELECT store_id FROM {positions}
+WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = $4
+
+-- name: raise_fence
+-- It waits for a transaction that holds the row: once it returns, every older fence has
+-- either committed or is dead.
+INSERT INTO {positions} AS stored
+    (pipeline, stream_arn, stream_created_at, shard, epoch, owner, store_id)
+VALUES ($1, $2, $3, $4, 1, $5, $6)
+ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
+    SET epoch = stored.epoch + 1,
+        owner = excluded.owner,
+        store_id = excluded.store_id,
+        updated_at = now()
+RETURNING epoch
+
+-- name: lock_fences
+-- The rows whose epoch is still ours, locked in one order by every writer.
+SELECT stored.stream_arn, stored.stream_created_at, stored.shard, stored.position
+FROM {positions} AS stored
+JOIN unnest($2::text[], $3::timestamptz[], $4::text[], $5::bigint[])
+    AS ours (stream_arn, stream_created_at, shard, epoch)
+    USING (stream_arn, stream_created_at, shard, epoch)
+WHERE stored.pipeline = $1
+ORDER BY stored.stream_arn, stored.stream_created_at, stored.shard
+FOR UPDATE OF stored
+
+-- name: store_positions
+-- $7 milliseconds since the epoch, $8 seconds since the last answer at the tip.
+UPDATE {positions} AS stored
+SET position = ours.position,
+    sequence_number = coalesce(ours.sequence_number::numeric, stored.sequence_number),
+    last_arrival_at = greatest(stored.last_arrival_at, to_timestamp(ours.arrival_ms / 1000.0)),
+    tip_at = greatest(stored.tip_at, now() - make_interval(secs => ours.tip_age_seconds)),
+    updated_at = now()
+FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+            $8::float8[])
+    AS ours (stream_arn, stream_created_at, shard, position, sequence_number, arrival_ms,
+             tip_age_seconds)
+WHERE stored.pipeline = $1
+  AND stored.stream_arn = ours.stream_arn
+  AND stored.stream_created_at = ours.stream_created_at
+  AND stored.shard = ours.shard
+
+-- name: store_dead_letters
+INSERT INTO {dead_letters} AS stored
+    (pipeline, table_name, stream, shard, sequence_number, record_index, code, message, raw)
+SELECT $1, letter.table_name, letter.stream, letter.shard, letter.sequence_number,
+       letter.record_index, letter.code, letter.message, letter.raw
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
+            $8::text[], $9::bytea[])
+    AS letter (table_name, stream, shard, sequence_number, record_index, code, message, raw)
+ON CONFLICT (pipeline, stream, shard, sequence_number, record_index) DO UPDATE
+    SET attempts = stored.attempts + 1,
+        code = excluded.code,
+        message = excluded.message
+
+-- name: report_positions
+SELECT stream_arn, shard, position, epoch, owner, last_arrival_at, tip_at, updated_at
+FROM {positions} WHERE pipeline = $1
+ORDER BY stream_arn, stream_created_at, shard
+
+-- name: report_dead_letters
+SELECT code, count(*) AS records FROM {dead_letters} WHERE pipeline = $1
+GROUP BY code ORDER BY code

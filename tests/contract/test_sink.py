@@ -1,0 +1,388 @@
+"""What `protocols.Sink` and `protocols.Writer` promise, over every implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from replicator.errors import LeaseLost
+from replicator.model import (
+    LATEST,
+    SHARD_END,
+    TRIM_HORIZON,
+    Fence,
+    Pending,
+    Stream,
+    TableSchema,
+    WriteResult,
+    after,
+    at_timestamp,
+)
+from replicator.sink import PostgresSettings, PostgresSink
+from replicator.testing.sink import MemorySink, MemoryStore
+from tests.changes import STREAM, number, pending, put, remove
+
+ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
+PRODUCTS = TableSchema("products", (("id", "S"),))
+RECREATED = Stream(STREAM.name, STREAM.arn, STREAM.created_at_s + 1)
+
+AnySink: TypeAlias = PostgresSink | MemorySink
+Content: TypeAlias = dict[tuple[Any, ...], tuple[dict[str, Any] | None, Decimal]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """One destination; `worker()` is another process at it, `content` what a reader sees."""
+
+    worker: Callable[[], Awaitable[AnySink]]
+    content: Callable[[TableSchema], Awaitable[Content]]
+    dead_letters: Callable[[], Awaitable[dict[tuple[str, str, int], tuple[str, bytes, int]]]]
+
+
+async def write(sink: AnySink, *several: Pending) -> WriteResult:
+    writer: Any = sink.writer(several[0].fence)
+    result: WriteResult = await writer.write(writer.encode(several))
+    return result
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    async with AsyncExitStack() as stack:
+        if request.param == "memory":
+            yield memory_rig(stack)
+        else:
+            yield await postgres_rig(stack, request.getfixturevalue("postgres_dsn"))
+
+
+def memory_rig(stack: AsyncExitStack) -> Rig:
+    store = MemoryStore()
+
+    async def worker() -> AnySink:
+        sink = MemorySink("shop", store)
+        stack.push_async_callback(sink.close)
+        await sink.open([ORDERS, PRODUCTS])
+        return sink
+
+    async def content(table: TableSchema) -> Content:
+        return {
+            key: (None if stored.item is None else dict(stored.item), stored.version)
+            for (name, key), stored in store.items.items()
+            if name == table.name
+        }
+
+    async def dead_letters() -> dict[tuple[str, str, int], tuple[str, bytes, int]]:
+        return {
+            at[2:]: (letter.rejection.code, letter.rejection.raw, store.attempts[at])
+            for at, letter in store.dead_letters.items()
+        }
+
+    return Rig(worker, content, dead_letters)
+
+
+async def postgres_rig(stack: AsyncExitStack, dsn: str) -> Rig:
+    reader = await asyncpg.connect(dsn)
+    stack.push_async_callback(reader.close)
+
+    async def worker() -> AnySink:
+        sink = PostgresSink(PostgresSettings("warehouse", "shop", dsn))
+        stack.push_async_callback(sink.close)
+        await sink.open([ORDERS, PRODUCTS])
+        return sink
+
+    async def content(table: TableSchema) -> Content:
+        rows = await reader.fetch(f'SELECT * FROM "{table.name}"')
+        found: Content = {}
+        for row in rows:
+            item = None if row["item"] is None else json.loads(row["item"], parse_int=Decimal)
+            assert row["deleted"] == (item is None)
+            found[tuple(row[name] for name, _ in table.keys)] = (item, row["version"])
+        return found
+
+    async def dead_letters() -> dict[tuple[str, str, int], tuple[str, bytes, int]]:
+        rows = await reader.fetch("SELECT * FROM replicator_dead_letters")
+        return {
+            (row["shard"], row["sequence_number"], row["record_index"]): (
+                row["code"],
+                row["raw"],
+                row["attempts"],
+            )
+            for row in rows
+        }
+
+    return Rig(worker, content, dead_letters)
+
+
+# ---- the stream's beginning
+
+
+async def test_a_start_is_stored_once(rig: Rig) -> None:
+    sink = await rig.worker()
+    assert not await sink.is_known(STREAM)
+    starts = {"shard-1": at_timestamp(1_700_000_000_000_000), "shard-2": TRIM_HORIZON}
+    assert await sink.begin(STREAM, starts)
+    other = await rig.worker()
+    assert await other.is_known(STREAM)
+    assert not await other.begin(STREAM, {"shard-1": LATEST, "shard-3": LATEST})
+    assert await other.positions(STREAM) == starts
+
+
+async def test_two_workers_begin_together_and_one_of_them_does(rig: Rig) -> None:
+    sinks = [await rig.worker() for _ in range(2)]
+    done = await asyncio.gather(
+        *(
+            sink.begin(STREAM, {"shard-1": at_timestamp(start)})
+            for start, sink in enumerate(sinks, 1)
+        )
+    )
+    assert sorted(done) == [False, True]
+    assert await sinks[0].positions(STREAM) == {"shard-1": at_timestamp(done.index(True) + 1)}
+
+
+async def test_a_stream_created_again_is_another_stream(rig: Rig) -> None:
+    sink = await rig.worker()
+    await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    assert not await sink.is_known(RECREATED)
+    assert await sink.positions(RECREATED) == {}
+    assert (await sink.fence(RECREATED, "shard-1", "me")).epoch == 1
+
+
+# ---- fences and positions
+
+
+async def test_a_raised_fence_kills_the_older_one(rig: Rig) -> None:
+    mine, others = await rig.worker(), await rig.worker()
+    await mine.begin(STREAM, {"shard-1": at_timestamp(5)})
+    old = await mine.fence(STREAM, "shard-1", "me")
+    assert await mine.position(old) == at_timestamp(5)
+    new = await others.fence(STREAM, "shard-1", "another")
+    assert new.epoch > old.epoch
+    with pytest.raises(LeaseLost):
+        await mine.position(old)
+    assert await others.position(new) == at_timestamp(5)
+
+
+async def test_fences_raised_at_once_are_all_different(rig: Rig) -> None:
+    sinks = [await rig.worker() for _ in range(3)]
+    fences = await asyncio.gather(
+        *(sink.fence(STREAM, "shard-1", f"worker-{n}") for n in range(4) for sink in sinks)
+    )
+    assert sorted(fence.epoch for fence in fences) == list(range(1, 13))
+    newest = max(fences, key=lambda fence: fence.epoch)
+    assert await sinks[0].position(newest) is None
+
+
+async def test_a_shard_found_later_has_no_position(rig: Rig) -> None:
+    sink = await rig.worker()
+    await sink.begin(STREAM, {"shard-1": LATEST})
+    fence = await sink.fence(STREAM, "shard-2", "me")
+    assert await sink.position(fence) is None
+    assert await sink.positions(STREAM) == {"shard-1": LATEST}
+
+
+async def test_a_fence_that_was_never_raised_is_lost(rig: Rig) -> None:
+    sink = await rig.worker()
+    with pytest.raises(LeaseLost):
+        await sink.position(Fence(STREAM, "shard-9", 1))
+
+
+# ---- writing
+
+
+async def test_changes_and_position_become_visible_together(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    result = await write(
+        sink,
+        pending(
+            fence,
+            [
+                put("products", {"id": {"S": "apple"}}, 1000, stock={"N": "3"}),
+                put("orders", {"customer": {"S": "ann"}, "number": {"N": "7"}}, 1001),
+                put("elsewhere", {"id": {"S": "x"}}, 1002),
+            ],
+        ),
+    )
+    assert result == WriteResult(rows=2)
+    assert await rig.content(PRODUCTS) == {
+        ("apple",): ({"id": "apple", "stock": Decimal(3)}, Decimal(1000))
+    }
+    assert await rig.content(ORDERS) == {
+        ("ann", Decimal(7)): ({"customer": "ann", "number": Decimal(7)}, Decimal(1001))
+    }
+    assert await sink.position(fence) == after(number(3))
+
+
+async def test_a_position_moves_without_changes(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    result = await write(sink, pending(fence, [], then=after(number(99))))
+    assert result == WriteResult()
+    assert await sink.position(fence) == after(number(99))
+
+
+async def test_a_position_never_goes_back(rig: Rig) -> None:
+    sink = await rig.worker()
+    await sink.begin(STREAM, {"shard-1": at_timestamp(7)})
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    await write(sink, pending(fence, [], then=TRIM_HORIZON))
+    assert await sink.position(fence) == at_timestamp(7)
+    await write(sink, pending(fence, [], then=after(number(100))))
+    await write(sink, pending(fence, [], then=after(number(20))))
+    assert await sink.position(fence) == after(number(100))
+    await write(sink, pending(fence, [], then=SHARD_END))
+    await write(sink, pending(fence, [], then=after(number(200))))
+    assert await sink.position(fence) == SHARD_END
+
+
+async def test_writing_twice_is_writing_once(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    writer: Any = sink.writer(fence)
+    apple: Any = {"id": {"S": "apple"}}
+    payload = writer.encode(
+        [pending(fence, [put("products", apple, 1000), b"broken", put("products", apple, 2000)])]
+    )
+    first: WriteResult = await writer.write(payload)
+    content = await rig.content(PRODUCTS)
+    again: WriteResult = await writer.write(payload)
+    assert (first.rows, first.duplicates) == (1, 0)
+    assert (again.rows, again.duplicates, again.superseded) == (0, 1, 0)
+    assert await rig.content(PRODUCTS) == content
+    assert await sink.position(fence) == after(number(3))
+    letters = await rig.dead_letters()
+    assert letters == {("shard-1", number(2), 1): ("malformed_json", b"broken", 2)}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+async def test_the_newest_version_wins_in_any_order(rig: Rig, order: tuple[int, ...]) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    apple: Any = {"id": {"S": "apple"}}
+    history = [
+        put("products", apple, 1000, stock={"N": "1"}),
+        remove("products", apple, 2000),
+        put("products", apple, 3000, stock={"N": "2"}),
+        remove("products", apple, 4000),
+    ]
+    total = 0
+    for place, index in enumerate(order):
+        result = await write(sink, pending(fence, [history[index]], first=place + 1))
+        total += result.rows + result.superseded
+    assert total == len(history)
+    assert await rig.content(PRODUCTS) == {("apple",): (None, Decimal(4000))}
+
+
+async def test_a_tombstone_keeps_an_older_change_out(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    apple: Any = {"id": {"S": "apple"}}
+    await write(sink, pending(fence, [remove("products", apple, 2000)]))
+    late = await write(sink, pending(fence, [put("products", apple, 1000)], first=2))
+    assert (late.rows, late.superseded) == (0, 1)
+    again = await write(sink, pending(fence, [put("products", apple, 3000)], first=3))
+    assert again.rows == 1
+    assert await rig.content(PRODUCTS) == {("apple",): ({"id": "apple"}, Decimal(3000))}
+
+
+async def test_changes_of_several_shards_in_one_write(rig: Rig) -> None:
+    sink = await rig.worker()
+    fences = [await sink.fence(STREAM, f"shard-{n}", "me") for n in range(1, 4)]
+    apple: Any = {"id": {"S": "apple"}}
+    waiting = [
+        pending(fence, [put("products", apple, us), put("products", {"id": {"S": str(us)}}, us)])
+        for fence, us in zip(fences, (3000, 1000, 2000), strict=True)
+    ]
+    result = await write(sink, *waiting)
+    assert result.rows == 4
+    content = await rig.content(PRODUCTS)
+    assert content["apple",][1] == Decimal(3000)
+    assert len(content) == 4
+    assert set((await sink.positions(STREAM)).values()) == {after(number(2))}
+
+
+async def test_a_lost_shard_is_returned_and_nothing_of_it_written(rig: Rig) -> None:
+    mine, others = await rig.worker(), await rig.worker()
+    lost = await mine.fence(STREAM, "shard-1", "me")
+    kept = await mine.fence(STREAM, "shard-2", "me")
+    apple: Any = {"id": {"S": "apple"}}
+    # The lost shard holds the newest change of a key that the other has too.
+    waiting = [
+        pending(lost, [put("products", apple, 5000), b"broken there"]),
+        pending(kept, [put("products", apple, 4000), b"broken here"], first=10),
+    ]
+    taken = await others.fence(STREAM, "shard-1", "another")
+    result = await write(mine, *waiting)
+    assert result.lost == {"shard-1"}
+    assert result.rows == 1
+    assert await rig.content(PRODUCTS) == {("apple",): ({"id": "apple"}, Decimal(4000))}
+    assert await mine.positions(STREAM) == {"shard-2": after(number(11))}
+    assert await others.position(taken) is None
+    assert {raw for _, raw, _ in (await rig.dead_letters()).values()} == {b"broken here"}
+
+
+async def test_when_all_is_lost_nothing_is_written(rig: Rig) -> None:
+    mine, others = await rig.worker(), await rig.worker()
+    fence = await mine.fence(STREAM, "shard-1", "me")
+    await others.fence(STREAM, "shard-1", "another")
+    result = await write(
+        mine, pending(fence, [put("products", {"id": {"S": "apple"}}, 1), b"broken"])
+    )
+    assert result == WriteResult(lost=frozenset({"shard-1"}))
+    assert await rig.content(PRODUCTS) == {}
+    assert await rig.dead_letters() == {}
+
+
+async def test_changes_of_two_fences_of_a_shard_are_lost_together(rig: Rig) -> None:
+    sink = await rig.worker()
+    older = await sink.fence(STREAM, "shard-1", "me")
+    newer = await sink.fence(STREAM, "shard-1", "me")
+    apple: Any = {"id": {"S": "apple"}}
+    result = await write(
+        sink,
+        pending(older, [put("products", apple, 1)]),
+        pending(newer, [put("products", apple, 2)], first=2),
+    )
+    assert result == WriteResult(lost=frozenset({"shard-1"}))
+    assert await rig.content(PRODUCTS) == {}
+
+
+async def test_a_record_with_the_wrong_key_is_a_dead_letter(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    wrong = put("products", {"id": {"N": "5"}}, 1000)
+    result = await write(sink, pending(fence, [put("products", {"id": {"S": "5"}}, 1000), wrong]))
+    assert result.rows == 1
+    assert [letter.shard_id for letter in result.dead_letters] == ["shard-1"]
+    assert [letter.table for letter in result.dead_letters] == ["products"]
+    assert sum(result.rejected_by_code.values()) == 1
+    assert list(await rig.content(PRODUCTS)) == [("5",)]
+    ((at, (_, raw, attempts)),) = (await rig.dead_letters()).items()
+    assert (at, raw, attempts) == (("shard-1", number(2), 1), wrong, 1)
+
+
+async def test_a_worker_that_comes_back_goes_on_at_the_position(rig: Rig) -> None:
+    first = await rig.worker()
+    fence = await first.fence(STREAM, "shard-1", "me")
+    await write(first, pending(fence, [put("products", {"id": {"S": "apple"}}, 1)]))
+    await first.close()
+    await first.close()
+    second = await rig.worker()
+    assert await second.position(await second.fence(STREAM, "shard-1", "me")) == after(number(1))
+
+
+async def test_opening_again_disturbs_nothing(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    writer: Any = sink.writer(fence)
+    await sink.open([ORDERS, PRODUCTS])
+    payload = writer.encode([pending(fence, [put("products", {"id": {"S": "apple"}}, 1)])])
+    assert (await writer.write(payload)).rows == 1

@@ -1,0 +1,218 @@
+"""The command line: parses, calls one function, prints, turns errors into exit codes.
+
+0 done or drained · 1 failed, or a check found something · 2 usage or configuration ·
+3 the drain timed out.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+import yaml
+
+from replicator import _core
+from replicator import config as configuration
+from replicator.errors import FatalError, ReplicatorError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_DRAIN_TIMEOUT = 3
+
+app = typer.Typer(
+    name="replicator",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(
+    no_args_is_help=True, help="The configuration: its schema, and what is in force."
+)
+app.add_typer(config_app, name="config")
+
+
+class Output(StrEnum):
+    """How a command prints its result."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def version_text() -> str:
+    """Version, commit and build profile, on one line."""
+    return f"replicator {_core.__version__} (commit {_core.COMMIT}, {_core.BUILD_PROFILE} build)"
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - typer's callback form
+    if value:
+        typer.echo(version_text())
+        raise typer.Exit
+
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="REPLICATOR_CONFIG", help="The YAML configuration."),
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Form of the result.")]
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+DEFAULT_CONFIG = Path("config.yaml")
+
+
+@app.callback()
+def _root(*, version: VersionOption = False) -> None:
+    """Copies every change of a DynamoDB table, in order and exactly once in effect."""
+
+
+@app.command()
+def run(
+    *,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TEXT,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    version: VersionOption = False,
+) -> None:
+    """Replicate until stopped. The first SIGTERM drains, the second aborts."""
+    from replicator import service  # noqa: PLC0415 - the event loop's weight only where it runs
+
+    _configure_logging(log_level, output)
+    raise typer.Exit(service.run(configuration.load(config)))
+
+
+@app.command()
+def check(
+    *,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TEXT,
+    version: VersionOption = False,
+) -> None:
+    """Connect to both sides, verify permissions, keys and tables, and say what run would do."""
+    from replicator import preflight  # noqa: PLC0415
+
+    _configure_logging("error", output)
+    report = preflight.check(configuration.load(config))
+    _print(output, report.as_dict(), report.as_text())
+    raise typer.Exit(0 if report.is_ok else EXIT_FAILED)
+
+
+@app.command()
+def status(
+    *,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TEXT,
+    version: VersionOption = False,
+) -> None:
+    """Positions, leases and dead letters, read from the sink and the lease store."""
+    from replicator import preflight  # noqa: PLC0415
+
+    _configure_logging("error", output)
+    report = preflight.status(configuration.load(config))
+    _print(output, report.as_dict(), report.as_text())
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(help="A file, or - for standard input.")],
+    *,
+    output: OutputOption = Output.TEXT,
+    version: VersionOption = False,
+) -> None:
+    """Decode records of a file: one JSON line a change; refused records go to stderr.
+
+    Takes Kinesis payload lines, a DynamoDB Streams answer or a Lambda event; gzip is
+    recognised. Exit code 1 when a record was refused.
+    """
+    from replicator import inspect as inspector  # noqa: PLC0415
+
+    raise typer.Exit(inspector.main(file, sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer))
+
+
+@app.command()
+def shards(
+    *,
+    writes: Annotated[float, typer.Option(help="Writes a second.", min=0)],
+    nbytes: Annotated[float, typer.Option("--bytes", help="Average item size in bytes.", min=0)],
+    updates: Annotated[
+        float, typer.Option(help="Percentage of writes that are updates.", min=0, max=100)
+    ],
+    output: OutputOption = Output.TEXT,
+    version: VersionOption = False,
+) -> None:
+    """The number of shards a table's stream needs, with the arithmetic."""
+    from replicator import shards as formula  # noqa: PLC0415
+
+    result = formula.estimate(writes_per_second=writes, nbytes=nbytes, updates_percent=updates)
+    _print(output, result.as_dict(), result.as_text())
+
+
+@app.command()
+def demo(
+    *,
+    seconds: Annotated[float, typer.Option(help="How long the shop is open.", min=1)] = 15,
+    rate: Annotated[int, typer.Option(help="Changes a second to aim at.", min=1)] = 1_000,
+    shard_count: Annotated[int, typer.Option("--shards", help="Shards of the stream.", min=1)] = 4,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers up at the end.")] = False,
+    output: OutputOption = Output.TEXT,
+    version: VersionOption = False,
+) -> None:
+    """A whole replication on this machine: emulated AWS, a real Postgres, a busy shop."""
+    from replicator import demo as demonstration  # noqa: PLC0415
+
+    _configure_logging("warning", output)
+    raise typer.Exit(
+        demonstration.main(
+            seconds=seconds,
+            rate=rate,
+            shards=shard_count,
+            keep=keep,
+            json_output=output is Output.JSON,
+        )
+    )
+
+
+@config_app.command("schema")
+def config_schema(*, output: OutputOption = Output.JSON, version: VersionOption = False) -> None:
+    """The JSON Schema of the configuration file."""
+    typer.echo(orjson.dumps(configuration.schema(), option=orjson.OPT_INDENT_2))
+
+
+@config_app.command("show")
+def config_show(
+    *,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TEXT,
+    version: VersionOption = False,
+) -> None:
+    """The configuration in force: file, environment and defaults, secrets masked."""
+    shown = configuration.load(config).model_dump(mode="json")
+    _print(output, shown, yaml.safe_dump(shown, sort_keys=False).rstrip())
+
+
+def main() -> None:
+    """The console script: runs a command and exits with its code."""
+    try:
+        app()
+    except ReplicatorError as error:
+        typer.echo(f"replicator: {error}", err=True)
+        usage = isinstance(error, FatalError) and error.code.startswith(("config_", "usage_"))
+        sys.exit(EXIT_USAGE if usage else EXIT_FAILED)
+
+
+def _configure_logging(level: str, output: Output) -> None:
+    from replicator.telemetry import logging  # noqa: PLC0415
+
+    if level.lower() not in {"debug", "info", "warning", "error"}:
+        raise FatalError(
+            "usage_log_level", f"{level!r} is no log level: debug, info, warning or error"
+        )
+    logging.configure(level=level, json=True if output is Output.JSON else None)
+
+
+def _print(output: Output, data: Any, text: str) -> None:
+    typer.echo(orjson.dumps(data).decode() if output is Output.JSON else text)

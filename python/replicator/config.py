@@ -1,0 +1,307 @@
+"""Settings: one YAML file, environment on top, checked once, frozen afterwards.
+
+Every key can be overridden by `REPLICATOR_A__B__C`: list items by their index or
+their `name` (`REPLICATOR_PIPELINES__products__SINKS__0__DSN`). A name that ends in
+`_FILE` gives the path of a file that holds the value, for secrets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from replicator.errors import FatalError
+from replicator.model import LATEST, TRIM_HORIZON, Position, PositionKind, at_timestamp
+
+ENVIRONMENT_PREFIX = "REPLICATOR_"
+# Variables with the prefix that are no configuration keys.
+_NOT_KEYS = frozenset({"REPLICATOR_CONFIG", "REPLICATOR_MINISTACK"})
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest(cls, data: object) -> object:
+        """Refuses an unknown key with the nearest valid one."""
+        if not isinstance(data, Mapping):
+            return data
+        for key in data:
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]!r}?" if near else "remove it."
+                known = ", ".join(cls.model_fields)
+                raise PydanticCustomError(
+                    "unknown_key",
+                    "unknown key {key}: {hint} Valid keys here: {known}",
+                    {"key": repr(key), "hint": hint, "known": known},
+                )
+        return data
+
+
+class AWSConfig(_Settings):
+    """How to reach AWS; what is left out follows the standard environment."""
+
+    region: str | None = Field(None, description="Region, else AWS_REGION or the profile's.")
+    profile: str | None = Field(None, description="Named profile, else AWS_PROFILE.")
+    endpoint_url: str | None = Field(None, description="Another endpoint, for emulators.")
+    role_arn: str | None = Field(None, description="Role to assume before anything else.")
+    external_id: str | None = Field(None, description="External id of that role.")
+
+
+class SourceConfig(_Settings):
+    """Where the changes come from."""
+
+    kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
+    stream: str = Field(min_length=1, description="Stream name or ARN.")
+    mode: Literal["fan_out"] = Field("fan_out", description="Enhanced fan-out.")
+    start: str = Field(
+        "TRIM_HORIZON",
+        description="First start of a pipeline on a stream: TRIM_HORIZON, LATEST, an RFC 3339 "
+        "time, epoch seconds or milliseconds, or a sequence number. Resolved once.",
+    )
+    consumer: str | None = Field(
+        None,
+        pattern=r"^[a-zA-Z0-9_.-]{1,128}$",
+        description="Name of the registered consumer; default <name>-<pipeline>.",
+    )
+    aws: AWSConfig | None = Field(None, description="Overrides the top-level aws.")
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _start_is_text(cls, value: object) -> object:
+        # YAML reads an unquoted number or date as such.
+        if isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        return value
+
+    @field_validator("start")
+    @classmethod
+    def _start_is_known(cls, value: str) -> str:
+        parse_start(value)
+        return value
+
+
+class PostgresConfig(_Settings):
+    """A Postgres 13+ destination."""
+
+    name: str = Field(pattern=_NAME, description="Name in metrics and logs.")
+    kind: Literal["postgres"] = "postgres"
+    dsn: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: PG* variables.")
+    layout: Literal["document"] = Field("document", description="Key columns and item jsonb.")
+    table: str = Field(
+        "{table}", description="Target table; {table} is the source's name; schema.name works."
+    )
+    create: bool = Field(default=True, description="Create missing tables; else refuse with DDL.")
+    connections: int = Field(2, ge=1, le=64, description="Connections that write.")
+
+
+class PipelineConfig(_Settings):
+    """One stream, its tables and its sink."""
+
+    name: str = Field(pattern=_NAME, description="Name in positions, metrics, leases.")
+    tables: tuple[str, ...] = Field(min_length=1, description="Table names or ARNs.")
+    source: SourceConfig
+    snapshot: Literal["never"] = Field("never", description="Snapshots are not there yet.")
+    on_gap: Literal["stop"] = Field("stop", description="A lost position stops its shard.")
+    sinks: tuple[PostgresConfig, ...] = Field(min_length=1, max_length=1)
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The bare names: what a change carries as its table."""
+        return tuple(table.rsplit("/", 1)[-1] for table in self.tables)
+
+    @model_validator(mode="after")
+    def _tables_are_distinct(self) -> PipelineConfig:
+        if duplicates := _repeated(self.table_names):
+            raise ValueError(f"table {duplicates[0]!r} is named twice")
+        return self
+
+
+class LimitsConfig(_Settings):
+    """What may be held and how long."""
+
+    memory_bytes_max: int = Field(
+        268_435_456, ge=1_048_576, description="Bytes of undelivered changes over all shards."
+    )
+    batch_rows_max: int = Field(5_000, ge=1, description="Changes in one write.")
+    batch_bytes_max: int = Field(8_388_608, ge=65_536, description="Bytes in one write.")
+    batch_delay_ms_max: int = Field(100, ge=0, le=60_000, description="Longest wait for more.")
+
+
+class LeasesConfig(_Settings):
+    """Where the leases are kept."""
+
+    kind: Literal["sqlite"] = Field("sqlite", description="A file under state_directory.")
+    duration_seconds: float = Field(10.0, ge=1.0, description="A silent owner loses it after this.")
+
+
+class Config(_Settings):
+    """The whole configuration."""
+
+    name: str = Field("replicator", pattern=_NAME, description="The pipelines' namespace.")
+    aws: AWSConfig = AWSConfig()
+    pipelines: tuple[PipelineConfig, ...] = Field(min_length=1)
+    limits: LimitsConfig = LimitsConfig()
+    leases: LeasesConfig = LeasesConfig()
+    state_directory: Path = Field(Path("state"), description="Leases and display copies.")
+    drain_timeout_seconds: float = Field(25.0, gt=0, description="Longest orderly stop.")
+
+    @model_validator(mode="after")
+    def _pipelines_are_distinct(self) -> Config:
+        if duplicates := _repeated(pipeline.name for pipeline in self.pipelines):
+            raise ValueError(f"pipeline {duplicates[0]!r} is named twice")
+        return self
+
+    def qualified_name(self, pipeline: PipelineConfig) -> str:
+        """The pipeline's name in positions and leases: namespace and name."""
+        return f"{self.name}/{pipeline.name}"
+
+
+def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration of a file with the environment on top.
+
+    Raises FatalError (`config_missing`, `config_unreadable`, `config_invalid`) with a
+    line per problem: where, what, and the nearest valid key.
+    """
+    environment = os.environ if environment is None else environment
+    data: object = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FatalError(
+                "config_missing", f"no configuration at {path}: name it with --config"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise FatalError("config_unreadable", f"cannot read {path}: {error}") from None
+        except yaml.YAMLError as error:
+            raise FatalError("config_invalid", f"{path} is no YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise FatalError("config_invalid", f"{path} holds no mapping at its top level")
+    overlay(data, environment)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        places = [e["loc"] for e in error.errors()]
+        # A list whose item is wrong also counts as too short: say it once, at the item.
+        problems = "\n".join(
+            f"  {_place(e['loc'])}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+            if e["type"] != "too_short"
+            or not any(p != e["loc"] and p[: len(e["loc"])] == e["loc"] for p in places)
+        )
+        raise FatalError("config_invalid", f"{path or 'configuration'}:\n{problems}") from None
+
+
+def overlay(data: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Puts the environment's overrides into `data`, in place."""
+    for variable in sorted(environment):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _NOT_KEYS:
+            continue
+        keys = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
+        text = environment[variable]
+        if keys[-1].endswith("_FILE"):
+            keys[-1] = keys[-1].removesuffix("_FILE")
+            try:
+                value: object = Path(text).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise FatalError("config_unreadable", f"{variable}: {error}") from None
+        else:
+            value = yaml.safe_load(text) if text.strip() else text
+        _put(data, keys, value, variable)
+
+
+def _put(node: Any, keys: list[str], value: object, variable: str) -> None:
+    for depth, key in enumerate(keys):
+        is_last = depth == len(keys) - 1
+        if isinstance(node, list):
+            index = _index(node, key, variable)
+            if is_last:
+                node[index] = value
+                return
+            node = node[index]
+        elif isinstance(node, dict):
+            name = key.lower()
+            if is_last:
+                node[name] = value
+                return
+            if not isinstance(node.get(name), dict | list):
+                node[name] = [] if keys[depth + 1].isdigit() else {}
+            node = node[name]
+        else:
+            raise FatalError("config_invalid", f"{variable}: {key!r} is inside a plain value")
+
+
+def _index(node: list[Any], key: str, variable: str) -> int:
+    for index, item in enumerate(node):
+        if isinstance(item, dict) and str(item.get("name", "")).lower() == key.lower():
+            return index
+    if key.isdigit() and int(key) <= len(node):
+        if int(key) == len(node):
+            node.append({})
+        return int(key)
+    raise FatalError("config_invalid", f"{variable}: no item {key!r} in the list")
+
+
+def parse_start(text: str) -> Position:
+    """The start that the text names; LATEST is still to be resolved to an instant.
+
+    Raises ValueError naming the accepted forms.
+    """
+    plain = text.strip()
+    if plain in {"TRIM_HORIZON", "LATEST"}:
+        return TRIM_HORIZON if plain == "TRIM_HORIZON" else LATEST
+    if re.fullmatch(r"[0-9]{20,128}", plain):
+        return Position(PositionKind.AT_SEQUENCE_NUMBER, sequence_number=plain)
+    if re.fullmatch(r"[0-9]{9,10}(\.[0-9]{1,6})?", plain):
+        seconds, _, fraction = plain.partition(".")
+        return at_timestamp(int(seconds) * 1_000_000 + int(fraction.ljust(6, "0")))
+    if re.fullmatch(r"[0-9]{12,13}", plain):
+        return at_timestamp(int(plain) * 1_000)
+    try:
+        moment = datetime.fromisoformat(plain)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no start: use TRIM_HORIZON, LATEST, an RFC 3339 time "
+            "(2026-01-31T12:00:00Z), epoch seconds or milliseconds, or a sequence number"
+        ) from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone: add Z or an offset")
+    since_epoch = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return at_timestamp(since_epoch // timedelta(microseconds=1))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "top level"

@@ -1,0 +1,404 @@
+"""The shell around lineage and leases: finds shards, holds leases, runs and restarts
+one reader a shard, and stops them in order.
+
+Two loops that don't wait for each other: discovery asks the service and the sink,
+the lease loop renews. Neither depends on whether changes flow. The decisions are
+those of `core.lineage` and `core.lease`; this file performs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from replicator.core import lease, lineage
+from replicator.core.retry import Backoff
+from replicator.core.start import first_starts, position_to_read
+from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
+from replicator.lane import Inlet
+from replicator.model import (
+    LATEST,
+    SHARD_END,
+    LeaseRow,
+    Position,
+    Stream,
+    TableSchema,
+    at_timestamp,
+)
+from replicator.pipeline import Pipeline
+from replicator.protocols import Clock, LeaseStore, Sink, Source
+from replicator.telemetry.stats import Stats
+
+log = structlog.get_logger()
+
+DISCOVERY_SECONDS = 30.0
+# What an operator must mend is looked at again this often: often enough that mending is
+# enough, seldom enough to read the log.
+FATAL_RETRY_SECONDS = 30.0
+RETRY_BACKOFF = Backoff(base_seconds=0.5, cap_seconds=30.0)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One shard's reader in this process."""
+
+    shard_id: str
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    inlet: Inlet | None = None
+    checkpoint: Position | None = None
+    state: str = "starting"
+    is_leaving: bool = False
+
+
+class Coordinator:
+    """Runs one pipeline's shards: `run` until told to stop."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        start: Position,
+        owner: str,
+        describe: Callable[[], Awaitable[Sequence[TableSchema]]],
+        source: Source,
+        sink: Sink[Any],
+        store: LeaseStore,
+        make_pipeline: Callable[[asyncio.TaskGroup], Pipeline],
+        clock: Clock,
+        jitter: Callable[[], float],
+        stats: Stats,
+        lease_seconds: float = lease.DURATION_SECONDS,
+        discovery_seconds: float = DISCOVERY_SECONDS,
+        backoff: Backoff = RETRY_BACKOFF,
+    ) -> None:
+        self._name = name
+        self._start = start
+        self._owner = owner
+        self._describe = describe
+        self._source = source
+        self._sink = sink
+        self._store = store
+        self._make_pipeline = make_pipeline
+        self._clock = clock
+        self._jitter = jitter
+        self._stats = stats
+        self._discovery_seconds = discovery_seconds
+        self._backoff = backoff
+        self._leases = lease.LeaseView(owner, duration_seconds=lease_seconds)
+        self._lineage = lineage.Lineage()
+        self._runs: dict[str, _Run] = {}
+        self._shunned: dict[str, float] = {}
+        self._is_draining = False
+        # One renewal at a time: two of one row would make the second look lost.
+        self._renewal = asyncio.Lock()
+        self._list_now = asyncio.Event()
+        self._lease_now = asyncio.Event()
+        self._log = log.bind(pipeline=name)
+
+    def states(self) -> dict[str, str]:
+        """What each shard that is owned here does now."""
+        return {shard_id: run.state for shard_id, run in sorted(self._runs.items())}
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Replicates until `stopping`, then drains: stops reading, waits for what was
+        read to be durable, gives the leases up. Raises FatalError when it can't begin."""
+        stream = await self._begin(stopping)
+        if stream is None:
+            return
+        async with asyncio.TaskGroup() as group:
+            pipeline = self._make_pipeline(group)
+            discovery = group.create_task(self._discover_always(stream))
+            leasing = group.create_task(self._lease_always(stream, pipeline, group))
+            await stopping.wait()
+            self._is_draining = True
+            discovery.cancel()
+            for run in self._runs.values():
+                run.stopping.set()
+            while tasks := [run.task for run in self._runs.values() if run.task is not None]:
+                await asyncio.wait(tasks)
+            leasing.cancel()
+            await asyncio.wait({leasing})
+            pipeline.close()
+
+    # ---- the beginning
+
+    async def _begin(self, stopping: asyncio.Event) -> Stream | None:
+        """Opens both sides and resolves the first start; None when stopped before."""
+        attempt = 0
+        while not stopping.is_set():
+            try:
+                await self._store.open()
+                await self._sink.open(await self._describe())
+                stream = await self._source.open()
+                await self._resolve_start(stream)
+                self._lineage = lineage.Lineage(await self._sink.positions(stream))
+            except TransientError as error:
+                await self._pause(error, attempt, stopping, during="start")
+                attempt += 1
+            else:
+                self._log.info("started", stream=stream.arn, owner=self._owner)
+                return stream
+        return None
+
+    async def _resolve_start(self, stream: Stream) -> None:
+        """Law 5: the start becomes an instant once, stored before the first read."""
+        if await self._sink.is_known(stream):
+            return
+        start = self._start
+        if start == LATEST:
+            start = at_timestamp(await self._source.now_us())
+        starts = first_starts(await self._source.shards(), start)
+        await self._sink.begin(stream, starts)
+
+    # ---- discovery
+
+    async def _discover_always(self, stream: Stream) -> None:
+        attempt = 0
+        while True:
+            self._list_now.clear()
+            try:
+                shards = await self._source.shards()
+                # Read after the list, so that what was finished and trimmed meanwhile
+                # isn't taken for lost.
+                positions = await self._sink.positions(stream)
+                self._apply(lineage.Discovered(tuple(shards), positions))
+                await self._forget()
+            except TransientError as error:
+                wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
+                attempt += 1
+                self._say(error, "retrying", during="discovery", wait_seconds=round(wait, 3))
+            except ReplicatorError as error:
+                wait = FATAL_RETRY_SECONDS
+                self._say(error, "failed", during="discovery", wait_seconds=wait)
+            else:
+                attempt = 0
+                wait = self._discovery_seconds
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._list_now.wait()
+
+    async def _forget(self) -> None:
+        if forgettable := self._lineage.forgettable():
+            await self._store.delete(self._name, forgettable)
+            self._lineage.step(lineage.Forgotten(forgettable))
+
+    def _apply(self, event: lineage.Event) -> None:
+        for action in self._lineage.step(event):
+            match action:
+                case lineage.Readable():
+                    self._lease_now.set()
+                case lineage.ListAgain():
+                    self._list_now.set()
+                case lineage.ParentVanished(shard_id, position, children):
+                    self._stats.gaps += 1
+                    self._log.error(
+                        "gap",
+                        shard=shard_id,
+                        reason="the shard is no longer listed though it was not read to its end",
+                        position=str(position),
+                        held_up=children,
+                        action="on_gap: stop; its children are not read",
+                    )
+
+    # ---- leases
+
+    async def _lease_always(
+        self, stream: Stream, pipeline: Pipeline, group: asyncio.TaskGroup
+    ) -> None:
+        while True:
+            self._lease_now.clear()
+            await self._lease_once(stream, pipeline, group)
+            with suppress(TimeoutError):
+                # Never at once: a store that refuses a renewal would be asked without pause.
+                wait = max(
+                    self._leases.renew_seconds / 10,
+                    self._leases.until_next(self._clock.monotonic()),
+                )
+                async with asyncio.timeout(wait):
+                    await self._lease_now.wait()
+
+    async def _lease_once(
+        self, stream: Stream, pipeline: Pipeline, group: asyncio.TaskGroup
+    ) -> None:
+        try:
+            rows = await self._store.rows(self._name)
+            await self._copy_checkpoints()
+        except ReplicatorError as error:
+            self._say(error, "retrying", during="leases")
+            rows = None
+        now = self._clock.monotonic()
+        for action in self._leases.step(rows, self._wanted(now), now):
+            try:
+                match action:
+                    case lease.Create(shard_ids):
+                        await self._store.create(self._name, shard_ids)
+                        self._lease_now.set()
+                    case lease.Take(row):
+                        await self._take(row, stream, pipeline, group)
+                    case lease.Renew(row):
+                        await self._renew(row.shard_id)
+                    case lease.Release(row) | lease.Expire(row):
+                        self._end_run(row.shard_id, action)
+            except ReplicatorError as error:
+                self._say(error, "retrying", during="leases")
+
+    def _wanted(self, now: float) -> frozenset[str]:
+        if self._is_draining:
+            return frozenset(self._runs)
+        shunned = {shard_id for shard_id, until in self._shunned.items() if until > now}
+        return frozenset(self._lineage.wanted()) - (shunned - self._runs.keys())
+
+    async def _take(
+        self, row: LeaseRow, stream: Stream, pipeline: Pipeline, group: asyncio.TaskGroup
+    ) -> None:
+        asked_at = self._clock.monotonic()
+        taken = await self._store.take(row, self._owner)
+        if taken is None:
+            return
+        self._leases.taken(taken, asked_at)
+        run = self._runs[row.shard_id] = _Run(row.shard_id)
+        run.task = group.create_task(self._own(run, stream, pipeline))
+        self._log.info("lease_taken", shard=row.shard_id)
+
+    async def _renew(self, shard_id: str) -> None:
+        async with self._renewal:
+            if (row := self._held_row(shard_id)) is None:
+                return
+            asked_at = self._clock.monotonic()
+            try:
+                renewed = await self._store.renew(row)
+            except LeaseLost:
+                self._end_run(shard_id, self._leases.lost(shard_id))
+            else:
+                self._leases.renewed(renewed, asked_at)
+
+    def _held_row(self, shard_id: str) -> LeaseRow | None:
+        return next((row for row in self._leases.held() if row.shard_id == shard_id), None)
+
+    def _end_run(self, shard_id: str, action: lease.Release | lease.Expire) -> None:
+        """Ends a reader that may not or need not go on. It says `stopped` itself."""
+        run = self._runs.get(shard_id)
+        if run is None or run.is_leaving:
+            return
+        if isinstance(action, lease.Expire):
+            self._log.warning("lease_lost", shard=shard_id, reason=action.reason.value)
+            if run.task is not None:
+                run.task.cancel()
+        else:
+            run.stopping.set()
+
+    async def _copy_checkpoints(self) -> None:
+        for shard_id, run in tuple(self._runs.items()):
+            durable = run.inlet.durable if run.inlet is not None else None
+            if durable is not None and durable != run.checkpoint:
+                await self._store.checkpoint(self._name, shard_id, durable)
+                run.checkpoint = durable
+
+    # ---- one shard
+
+    async def _own(self, run: _Run, stream: Stream, pipeline: Pipeline) -> None:
+        """Reads one shard for as long as its lease holds, again after every failure
+        that may pass. Whatever ends it, the lease is given up and the graph told."""
+        shard_id = run.shard_id
+        attempt = 0
+        try:
+            while not run.stopping.is_set():
+                before = run.inlet
+                try:
+                    await self._read(run, stream, pipeline)
+                    return
+                except TransientError as error:
+                    self._unread(run)
+                    if run.inlet is not None and run.inlet is not before and run.inlet.durable:
+                        attempt = 0
+                    run.state = f"retrying: {error}"
+                    await self._pause(error, attempt, run.stopping, shard=shard_id)
+                    attempt += 1
+                except PositionLost as error:
+                    self._unread(run)
+                    run.state = f"gap: {error}"
+                    self._stats.gaps += 1
+                    self._say(error, "gap", shard=shard_id, action="on_gap: stop")
+                    await run.stopping.wait()
+                except FatalError as error:
+                    self._unread(run)
+                    run.state = f"failed: {error}"
+                    self._say(error, "failed", shard=shard_id, wait_seconds=FATAL_RETRY_SECONDS)
+                    await _wait(run.stopping, FATAL_RETRY_SECONDS)
+        except LeaseLost as error:
+            self._log.info("lease_lost", shard=shard_id, code=error.code, reason=error.message)
+            self._shunned[shard_id] = self._clock.monotonic() + self._leases.duration_seconds
+        finally:
+            # From here on nobody cancels it: a run that never leaves would block its shard.
+            run.is_leaving = True
+            self._unread(run)
+            await self._let_go(run)
+
+    async def _let_go(self, run: _Run) -> None:
+        async with self._renewal:
+            with suppress(ReplicatorError):
+                if run.inlet is not None and run.inlet.durable is not None:
+                    await self._store.checkpoint(self._name, run.shard_id, run.inlet.durable)
+            if (row := self._held_row(run.shard_id)) is not None:
+                with suppress(ReplicatorError):
+                    await self._store.release(row)
+                self._leases.stopped(run.shard_id)
+            del self._runs[run.shard_id]
+        self._lease_now.set()
+
+    def _unread(self, run: _Run) -> None:
+        if self._lineage.state(run.shard_id) in {
+            lineage.ShardState.READING,
+            lineage.ShardState.ENDED,
+        }:
+            self._apply(lineage.Stopped(run.shard_id))
+
+    async def _read(self, run: _Run, stream: Stream, pipeline: Pipeline) -> None:
+        """Law 6, in its order: the lease is won; fence; look at the lease; position; read."""
+        shard_id = run.shard_id
+        fence = await self._sink.fence(stream, shard_id, self._owner)
+        await self._renew(shard_id)
+        if not self._leases.holds(shard_id, self._clock.monotonic()):
+            raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
+        position = position_to_read(await self._sink.position(fence))
+        if position == SHARD_END:
+            self._apply(lineage.Stored(shard_id, SHARD_END))
+            return
+        if self._lineage.state(shard_id) is not lineage.ShardState.READABLE:
+            # A discovery since the take has seen its parent unfinished, or itself gone.
+            raise LeaseLost("not_readable", f"{shard_id} may not be read now")
+        self._apply(lineage.Started(shard_id))
+        run.state = "reading"
+        self._log.debug("reading", shard=shard_id, position=str(position))
+        run.inlet = pipeline.lane(fence).open(fence)
+        children = await pipeline.run(run.inlet, position, run.stopping)
+        if children is not None:
+            self._apply(lineage.Ended(shard_id, children))
+            self._apply(lineage.DurableEnd(shard_id))
+            self._log.info("shard_finished", shard=shard_id, children=[c.id for c in children])
+
+    # ---- waiting and saying
+
+    async def _pause(
+        self, error: TransientError, attempt: int, stopping: asyncio.Event, **where: Any
+    ) -> None:
+        wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
+        self._stats.retries[error.code] += 1
+        self._say(error, "retrying", wait_seconds=round(wait, 3), **where)
+        await _wait(stopping, wait)
+
+    def _say(self, error: ReplicatorError, event: str, **where: Any) -> None:
+        level = self._log.warning if isinstance(error, TransientError) else self._log.error
+        level(event, code=error.code, reason=error.message, **where)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

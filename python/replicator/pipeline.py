@@ -1,0 +1,154 @@
+"""One shard's records on their way, fetch to checkpoint: start reading here.
+
+    fetch    source   one answer of the service: raw records and where reading goes on
+    decode   _core    records → changes, duplicates out, in order per key; GIL released
+    plan     here     what nobody asked for is counted out; the rest joins its writer's lane
+    encode   sink     changes of all the lane's shards → the destination's own bytes
+    write    sink     changes, dead letters and positions, durable together
+    resolve  lane     bytes given back, counters, the shard's durable position
+    checkpoint        a copy of that position for display (coordinator → lease store)
+
+The first three run once a shard, here; the others once a writer, in `lane.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+
+from replicator import _core
+from replicator.core.batch import Batcher
+from replicator.flow import Gate
+from replicator.lane import INLINE_BYTES_MAX, Inlet, Lane
+from replicator.model import SHARD_END, Fence, Fetch, Pending, Position, Shard
+from replicator.protocols import Clock, Sink, Source
+from replicator.telemetry.stats import Stats
+
+log = structlog.get_logger()
+
+# An idle shard's position is stored this often: often enough to stay far from the end
+# of the retention, seldom enough that thousands of idle shards cost nothing.
+IDLE_POSITION_SECONDS = 15.0
+
+
+class Pipeline:
+    """Reads shards of one source into one sink; the lanes live in `group`."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        sink: Sink[Any],
+        tables: Collection[str],
+        gate: Gate,
+        batch_limits: tuple[int, int, float],
+        clock: Clock,
+        stats: Stats,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._tables = frozenset(tables)
+        self._gate = gate
+        self._batch_limits = batch_limits
+        self._clock = clock
+        self._stats = stats
+        self._group = group
+        self._lanes: dict[int, tuple[Lane, asyncio.Task[None]]] = {}
+        self._named: set[str | None] = set()
+
+    def lane(self, fence: Fence) -> Lane:
+        """The lane of the writer that serves this shard."""
+        writer = self._sink.writer(fence)
+        if id(writer) not in self._lanes:
+            rows_max, bytes_max, delay_seconds = self._batch_limits
+            batcher: Batcher[Any] = Batcher(
+                rows_max=rows_max, bytes_max=bytes_max, delay_seconds=delay_seconds
+            )
+            lane = Lane(writer, batcher, self._gate, self._clock, self._stats)
+            self._gate.register(lane)
+            self._lanes[id(writer)] = (lane, self._group.create_task(lane.run()))
+        return self._lanes[id(writer)][0]
+
+    def close(self) -> None:
+        """Ends the lanes; what still waits in them is not written."""
+        for _, task in self._lanes.values():
+            task.cancel()
+
+    async def run(
+        self, inlet: Inlet, position: Position, stopping: asyncio.Event
+    ) -> tuple[Shard, ...] | None:
+        """Reads the inlet's shard until its end, or until `stopping`; returns when all
+        that was read is durable.
+
+        Gives the shard's children at its end, None when stopped. Raises the source's
+        errors and whatever failed the lane.
+        """
+        reading = asyncio.ensure_future(self._read(inlet, position))
+        stop = asyncio.ensure_future(stopping.wait())
+        ends: set[asyncio.Future[Any]] = {reading, stop, inlet.failure}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if inlet.failure.done():
+                inlet.failure.result()
+            ended = await reading if reading.done() else None
+            await _cancelled(reading)
+            await inlet.drain()
+            return ended
+        finally:
+            stop.cancel()
+            await _cancelled(reading)
+            inlet.close()
+
+    async def _read(self, inlet: Inlet, position: Position) -> tuple[Shard, ...]:
+        shard_id = inlet.fence.shard_id
+        stored_at = float("-inf")
+        async with aclosing(self._source.read(shard_id, position)) as fetches:
+            async for fetch in fetches:
+                ended = fetch.next == SHARD_END
+                now = self._clock.monotonic()
+                if not len(fetch.records) and not ended and now - stored_at < IDLE_POSITION_SECONDS:
+                    continue
+                await self._plan(inlet, fetch)
+                stored_at = now
+                if ended:
+                    return fetch.children
+        raise AssertionError(f"{shard_id}: a source may only return after SHARD_END")
+
+    async def _plan(self, inlet: Inlet, fetch: Fetch) -> None:
+        charge = fetch.records.nbytes
+        await self._gate.take(charge)
+        try:
+            batch = await self._decode(fetch)
+        except asyncio.CancelledError:
+            self._gate.give(charge)
+            raise
+        self._gate.adjust(batch.nbytes - charge)
+        for table, changes in batch.tables.items():
+            if table not in self._tables:
+                self._drop(table, changes)
+        pending = Pending(inlet.fence, batch, fetch.next, fetch.behind_ms, fetch.received_at)
+        inlet.put(pending, batch.nbytes)
+
+    async def _decode(self, fetch: Fetch) -> _core.ChangeBatch:
+        if fetch.records.nbytes <= INLINE_BYTES_MAX:
+            return _core.decode(fetch.records)
+        return await asyncio.to_thread(_core.decode, fetch.records)
+
+    def _drop(self, table: str | None, changes: int) -> None:
+        self._stats.dropped["unknown_table"] += changes
+        if table not in self._named:
+            self._named.add(table)
+            log.warning("table_not_configured", table=table, action="its changes are dropped")
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """Ends a task and waits until it is over; what it ended with is told elsewhere."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,266 @@
+"""`check` and `status`: what a run would meet, and where the last one stands.
+
+Both only look. `check` connects to both sides; `status` reads the sink, which knows
+the truth, and the lease store, which knows who reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from replicator.config import Config, PipelineConfig, parse_start
+from replicator.errors import FatalError, ReplicatorError
+from replicator.model import LeaseRow, Stream, TableSchema
+from replicator.service import (
+    SystemClock,
+    closing,
+    make_sink,
+    make_source,
+    open_store,
+    source_settings,
+)
+from replicator.sink.postgres import PostgresSink
+from replicator.source.kinesis import KinesisSource
+from replicator.source.tables import describe_tables, destinations
+
+MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of a check: `level` is ok, todo (run would do it), warning or problem."""
+
+    pipeline: str
+    subject: str
+    level: str
+    message: str
+    code: str = ""
+    ddl: str = ""
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """All findings, in the order of looking."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_ok(self) -> bool:
+        """True when run would start."""
+        return all(finding.level != "problem" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--output json`."""
+        return {"ok": self.is_ok, "findings": [asdict(finding) for finding in self.findings]}
+
+    def as_text(self) -> str:
+        """For people."""
+        lines = []
+        for finding in self.findings:
+            lines.append(f"{MARKS[finding.level]}  {finding.pipeline}: {finding.message}")
+            lines += [f"              {line}" for line in finding.ddl.splitlines()]
+        lines.append("ready to run" if self.is_ok else "not ready: mend what is marked PROBLEM")
+        return "\n".join(lines)
+
+
+class _Checks:
+    def __init__(self, config: Config, pipeline: PipelineConfig, report: CheckReport) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._report = report
+
+    def say(self, subject: str, level: str, message: str, code: str = "", ddl: str = "") -> None:
+        self._report.findings.append(
+            Finding(self._pipeline.name, subject, level, message, code, ddl)
+        )
+
+    async def attempt(self, subject: str, look: Callable[[], Awaitable[None]]) -> None:
+        """One look; what it raises is a finding, and the next look goes on."""
+        try:
+            await look()
+        except ReplicatorError as error:
+            self.say(subject, "problem", error.message, error.code)
+
+    async def run(self) -> None:
+        """Looks at the source, its tables and the sink."""
+        config, pipeline = self._config, self._pipeline
+        source = make_source(config, pipeline, SystemClock())
+        sink = make_sink(config, pipeline, owner="check", store_id="")
+        tables: list[TableSchema] = []
+        stream: list[Stream] = []
+
+        async def at_tables() -> None:
+            settings = source_settings(config, pipeline)
+            tables.extend(await describe_tables(settings, pipeline.tables))
+            for table in tables:
+                keys = ", ".join(f"{name} ({kind})" for name, kind in table.keys)
+                self.say("table", "ok", f"table {table.name}: key {keys}")
+
+        async def at_source() -> None:
+            stream.append(await self._at_source(source))
+
+        async def at_destination() -> None:
+            await self._at_destinations(stream[0])
+
+        async def at_sink() -> None:
+            await self._at_sink(sink, tables)
+
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(closing(source))
+            await stack.enter_async_context(closing(sink))
+            await self.attempt("table", at_tables)
+            await self.attempt("source", at_source)
+            if stream and tables:
+                await self.attempt("destination", at_destination)
+            if tables:
+                await self.attempt("sink", at_sink)
+
+    async def _at_source(self, source: KinesisSource) -> Stream:
+        stream, consumer = await source.look()
+        shards = await source.shards()
+        opened = sum(shard.is_open for shard in shards)
+        self.say(
+            "source",
+            "ok",
+            f"stream {stream.name}: {len(shards)} shards, {opened} open, first start "
+            f"{parse_start(self._pipeline.source.start)}",
+        )
+        if consumer is None:
+            self.say("source", "todo", f"consumer {source.consumer_name} would be registered")
+        else:
+            self.say("source", "ok", f"consumer {source.consumer_name} is {consumer}")
+        return stream
+
+    async def _at_destinations(self, stream: Stream) -> None:
+        settings = source_settings(self._config, self._pipeline)
+        for table in self._pipeline.tables:
+            status = (await destinations(settings, table)).get(stream.arn)
+            if status == "ACTIVE":
+                self.say("destination", "ok", f"table {table} writes to stream {stream.name}")
+            else:
+                self.say(
+                    "destination",
+                    "warning",
+                    f"table {table} does not write to stream {stream.name} "
+                    f"({'no destination' if status is None else status}): run aws dynamodb "
+                    f"enable-kinesis-streaming-destination --table-name {table} "
+                    f"--stream-arn {stream.arn}",
+                    "destination_missing",
+                )
+
+    async def _at_sink(self, sink: PostgresSink, tables: list[TableSchema]) -> None:
+        planned = await sink.plan(tables)
+        self.say("sink", "ok", planned.server)
+        create = self._pipeline.sinks[0].create
+        for finding in planned.findings:
+            if finding.code:
+                self.say("sink", "problem", finding.message, finding.code)
+            elif not finding.ddl:
+                self.say("sink", "ok", finding.message)
+            elif create:
+                message = f"{finding.message}; run would create it"
+                self.say("sink", "todo", message, ddl=finding.ddl)
+            else:
+                level = "problem" if finding.is_required else "warning"
+                message = f"{finding.message} and the sink has create: false; run"
+                self.say("sink", level, message, "table_missing", finding.ddl)
+
+
+def check(config: Config) -> CheckReport:
+    """Looks at everything a run needs and changes nothing. Never raises for what it
+    finds: that is in the report."""
+    report = CheckReport()
+
+    async def look() -> None:
+        for pipeline in config.pipelines:
+            await _Checks(config, pipeline, report).run()
+
+    asyncio.run(look())
+    return report
+
+
+@dataclass(slots=True)
+class PipelineStatus:
+    """One pipeline as its stores show it."""
+
+    name: str
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class StatusReport:
+    """All pipelines."""
+
+    pipelines: list[PipelineStatus] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--output json`."""
+        return {"pipelines": [asdict(pipeline) for pipeline in self.pipelines]}
+
+    def as_text(self) -> str:
+        """For people."""
+        lines = []
+        for pipeline in self.pipelines:
+            letters = sum(pipeline.dead_letters.values())
+            detail = ", ".join(f"{code} {n}" for code, n in sorted(pipeline.dead_letters.items()))
+            lines.append(f"{pipeline.name}: {len(pipeline.shards)} shards, {letters} dead letters")
+            if detail:
+                lines.append(f"  dead letters: {detail}")
+            if pipeline.problem:
+                lines.append(f"  {pipeline.problem}")
+            lines += [
+                f"  {shard['shard']}  {shard['position'] or 'no position yet'}"
+                f"  owner {shard['lease_owner'] or 'none'}  last record {shard['last_arrival_at']}"
+                f"  stored {shard['updated_at']}"
+                for shard in pipeline.shards
+            ]
+        return "\n".join(lines)
+
+
+def status(config: Config) -> StatusReport:
+    """Positions, owners and dead letters of every pipeline. A side that can't be reached
+    is said in `problem`."""
+    report = StatusReport()
+
+    async def look() -> None:
+        leases = await _leases(config)
+        for pipeline in config.pipelines:
+            report.pipelines.append(await _status(config, pipeline, leases))
+
+    asyncio.run(look())
+    return report
+
+
+async def _leases(config: Config) -> dict[tuple[str, str], LeaseRow]:
+    if not config.state_directory.is_dir():
+        return {}
+    async with open_store(config) as store:
+        return {
+            (name, row.shard_id): row
+            for name in map(config.qualified_name, config.pipelines)
+            for row in await store.rows(name)
+        }
+
+
+async def _status(
+    config: Config, pipeline: PipelineConfig, leases: dict[tuple[str, str], LeaseRow]
+) -> PipelineStatus:
+    shown = PipelineStatus(pipeline.name)
+    name = config.qualified_name(pipeline)
+    try:
+        async with closing(make_sink(config, pipeline, owner="status", store_id="")) as sink:
+            stored = await sink.report()
+    except FatalError as error:
+        shown.problem = str(error)
+        return shown
+    for row in stored.positions:
+        lease = leases.get((name, row["shard"]))
+        shown.shards.append({**row, "lease_owner": None if lease is None else lease.owner})
+    shown.dead_letters = dict(stored.dead_letters)
+    return shown

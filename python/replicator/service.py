@@ -1,0 +1,268 @@
+"""The composition root: settings in, a running process out. The only file that knows
+concrete sources, sinks and stores, and the only one that handles signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import structlog
+import uvloop
+
+from replicator.aws import AWSSettings
+from replicator.config import Config, PipelineConfig, parse_start
+from replicator.coordinator import Coordinator
+from replicator.core.budget import Budget
+from replicator.errors import ReplicatorError
+from replicator.flow import Gate
+from replicator.model import TableSchema
+from replicator.pipeline import Pipeline
+from replicator.protocols import Clock, LeaseStore, Sink, Source
+from replicator.sink.postgres import PostgresSink
+from replicator.sink.postgres_settings import PostgresSettings
+from replicator.source.kinesis import KinesisSource
+from replicator.source.tables import describe_tables
+from replicator.store.sqlite import SQLiteLeaseStore
+from replicator.telemetry.stats import Stats
+
+log = structlog.get_logger()
+
+EXIT_DRAINED = 0
+EXIT_FAILED = 1
+EXIT_DRAIN_TIMEOUT = 3
+# A connection that doesn't close within this is dropped: the other side may be stalled.
+CLOSE_SECONDS = 2.0
+
+
+class SystemClock:
+    """`protocols.Clock` of the machine."""
+
+    def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`."""
+        await asyncio.sleep(seconds)
+
+
+class DrainTimeout(Exception):
+    """The orderly stop took longer than `drain_timeout_seconds`."""
+
+
+class Service:
+    """All pipelines of one configuration; `stats` may be read while it runs."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.stats = Stats()
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._clock = SystemClock()
+        self._gate = Gate(Budget(config.limits.memory_bytes_max))
+        self.coordinators: list[Coordinator] = []
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Replicates until `stopping`, then drains.
+
+        Raises the ReplicatorError that kept it from beginning, DrainTimeout when the
+        drain took too long. What was durable stays so in every case.
+        """
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_store(self.config))
+            for pipeline in self.config.pipelines:
+                source = await stack.enter_async_context(
+                    closing(make_source(self.config, pipeline, self._clock))
+                )
+                sink = await stack.enter_async_context(
+                    closing(make_sink(self.config, pipeline, self.owner, store.store_id))
+                )
+                self.coordinators.append(self._coordinator(pipeline, source, sink, store))
+            try:
+                await self._supervise(stopping)
+            except BaseExceptionGroup as group:
+                # One cause is enough to act on; the others are mostly its echoes.
+                raise next(_leaves(group)) from group
+
+    async def _supervise(self, stopping: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(each.run(stopping)) for each in self.coordinators]
+            await stopping.wait()
+            _, late = await asyncio.wait(running, timeout=self.config.drain_timeout_seconds)
+            if late:
+                raise DrainTimeout(
+                    f"not everything was durable {self.config.drain_timeout_seconds:g} s after "
+                    "the stop; the rest is read again at the next start"
+                )
+
+    def _coordinator(
+        self, pipeline: PipelineConfig, source: Source, sink: Sink[Any], store: LeaseStore
+    ) -> Coordinator:
+        limits = self.config.limits
+
+        def make_pipeline(group: asyncio.TaskGroup) -> Pipeline:
+            return Pipeline(
+                source=source,
+                sink=sink,
+                tables=pipeline.table_names,
+                gate=self._gate,
+                batch_limits=(
+                    limits.batch_rows_max,
+                    limits.batch_bytes_max,
+                    limits.batch_delay_ms_max / 1_000,
+                ),
+                clock=self._clock,
+                stats=self.stats,
+                group=group,
+            )
+
+        async def describe() -> Sequence[TableSchema]:
+            return await describe_tables(source_settings(self.config, pipeline), pipeline.tables)
+
+        return Coordinator(
+            name=self.config.qualified_name(pipeline),
+            start=parse_start(pipeline.source.start),
+            owner=self.owner,
+            describe=describe,
+            source=source,
+            sink=sink,
+            store=store,
+            make_pipeline=make_pipeline,
+            clock=self._clock,
+            jitter=random.random,
+            stats=self.stats,
+            lease_seconds=self.config.leases.duration_seconds,
+        )
+
+
+# ---- what the settings name
+
+
+def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
+    """How the pipeline's stream is reached."""
+    return AWSSettings(**(pipeline.source.aws or config.aws).model_dump())
+
+
+def make_source(config: Config, pipeline: PipelineConfig, clock: Clock) -> KinesisSource:
+    """The pipeline's source, not opened."""
+    consumer = pipeline.source.consumer or f"{config.name}-{pipeline.name}"
+    return KinesisSource(source_settings(config, pipeline), pipeline.source.stream, consumer, clock)
+
+
+def make_sink(config: Config, pipeline: PipelineConfig, owner: str, store_id: str) -> PostgresSink:
+    """The pipeline's sink, not opened."""
+    settings = pipeline.sinks[0]
+    return PostgresSink(
+        PostgresSettings(
+            name=settings.name,
+            dsn=settings.dsn.get_secret_value(),
+            pipeline=config.qualified_name(pipeline),
+            table=settings.table,
+            create=settings.create,
+            connections=settings.connections,
+            store_id=store_id,
+            owner=owner,
+        )
+    )
+
+
+def lease_file(config: Config) -> Path:
+    """Where the SQLite lease store lives."""
+    return config.state_directory / "leases.sqlite"
+
+
+@asynccontextmanager
+async def open_store(config: Config) -> AsyncIterator[SQLiteLeaseStore]:
+    """The lease store, open."""
+    store = SQLiteLeaseStore(lease_file(config))
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+CloseT = TypeVar("CloseT", bound=_Closable)
+
+
+@asynccontextmanager
+async def closing(thing: CloseT) -> AsyncIterator[CloseT]:
+    """Closes a source or sink at the end, and doesn't wait for a stalled other side."""
+    try:
+        yield thing
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await thing.close()
+
+
+# ---- the process
+
+
+def run(config: Config) -> int:
+    """Runs the service until a signal; gives the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run_until_signal(config))
+
+
+async def _run_until_signal(config: Config) -> int:
+    service = Service(config)
+    stopping = asyncio.Event()
+    work = asyncio.ensure_future(service.run(stopping))
+
+    def on_signal(name: str) -> None:
+        if stopping.is_set():
+            log.warning("aborting", signal=name)
+            work.cancel()
+        else:
+            log.info("draining", signal=name, timeout_seconds=config.drain_timeout_seconds)
+            stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number.name)
+    try:
+        await work
+    except asyncio.CancelledError:
+        return EXIT_FAILED
+    except DrainTimeout as error:
+        log.error("drain_timeout", reason=str(error))
+        return EXIT_DRAIN_TIMEOUT
+    except ReplicatorError as error:
+        log.error("failed", code=error.code, reason=error.message)
+        return EXIT_FAILED
+    except Exception:
+        # The supervisor: a bug ends the process with its trace; the sink's position stands.
+        log.exception("crashed")
+        return EXIT_FAILED
+    stats = service.stats
+    log.info(
+        "drained",
+        changes=stats.changes,
+        rows=stats.rows,
+        duplicates=stats.duplicates,
+        superseded=stats.superseded,
+        dead_letters=stats.dead_letters,
+    )
+    return EXIT_DRAINED
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

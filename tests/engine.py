@@ -1,0 +1,87 @@
+"""The engine of `service.py` over any source and sink: for faults that no wire shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from replicator.coordinator import Coordinator
+from replicator.core.budget import Budget
+from replicator.core.retry import Backoff
+from replicator.flow import Gate
+from replicator.model import TRIM_HORIZON, Position, TableSchema
+from replicator.pipeline import Pipeline
+from replicator.protocols import Clock, LeaseStore, Sink, Source
+from replicator.telemetry.stats import Stats
+from replicator.testing.clock import LoopClock
+from tests.shop import TABLE
+
+TABLES = (TableSchema(TABLE, (("id", "S"),)),)
+
+
+@dataclass
+class Engine:
+    """One pipeline; its parts can be looked at while it runs."""
+
+    source: Source
+    sink: Sink[Any]
+    store: LeaseStore
+    start: Position = TRIM_HORIZON
+    owner: str = "worker"
+    lease_seconds: float = 10.0
+    discovery_seconds: float = 5.0
+    memory_bytes_max: int = 268_435_456
+    batch_limits: tuple[int, int, float] = (5_000, 8_388_608, 0.02)
+    clock: Clock = field(default_factory=LoopClock)
+    stats: Stats = field(default_factory=Stats)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.memory_bytes_max)
+        self.gate = Gate(self.budget)
+        self.stopping = asyncio.Event()
+        self.coordinator = Coordinator(
+            name="test/p",
+            start=self.start,
+            owner=self.owner,
+            describe=self._describe,
+            source=self.source,
+            sink=self.sink,
+            store=self.store,
+            make_pipeline=self._make_pipeline,
+            clock=self.clock,
+            jitter=lambda: 0.5,
+            stats=self.stats,
+            lease_seconds=self.lease_seconds,
+            discovery_seconds=self.discovery_seconds,
+            backoff=Backoff(base_seconds=0.05, cap_seconds=1.0),
+        )
+
+    async def _describe(self) -> Sequence[TableSchema]:
+        return TABLES
+
+    def _make_pipeline(self, group: asyncio.TaskGroup) -> Pipeline:
+        return Pipeline(
+            source=self.source,
+            sink=self.sink,
+            tables=[table.name for table in TABLES],
+            gate=self.gate,
+            batch_limits=self.batch_limits,
+            clock=self.clock,
+            stats=self.stats,
+            group=group,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs it for the length of the block, then drains."""
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(self.coordinator.run(self.stopping))
+            try:
+                yield
+            except BaseException:
+                work.cancel()
+                raise
+            self.stopping.set()

@@ -1,0 +1,169 @@
+"""The configuration: what is refused, how it says so, and what the environment can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from replicator import config
+from replicator.errors import FatalError
+from replicator.model import LATEST, TRIM_HORIZON, PositionKind, at_timestamp
+
+MINIMAL = """
+name: shop
+pipelines:
+  - name: products
+    tables: [products]
+    source: {kind: kinesis, stream: products}
+    sinks: [{name: warehouse, kind: postgres, dsn: "postgresql://u:hush@host/db"}]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(MINIMAL)
+    return file
+
+
+def refused(path: Path, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(FatalError) as caught:
+        config.load(path, environment or {})
+    assert caught.value.code.startswith("config_")
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_documentation(path: Path) -> None:
+    loaded = config.load(path, {})
+    assert loaded.limits.memory_bytes_max == 268_435_456
+    assert loaded.drain_timeout_seconds == 25
+    assert loaded.pipelines[0].source.start == "TRIM_HORIZON"
+    assert loaded.pipelines[0].sinks[0].create is True
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "hint"),
+    [
+        ("limts: {}", "top level", "'limits'"),
+        ("limits: {batch_row_max: 3}", "limits", "'batch_rows_max'"),
+        ("leases: {knd: sqlite}", "leases", "'kind'"),
+    ],
+)
+def test_an_unknown_key_names_its_place_and_the_nearest_valid_one(
+    path: Path, line: str, place: str, hint: str
+) -> None:
+    path.write_text(MINIMAL + line + "\n")
+    message = refused(path)
+    assert place in message
+    assert f"did you mean {hint}" in message
+
+
+def test_one_wrong_item_is_one_problem(path: Path) -> None:
+    message = refused(path, {"REPLICATOR_PIPELINES__0__SOURCE__START": "yesterday"})
+    assert "pipelines.0.source.start" in message
+    assert len(message.splitlines()) == 2
+
+
+def test_no_secret_is_printed(path: Path) -> None:
+    assert "hush" not in repr(config.load(path, {}))
+    assert "hush" not in str(config.load(path, {}).model_dump(mode="json"))
+    assert "hush" not in refused(path, {"REPLICATOR_PIPELINES__0__SINKS__0__CREATE": "hush"})
+
+
+def test_the_environment_overrides_by_index_and_by_name(path: Path) -> None:
+    loaded = config.load(
+        path,
+        {
+            "REPLICATOR_LIMITS__BATCH_ROWS_MAX": "77",
+            "REPLICATOR_PIPELINES__products__SINKS__warehouse__TABLE": "raw.{table}",
+            "REPLICATOR_PIPELINES__0__SOURCE__START": "LATEST",
+            "REPLICATOR_CONFIG": "elsewhere.yaml",
+            "UNRELATED": "1",
+        },
+    )
+    assert loaded.limits.batch_rows_max == 77
+    assert loaded.pipelines[0].sinks[0].table == "raw.{table}"
+    assert loaded.pipelines[0].source.start == "LATEST"
+
+
+def test_the_environment_alone_is_enough_for_a_list(path: Path) -> None:
+    path.write_text("name: shop\n")
+    loaded = config.load(
+        path,
+        {
+            "REPLICATOR_PIPELINES__0__NAME": "p",
+            "REPLICATOR_PIPELINES__0__TABLES": "[a, b]",
+            "REPLICATOR_PIPELINES__0__SOURCE__STREAM": "s",
+            "REPLICATOR_PIPELINES__0__SINKS__0__NAME": "w",
+        },
+    )
+    assert loaded.pipelines[0].table_names == ("a", "b")
+
+
+def test_an_unknown_key_in_the_environment_is_refused(path: Path) -> None:
+    assert "'drain_timeout_seconds'" in refused(path, {"REPLICATOR_DRAIN_TIMEOUT_SECOND": "1"})
+
+
+def test_a_secret_comes_from_a_file(path: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "dsn"
+    secret.write_text("postgresql://other/db\n")
+    loaded = config.load(path, {"REPLICATOR_PIPELINES__0__SINKS__0__DSN_FILE": str(secret)})
+    assert loaded.pipelines[0].sinks[0].dsn.get_secret_value() == "postgresql://other/db"
+
+
+def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match="--config") as caught:
+        config.load(tmp_path / "none.yaml", {})
+    assert caught.value.code == "config_missing"
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "\t"])
+def test_what_is_no_mapping_is_refused(path: Path, text: str) -> None:
+    path.write_text(text)
+    refused(path)
+
+
+def test_two_of_one_name_are_refused(path: Path) -> None:
+    path.write_text(MINIMAL.replace("[products]", "[products, 'arn:aws:x:table/products']"))
+    assert "'products' is named twice" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("TRIM_HORIZON", TRIM_HORIZON),
+        ("LATEST", LATEST),
+        ("2026-01-31T12:00:00Z", at_timestamp(1_769_860_800_000_000)),
+        ("2026-01-31T13:00:00.000001+01:00", at_timestamp(1_769_860_800_000_001)),
+        ("1769860800", at_timestamp(1_769_860_800_000_000)),
+        ("1769860800.5", at_timestamp(1_769_860_800_500_000)),
+        ("1769860800123", at_timestamp(1_769_860_800_123_000)),
+    ],
+)
+def test_starts(text: str, expected: object) -> None:
+    assert config.parse_start(text) == expected
+
+
+def test_a_start_may_be_a_sequence_number() -> None:
+    start = config.parse_start("49590338271490256608559692538361571095921575989136588898")
+    assert start.kind is PositionKind.AT_SEQUENCE_NUMBER
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2026-01-31T12:00:00", "12345", "latest"])
+def test_what_is_no_start_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="start|time zone"):
+        config.parse_start(text)
+
+
+def test_yaml_may_write_a_start_unquoted(path: Path) -> None:
+    path.write_text(MINIMAL.replace("stream: products}", "stream: s, start: 2026-01-31T12:00:00Z}"))
+    loaded = config.load(path, {})
+    assert config.parse_start(loaded.pipelines[0].source.start) == at_timestamp(
+        1_769_860_800_000_000
+    )
+
+
+def test_the_schema_knows_every_section() -> None:
+    properties = config.schema()["properties"]
+    assert {"pipelines", "limits", "leases", "aws", "state_directory"} <= set(properties)

@@ -1,0 +1,351 @@
+"""The demo from its servers' start to its verdict. Start reading at `_Demo.play`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+import uvloop
+from rich.console import Console
+
+from replicator.config import Config
+from replicator.demo import compare, report, stage
+from replicator.demo.child import (
+    READY_SECONDS_MAX,
+    REGION,
+    STREAM,
+    TABLE,
+    Child,
+    client,
+    start_child,
+)
+from replicator.errors import FatalError
+from replicator.service import DrainTimeout, Service
+from replicator.testing.servers import PostgresServer
+
+PRODUCTS = 400
+DUPLICATE_SHARE = 0.02
+LATE_SHARE = 0.01
+CATCH_UP_SECONDS_MAX = 60.0
+ROWS_SHOWN = 5
+EXIT_EQUAL = 0
+EXIT_DIFFERENT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    seconds: float
+    rate: float
+    shards: int
+    keep: bool
+    json_output: bool
+
+
+class Interrupted(Exception):
+    """The operator has seen enough."""
+
+
+def main(options: Options) -> int:
+    """Runs the demo; gives 0 when the sides are equal at the end, 1 when they differ or
+    it was interrupted. Raises FatalError when something couldn't be started."""
+    error_console = Console(stderr=True)
+    console = error_console if options.json_output else Console()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            with _one_cause():
+                return runner.run(_until_signal(options, console, error_console))
+        except Interrupted:
+            error_console.print("interrupted; everything is stopped and removed", highlight=False)
+            return EXIT_DIFFERENT
+        except DrainTimeout as error:
+            raise FatalError("drain_timeout", f"the replicator's stop: {error}") from error
+
+
+async def _until_signal(options: Options, console: Console, error_console: Console) -> int:
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    try:
+        async with AsyncExitStack() as stack:
+            error_console.print("starting Postgres and the AWS emulator …", highlight=False)
+            postgres, url = await stage.start_servers(stack)
+            if interrupted.is_set():
+                raise Interrupted
+            demo = _Demo(options, console, error_console, postgres, url, interrupted)
+            with stage.emulated_environment(url):
+                return await demo.run()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+class _Demo:
+    """One run against servers that are up."""
+
+    def __init__(
+        self,
+        options: Options,
+        console: Console,
+        error_console: Console,
+        postgres: PostgresServer,
+        url: str,
+        interrupted: asyncio.Event,
+    ) -> None:
+        self._options = options
+        self._console = console
+        self._error_console = error_console
+        self._postgres_server = postgres
+        self._url = url
+        self._interrupted = interrupted
+        self._bridge: Child
+        self._shop: Child
+        self._service: Service
+        self._postgres: Any
+        self._dynamodb: Any
+
+    async def run(self) -> int:
+        """Plays the demo with everything it needs around it."""
+        async with AsyncExitStack() as stack:
+            self._dynamodb = await stack.enter_async_context(client("dynamodb"))
+            stream_arn = await stage.make_table_and_stream(self._dynamodb, self._options.shards)
+            self._postgres = await asyncpg.connect(self._postgres_server.dsn)
+            stack.push_async_callback(self._postgres.close)
+            state = stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-"))
+            self._service = Service(self._config(Path(state)))
+            bridge_arguments: dict[str, object] = {
+                "stream_arn": stream_arn,
+                "seed": random.getrandbits(32),
+                "duplicate_share": DUPLICATE_SHARE,
+                "late_share": LATE_SHARE,
+            }
+            shop_arguments: dict[str, object] = {
+                "rate": self._options.rate,
+                "seconds": self._options.seconds,
+                "products": PRODUCTS,
+                "seed": random.getrandbits(32),
+            }
+            self._bridge = await stack.enter_async_context(
+                start_child("bridge", bridge_arguments, self._url)
+            )
+            self._shop = await stack.enter_async_context(
+                start_child("shop", shop_arguments, self._url)
+            )
+            await stack.enter_async_context(self._replicating())
+            return await self._play()
+
+    async def _play(self) -> int:
+        """Stock, trade, settle, compare."""
+        await self._unless_interrupted(
+            self._shop.until(lambda said: "stocked" in said, READY_SECONDS_MAX)
+        )
+        stocked: int = self._shop.last["stocked"]
+        await self._wait_for_records(stocked)
+        chosen = await self._choose_rows()
+        self._console.print(report.rows_table("some rows before", await self._rows(chosen)))
+
+        opened = time.monotonic()
+        await self._bridge.order("disturb")
+        await self._shop.order("open")
+        async with self._watching():
+            await self._unless_interrupted(
+                self._shop.until(
+                    lambda said: bool(said.get("closed")),
+                    self._options.seconds + READY_SECONDS_MAX,
+                )
+            )
+            await self._bridge.order("settle")
+            await self._unless_interrupted(
+                self._bridge.until(lambda said: bool(said.get("settled")), CATCH_UP_SECONDS_MAX)
+            )
+            await self._wait_for_records(self._bridge.last["put"])
+        seconds = time.monotonic() - opened
+
+        comparison = compare.compare(
+            await compare.scan(self._dynamodb, TABLE), await compare.select(self._postgres, TABLE)
+        )
+        result = self._result(comparison, stocked, seconds)
+        self._console.print(report.rows_table("the same rows after", await self._rows(chosen)))
+        self._print(report.summary(result))
+        self._print(report.BRIDGE_NOTE)
+        self._print(report.is_same(comparison))
+        if self._options.json_output:
+            sys.stdout.write(orjson.dumps(result.as_dict()).decode() + "\n")
+            sys.stdout.flush()
+        if self._options.keep:
+            await self._stay()
+        return EXIT_EQUAL if comparison.is_equal else EXIT_DIFFERENT
+
+    # ---- the pieces
+
+    def _config(self, state_directory: Path) -> Config:
+        """What a configuration file for this set-up would say."""
+        return Config.model_validate(
+            {
+                "name": "demo",
+                "aws": {"region": REGION, "endpoint_url": self._url},
+                "pipelines": [
+                    {
+                        "name": "products",
+                        "tables": [TABLE],
+                        "source": {"kind": "kinesis", "stream": STREAM, "mode": "fan_out"},
+                        "sinks": [
+                            {
+                                "name": "warehouse",
+                                "kind": "postgres",
+                                "dsn": self._postgres_server.dsn,
+                            }
+                        ],
+                    }
+                ],
+                "state_directory": str(state_directory),
+            }
+        )
+
+    @asynccontextmanager
+    async def _replicating(self) -> AsyncIterator[None]:
+        """The service, by the code of `run`; drained at the end of the block."""
+        stopping = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._service.run(stopping))
+            try:
+                yield
+            finally:
+                # An error of the block cancels the service; else it drains.
+                stopping.set()
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Shows progress during the block."""
+        progress = report.Progress(self._error_console, self._figures)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(progress.watch())
+            yield
+            watching.cancel()
+
+    async def _figures(self) -> report.Figures:
+        stats, said = self._service.stats, self._bridge.last
+        rows = await self._postgres.fetchval(f"SELECT count(*) FROM {TABLE} WHERE NOT deleted")  # noqa: S608 our own name
+        return report.Figures(
+            changes=stats.changes,
+            waiting=max(0, said.get("put", 0) - stats.records),
+            rows=rows,
+            duplicates=stats.duplicates,
+            late=said.get("late", 0),
+            latency_ms_p50=stats.latency_ms(0.5),
+            latency_ms_p99=stats.latency_ms(0.99),
+        )
+
+    async def _wait_for_records(self, count: int) -> None:
+        """Returns when the service has made that many records durable."""
+
+        async def is_durable() -> bool:
+            return self._service.stats.records >= count
+
+        await self._unless_interrupted(
+            stage.until(is_durable, CATCH_UP_SECONDS_MAX, f"not all of {count} records are durable")
+        )
+
+    async def _unless_interrupted(self, work: Awaitable[None]) -> None:
+        """Awaits the work. Raises Interrupted as soon as the operator wants to stop."""
+        doing = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self._interrupted.wait())
+        try:
+            await asyncio.wait((doing, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if self._interrupted.is_set():
+                raise Interrupted
+            await doing
+        finally:
+            doing.cancel()
+            stopped.cancel()
+
+    async def _choose_rows(self) -> list[str]:
+        found = await self._postgres.fetch(
+            "SELECT DISTINCT ON (item->>'name') id"  # noqa: S608 our own name
+            f" FROM {TABLE} ORDER BY item->>'name', id LIMIT {ROWS_SHOWN}"
+        )
+        return [row["id"] for row in found]
+
+    async def _rows(self, ids: list[str]) -> list[tuple[str, str, str, str]]:
+        found = await self._postgres.fetch(
+            "SELECT id, item->>'name' AS name, item->>'Stock' AS stock, item->>'Price' AS price"  # noqa: S608 our own name
+            f" FROM {TABLE} WHERE id = ANY($1) ORDER BY array_position($1, id)",
+            ids,
+        )
+        return [
+            (row["id"], row["name"] or "(delisted)", row["stock"] or "", row["price"] or "")
+            for row in found
+        ]
+
+    def _result(
+        self, comparison: compare.Comparison, stocked: int, seconds: float
+    ) -> report.Result:
+        stats, bridge, shop = self._service.stats, self._bridge.last, self._shop.last
+        return report.Result(
+            equal=comparison.is_equal,
+            items=comparison.items,
+            rows=comparison.rows,
+            seconds=round(seconds, 3),
+            changes=bridge["changes"],
+            changes_per_second=round((bridge["changes"] - stocked) / seconds, 1),
+            records=stats.records,
+            duplicates_injected=bridge["duplicates"],
+            duplicates_dropped=stats.duplicates,
+            late_injected=bridge["late"],
+            superseded=stats.superseded,
+            dead_letters=stats.dead_letters,
+            rows_written=stats.rows,
+            shards=self._options.shards,
+            latency_ms_p50=_rounded(stats.latency_ms(0.5)),
+            latency_ms_p99=_rounded(stats.latency_ms(0.99)),
+            latency_ms_max=_rounded(stats.latency_ms(1.0)),
+            calls=shop["calls"],
+            differences=comparison.differences,
+        )
+
+    async def _stay(self) -> None:
+        """Leaves everything running, the replication too, until the operator stops it."""
+        for line in (
+            "",
+            "Everything stays up, and keeps replicating, until Ctrl-C.",
+            *(f"  {way}" for way in stage.ways_in(self._postgres_server, self._url)),
+        ):
+            self._print(line)
+        await self._interrupted.wait()
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+@contextmanager
+def _one_cause() -> Iterator[None]:
+    """Raises the first error of a group alone: the others are mostly its echoes."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise next(_leaves(group)) from group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

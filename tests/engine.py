@@ -29,7 +29,7 @@ class Engine:
     source: Source
     sink: Sink[Any]
     store: LeaseStore
-    start: Position = TRIM_HORIZON
+    start: Position | None = TRIM_HORIZON
     owner: str = "worker"
     lease_seconds: float = 10.0
     discovery_seconds: float = 5.0

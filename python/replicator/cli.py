@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -130,7 +131,9 @@ def inspect(
     """
     from replicator import inspect as inspector  # noqa: PLC0415
 
-    raise typer.Exit(inspector.main(file, sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer))
+    # A closed standard input is an empty one.
+    stdin = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
+    raise typer.Exit(inspector.main(file, stdin, sys.stdout.buffer, sys.stderr.buffer))
 
 
 @app.command()

@@ -24,6 +24,7 @@ from replicator.lane import Inlet
 from replicator.model import (
     LATEST,
     SHARD_END,
+    TRIM_HORIZON,
     LeaseRow,
     Position,
     Stream,
@@ -57,13 +58,17 @@ class _Run:
 
 
 class Coordinator:
-    """Runs one pipeline's shards: `run` until told to stop."""
+    """Runs one pipeline's shards: `run` until told to stop.
+
+    `start` is where a stream that was never read begins; None means the oldest record,
+    and only into a sink that holds nothing yet.
+    """
 
     def __init__(
         self,
         *,
         name: str,
-        start: Position,
+        start: Position | None,
         owner: str,
         describe: Callable[[], Awaitable[Sequence[TableSchema]]],
         source: Source,
@@ -150,7 +155,14 @@ class Coordinator:
         """Law 5: the start becomes an instant once, stored before the first read."""
         if await self._sink.is_known(stream):
             return
-        start = self._start
+        if self._start is None and await self._sink.holds_data():
+            raise FatalError(
+                "position_missing",
+                f"the tables of {self._name} hold rows, but no position says up to where "
+                f"{stream.name} was read into them: say where to start with `start:` at the "
+                "source (TRIM_HORIZON is safe, older changes undo nothing), or empty the tables",
+            )
+        start = self._start or TRIM_HORIZON
         if start == LATEST:
             start = at_timestamp(await self._source.now_us())
         starts = first_starts(await self._source.shards(), start)

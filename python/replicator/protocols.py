@@ -111,6 +111,11 @@ class Sink(Protocol[PayloadT]):
         """True when `begin` was done for the stream."""
         ...
 
+    async def holds_data(self) -> bool:
+        """True when something is stored already in any place that it writes to. With
+        a stream that is not known, nobody can say up to where (law 7)."""
+        ...
+
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         """The stored position of every shard that has one."""
         ...

@@ -130,7 +130,11 @@ class Service:
 
         return Coordinator(
             name=self.config.qualified_name(pipeline),
-            start=parse_start(pipeline.source.start),
+            start=(
+                parse_start(pipeline.source.start)
+                if "start" in pipeline.source.model_fields_set
+                else None
+            ),
             owner=self.owner,
             describe=describe,
             source=source,

@@ -158,6 +158,14 @@ async def test_a_stream_created_again_is_another_stream(rig: Rig) -> None:
 # ---- fences and positions
 
 
+async def test_data_without_a_position_is_seen(rig: Rig) -> None:
+    sink = await rig.worker()
+    assert not await sink.holds_data()
+    fence = await sink.fence(STREAM, "shard", "worker")
+    await write(sink, pending(fence, [put("products", {"id": {"S": "1"}}, 1)]))
+    assert await (await rig.worker()).holds_data()
+
+
 async def test_a_raised_fence_kills_the_older_one(rig: Rig) -> None:
     mine, others = await rig.worker(), await rig.worker()
     await mine.begin(STREAM, {"shard-1": at_timestamp(5)})

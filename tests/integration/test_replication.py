@@ -69,6 +69,26 @@ async def test_a_restart_goes_on_where_the_sink_stands(stack: Stack, tmp_path: P
     assert changes == 3 * 400, "nothing is read twice"
 
 
+async def test_data_without_a_position_is_not_touched_until_told_where_to_start(
+    stack: Stack, tmp_path: Path
+) -> None:
+    shop = Shop(seed=8)
+    await stack.put(shop.changes(50))
+    async with run_worker(stack.config(), tmp_path / "log") as worker:
+        await stack.until_equal(shop.plain())
+        assert await worker.stop() == 0
+    await stack.fetch("DROP TABLE replicator_positions, replicator_streams")
+    async with run_worker(stack.config(), tmp_path / "log1") as worker:
+        async with asyncio.timeout(30):
+            assert await worker.process.wait() == 1
+        assert [entry["code"] for entry in said(worker, "failed")] == ["position_missing"]
+    await stack.put(shop.changes(50))
+    told = {"REPLICATOR_PIPELINES__P__SOURCE__START": "TRIM_HORIZON"}
+    async with run_worker(stack.config(), tmp_path / "log2", **told) as worker:
+        await stack.until_equal(shop.plain())
+        assert await worker.stop() == 0
+
+
 async def test_poison_is_kept_and_stops_nothing(stack: Stack, tmp_path: Path) -> None:
     shop = Shop(seed=3)
     first = shop.changes(100)

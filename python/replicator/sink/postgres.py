@@ -102,6 +102,14 @@ class PostgresSink:
         async with self._control.use(f"looking for stream {stream.name}") as connection:
             return bool(await connection.fetchval(self._state["is_known"], *self._key(stream)))
 
+    async def holds_data(self) -> bool:
+        sql = statements("document")["holds_data"]
+        async with self._control.use(f"looking into sink {self._settings.name}") as connection:
+            for table in self._tables:
+                if await connection.fetchval(fill(sql, table.identifiers())):
+                    return True
+        return False
+
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         async with self._control.use(f"reading positions of {stream.name}") as connection:
             rows = await connection.fetch(self._state["positions"], *self._key(stream))

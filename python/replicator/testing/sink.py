@@ -100,6 +100,9 @@ class MemorySink:
     async def is_known(self, stream: Stream) -> bool:
         return (self.pipeline, stream) in self.store.streams
 
+    async def holds_data(self) -> bool:
+        return bool(self.store.items)
+
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         return {
             shard_id: position

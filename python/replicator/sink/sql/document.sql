@@ -26,6 +26,9 @@ CREATE TEMPORARY TABLE IF NOT EXISTS {staging} (
     deleted boolean NOT NULL
 ) ON COMMIT DELETE ROWS
 
+-- name: holds_data
+SELECT EXISTS (SELECT FROM {table})
+
 -- name: merge
 -- $1 is the generation. Rows are taken in key order, so that two writers meet the rows
 -- they share in one order. A stored row is replaced by a newer version only.

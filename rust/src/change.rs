@@ -1,0 +1,394 @@
+//! Decoded changes and the batch that holds them.
+//!
+//! In: `Records`. Out: a `ChangeBatch`: changes, the arenas they point into, rejections, an order. Invariants: a
+//! refused record never costs a neighbour; every record is a change, a duplicate or a rejection; parts are
+//! shared, never copied, when batches are put together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::dedupe;
+use crate::error::{Code, Fault};
+use crate::key;
+use crate::record::{self, Arenas, Event, Precision, Version};
+use crate::records::{Records, Span};
+
+/// A change names no table.
+pub const NO_TABLE: u32 = u32::MAX;
+
+/// Buffers up to this size are fitted by copying.
+const COPIED_MAX: usize = 4 << 20;
+
+/// One decoded record: small facts, and places in its part's arenas.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// The version's value.
+    pub version: Version,
+    /// Creation time, UTC microseconds.
+    pub event_us: i64,
+    /// Hash of the canonical key.
+    pub key_hash: u64,
+    /// Hash of `eventID`.
+    pub id_hash: u64,
+    /// Canonical key, in the part's `keys`.
+    pub key: Span,
+    /// `eventID`, raw, in the payloads; empty when there is none.
+    pub id: Span,
+    /// `Keys`, raw, in the payloads.
+    pub keys: Span,
+    /// New image, raw, in the payloads.
+    pub new: Span,
+    /// Old image, raw, in the payloads.
+    pub old: Span,
+    /// New image, plain, in the part's `plain`.
+    pub plain: Span,
+    /// Index in the records.
+    pub record: u32,
+    /// Index in the part's tables, or `NO_TABLE`.
+    pub table: u32,
+    /// What happened.
+    pub event: Event,
+    /// What the version is made of.
+    pub precision: Precision,
+}
+
+/// A refused record.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// Where its bytes are.
+    pub records: Arc<Records>,
+    /// Index in the records.
+    pub index: u32,
+    /// Which of the concatenated batches it came from.
+    pub part: u32,
+    /// Stable slug.
+    pub code: Arc<str>,
+    /// For people.
+    pub message: String,
+    /// The table it names.
+    pub table: Option<Arc<str>>,
+}
+
+/// The changes of one `Records`, in order of arrival.
+#[derive(Debug)]
+pub struct Part {
+    /// The undecoded bytes.
+    pub records: Arc<Records>,
+    /// Every change, duplicates too.
+    pub changes: Vec<Change>,
+    /// Canonical keys.
+    pub keys: Vec<u8>,
+    /// Plain new images.
+    pub plain: Vec<u8>,
+    /// Names of tables.
+    pub tables: Vec<Arc<str>>,
+}
+
+impl Part {
+    fn nbytes(&self) -> usize {
+        self.records.nbytes()
+            + self.changes.capacity() * size_of::<Change>()
+            + self.keys.capacity()
+            + self.plain.capacity()
+    }
+}
+
+/// A change of a batch: which part, and which of its changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ref {
+    /// Index in the batch's parts.
+    pub part: u32,
+    /// Index in the part's changes.
+    pub index: u32,
+}
+
+/// Changes of one or more parts, exact duplicates out, in order.
+#[derive(Clone, Debug)]
+pub struct ChangeBatch {
+    /// The parts, shared with the batches they came from.
+    pub parts: Vec<Arc<Part>>,
+    /// Per part: which of the concatenated batches it came from.
+    origins: Vec<u32>,
+    /// Per part: its tables' indexes in `tables`.
+    maps: Vec<Vec<u32>>,
+    /// Names of tables.
+    pub tables: Vec<Arc<str>>,
+    /// The changes that count, in order.
+    pub order: Arc<Vec<Ref>>,
+    /// `order` is input order, duplicates too.
+    pub keep_all: bool,
+    /// Exact duplicates taken out.
+    pub duplicates: usize,
+    /// Changes whose order nothing but their arrival decided.
+    pub ambiguous: usize,
+    /// Refused records.
+    pub rejections: Vec<Rejection>,
+}
+
+/// A change and its part, to read from.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The part.
+    pub part: &'a Part,
+    /// The change.
+    pub change: &'a Change,
+    /// The table's index in the batch, or `NO_TABLE`.
+    pub table: u32,
+}
+
+impl<'a> View<'a> {
+    /// Canonical key.
+    pub fn key(&self) -> &'a [u8] {
+        self.change.key.of(&self.part.keys)
+    }
+
+    /// `eventID`, raw.
+    pub fn id(&self) -> &'a [u8] {
+        self.raw(self.change.id)
+    }
+
+    /// Bytes of the payloads.
+    pub fn raw(&self, span: Span) -> &'a [u8] {
+        span.of(self.part.records.arena())
+    }
+
+    /// New image, plain; empty when absent.
+    pub fn plain(&self) -> &'a [u8] {
+        self.change.plain.of(&self.part.plain)
+    }
+}
+
+/// Decodes, checks, takes out exact duplicates and orders.
+pub fn decode(records: Arc<Records>, table: Option<&str>, keep_all: bool) -> ChangeBatch {
+    let (part, rejections) = decode_part(records, table);
+    let tables = part.tables.clone();
+    let maps = vec![(0..tables.len() as u32).collect()];
+    let refs = (0..part.changes.len() as u32).map(|index| Ref { part: 0, index }).collect();
+    let mut batch = ChangeBatch {
+        parts: vec![Arc::new(part)],
+        origins: vec![0],
+        maps,
+        tables,
+        order: Arc::new(Vec::new()),
+        keep_all,
+        duplicates: 0,
+        ambiguous: 0,
+        rejections,
+    };
+    batch.arrange(refs);
+    batch
+}
+
+fn decode_part(records: Arc<Records>, default: Option<&str>) -> (Part, Vec<Rejection>) {
+    let arena = records.arena();
+    let mut arenas = Arenas::new(arena.len(), records.len());
+    let mut changes = Vec::with_capacity(records.len());
+    let mut tables = Tables { names: Vec::new(), default };
+    let mut refused = Vec::new();
+    let all_utf8 = simdutf8::basic::from_utf8(arena).is_ok();
+    for (index, entry) in records.entries().iter().enumerate() {
+        let base = entry.payload.start;
+        let b = entry.payload.of(arena);
+        let (key, plain) = (arenas.keys.len(), arenas.end);
+        // All valid and begun at a character: valid, and so is the one before.
+        let utf8 = if all_utf8 && !ends_inside_character(arena, entry.payload) {
+            Ok(())
+        } else {
+            std::str::from_utf8(b).map(|_| ()).map_err(|error| Fault::new(Code::InvalidUtf8, error.valid_up_to()))
+        };
+        match utf8.and_then(|()| record::read(b, &mut arenas)) {
+            Ok(found) => {
+                let shift = |span: Span| Span { start: if span.is_empty() { 0 } else { base + span.start }, ..span };
+                let id = Span::new(found.event_id.start, found.event_id.end);
+                let key = Span::new(key, arenas.keys.len());
+                changes.push(Change {
+                    version: found.version,
+                    event_us: found.event_us,
+                    key_hash: key::hash(key.of(&arenas.keys)),
+                    id_hash: key::hash(id.of(b)),
+                    key,
+                    id: shift(id),
+                    keys: shift(found.keys),
+                    new: shift(found.new),
+                    old: shift(found.old),
+                    plain: found.plain,
+                    record: index as u32,
+                    table: tables.index(found.table.map(|text| text.bytes(b)).as_deref()),
+                    event: found.event,
+                    precision: found.precision,
+                });
+            }
+            Err(fault) => {
+                arenas.keys.truncate(key);
+                arenas.end = plain;
+                refused.push((index as u32, fault));
+            }
+        }
+    }
+    arenas.plain.truncate(arenas.end);
+    let (keys, plain) = (fitted(arenas.keys), fitted(arenas.plain));
+    let rejections = refused
+        .into_iter()
+        .map(|(index, fault)| Rejection {
+            table: record::table_named(records.payload(index as usize)).as_deref().or(default).map(Arc::from),
+            records: Arc::clone(&records),
+            index,
+            part: 0,
+            code: Arc::from(fault.code.slug()),
+            message: fault.message(),
+        })
+        .collect();
+    let part = Part { records, changes, keys, plain, tables: tables.names };
+    (part, rejections)
+}
+
+/// The buffer without unused room worth the trouble. What is left of a small one is copied: shrinking it would
+/// hand its pages back to the system with every batch, and the next batch would pay for getting them again.
+fn fitted(mut buffer: Vec<u8>) -> Vec<u8> {
+    if buffer.capacity() / 2 <= buffer.len() {
+        return buffer;
+    }
+    if buffer.capacity() <= COPIED_MAX {
+        return buffer.as_slice().to_vec();
+    }
+    buffer.shrink_to_fit();
+    buffer
+}
+
+/// The byte behind the payload, or its first one, continues a character.
+fn ends_inside_character(arena: &[u8], payload: Span) -> bool {
+    let continues = |at: usize| arena.get(at).is_some_and(|c| c & 0xC0 == 0x80);
+    continues(payload.start as usize) || continues(payload.start as usize + payload.len as usize)
+}
+
+/// The tables seen so far; a batch has few.
+struct Tables<'a> {
+    names: Vec<Arc<str>>,
+    default: Option<&'a str>,
+}
+
+impl Tables<'_> {
+    #[inline]
+    fn index(&mut self, name: Option<&[u8]>) -> u32 {
+        let Some(name) = name.or(self.default.map(str::as_bytes)) else { return NO_TABLE };
+        if let Some(index) = self.names.iter().position(|known| known.as_bytes() == name) {
+            return index as u32;
+        }
+        self.names.push(Arc::from(String::from_utf8_lossy(name)));
+        self.names.len() as u32 - 1
+    }
+}
+
+impl ChangeBatch {
+    /// One batch over several, ordered and deduped across them.
+    pub fn concat(batches: &[Arc<Self>]) -> Self {
+        let mut all = Self {
+            parts: Vec::new(),
+            origins: Vec::new(),
+            maps: Vec::new(),
+            tables: Vec::new(),
+            order: Arc::new(Vec::new()),
+            keep_all: false,
+            duplicates: 0,
+            ambiguous: 0,
+            rejections: Vec::new(),
+        };
+        let mut refs = Vec::with_capacity(batches.iter().map(|batch| batch.order.len()).sum());
+        for (part, batch) in batches.iter().enumerate() {
+            let first = all.parts.len() as u32;
+            for (from, map) in batch.parts.iter().zip(&batch.maps) {
+                all.parts.push(Arc::clone(from));
+                all.origins.push(part as u32);
+                let map = map.iter().map(|&index| all.table(&batch.tables[index as usize])).collect();
+                all.maps.push(map);
+            }
+            let from = refs.len();
+            refs.extend(batch.order.iter().map(|r| Ref { part: first + r.part, index: r.index }));
+            // What arrival decides, decide it again by arrival.
+            refs[from..].sort_unstable_by_key(|r: &Ref| (r.part, r.index));
+            all.duplicates += batch.duplicates;
+            all.rejections.extend(batch.rejections.iter().cloned().map(|r| Rejection { part: part as u32, ..r }));
+        }
+        all.arrange(refs);
+        all
+    }
+
+    fn table(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(index) = self.tables.iter().position(|known| known == name) {
+            return index as u32;
+        }
+        self.tables.push(Arc::clone(name));
+        self.tables.len() as u32 - 1
+    }
+
+    /// Takes duplicates out of the changes given in order of arrival, and orders the rest.
+    fn arrange(&mut self, refs: Vec<Ref>) {
+        if self.keep_all {
+            self.order = Arc::new(refs);
+            return;
+        }
+        let arranged = dedupe::arrange(self, refs);
+        self.order = Arc::new(arranged.order);
+        self.duplicates += arranged.duplicates;
+        self.ambiguous = arranged.ambiguous;
+    }
+
+    /// The changes in the order that decides what is newest, also where the batch keeps all.
+    pub fn decided(&self) -> Arc<Vec<Ref>> {
+        if self.keep_all { Arc::new(dedupe::arrange(self, self.order.to_vec()).order) } else { Arc::clone(&self.order) }
+    }
+
+    /// A change and its part.
+    #[inline]
+    pub fn view(&self, r: Ref) -> View<'_> {
+        let part = &self.parts[r.part as usize];
+        let change = &part.changes[r.index as usize];
+        let table = self.maps[r.part as usize].get(change.table as usize).copied().unwrap_or(NO_TABLE);
+        View { part, change, table }
+    }
+
+    /// All changes, in order.
+    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.order.iter().map(|&r| self.view(r))
+    }
+
+    /// The change as a rejection with this code and message.
+    pub fn reject(&self, r: Ref, code: &str, message: String) -> Rejection {
+        let view = self.view(r);
+        Rejection {
+            records: Arc::clone(&view.part.records),
+            index: view.change.record,
+            part: self.origins.get(r.part as usize).copied().unwrap_or(0),
+            code: Arc::from(code),
+            message,
+            table: self.tables.get(view.table as usize).cloned(),
+        }
+    }
+
+    /// Memory held.
+    pub fn nbytes(&self) -> usize {
+        self.parts.iter().map(|part| part.nbytes()).sum::<usize>() + self.order.capacity() * size_of::<Ref>()
+    }
+
+    /// Records decoded.
+    pub fn records(&self) -> usize {
+        self.order.len() + self.duplicates + self.rejections.len()
+    }
+
+    /// Changes per table.
+    pub fn table_counts(&self) -> BTreeMap<Option<Arc<str>>, usize> {
+        let mut counts = BTreeMap::new();
+        for view in self.views() {
+            *counts.entry(self.tables.get(view.table as usize).cloned()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Earliest and latest creation time, UTC microseconds.
+    pub fn event_us(&self) -> Option<(i64, i64)> {
+        self.views().map(|view| view.change.event_us).fold(None, |range, us| {
+            let (first, last) = range.unwrap_or((us, us));
+            Some((us.min(first), us.max(last)))
+        })
+    }
+}

@@ -1,0 +1,31 @@
+//! The core of `replicator`: bytes in, bytes out, a batch at a time.
+//!
+//! The way of one change through the files:
+//!
+//! 1. [`frame`] takes the body of SubscribeToShard apart, checks both checksums and decodes the base64 of every
+//!    `Data` into one arena, [`records`]. ([`document`] does the same for files.)
+//! 2. [`record`] reads one record's envelope; [`value`] checks its images and, in the same pass, writes the
+//!    new one as plain JSON; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of
+//!    them walk the bytes with [`scan`].
+//! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
+//! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
+//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines.
+//!
+//! The crate does no I/O and owns no thread, clock or global. Only `python.rs` knows Python.
+
+pub mod canonical;
+pub mod change;
+pub mod dedupe;
+pub mod document;
+pub mod encode;
+pub mod error;
+pub mod frame;
+pub mod key;
+pub mod number;
+pub mod record;
+pub mod records;
+pub mod scan;
+pub mod value;
+
+#[cfg(feature = "python")]
+mod python;

@@ -1,0 +1,384 @@
+//! One record to one change: the envelope of both sources.
+//!
+//! In: a record's bytes (a payload of Kinesis Data Streams for DynamoDB, or a DynamoDB Streams record). Out: a
+//! `Found`, whose images are checked and whose new image is already written plain. Invariants: members may
+//! come in any order; unknown ones are skipped, but must be JSON; one that is `null` is absent; of a member
+//! that comes twice the last counts. Nothing is allocated.
+//!
+//! Shapes: <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/kds_using-shards-and-metrics.html> and
+//! <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_StreamRecord.html>.
+
+use crate::error::{Code, Fault};
+use crate::key;
+use crate::number::Number;
+use crate::records::Span;
+use crate::scan::{self, Text, byte};
+use crate::value::{self, Elements, Place};
+
+/// 9999-12-31T23:59:59.999999Z, the last instant that other tools can show.
+const CREATION_US_MAX: i64 = 253_402_300_799_999_999;
+const SEQUENCE_DIGITS_MAX: usize = 40;
+
+/// What happened to the item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was new.
+    Insert,
+    /// It was there already.
+    Modify,
+    /// It is gone.
+    Remove,
+}
+
+impl Event {
+    /// The wire's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Modify => "MODIFY",
+            Self::Remove => "REMOVE",
+        }
+    }
+}
+
+/// What a version's value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Creation time, exact to the microsecond.
+    Microsecond,
+    /// Creation time, exact to the millisecond.
+    Millisecond,
+    /// A sequence number of DynamoDB Streams.
+    Sequence,
+}
+
+/// A version's value, up to 40 digits: limbs to the base 10^16, the greatest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub [u64; 3]);
+
+impl Version {
+    const BASE: u64 = 10_000_000_000_000_000;
+
+    /// The version of a creation time.
+    pub const fn from_us(us: u64) -> Self {
+        Self([0, us / Self::BASE, us % Self::BASE])
+    }
+
+    /// The version of a sequence number.
+    pub fn from_digits(digits: &[u8]) -> Option<Self> {
+        if digits.is_empty() || digits.len() > SEQUENCE_DIGITS_MAX || !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let mut limbs = [0; 3];
+        for (limb, chunk) in limbs.iter_mut().rev().zip(digits.rchunks(16)) {
+            *limb = chunk.iter().fold(0, |value, c| value * 10 + u64::from(c - b'0'));
+        }
+        Some(Self(limbs))
+    }
+
+    /// Its decimal text, appended.
+    pub fn write(self, out: &mut Vec<u8>) {
+        let first = self.0.iter().position(|&limb| limb != 0).unwrap_or(2);
+        for (i, &limb) in self.0.iter().enumerate().skip(first) {
+            let mut buffer = itoa::Buffer::new();
+            let text = buffer.format(limb).as_bytes();
+            if i > first {
+                out.extend_from_slice(&b"0000000000000000"[text.len()..]);
+            }
+            out.extend_from_slice(text);
+        }
+    }
+
+    /// Its groups of four decimal digits, the greatest first, without leading ones that are 0.
+    pub fn groups(self, groups: &mut [u16; 12]) -> &[u16] {
+        for (four, limb) in groups.chunks_exact_mut(4).zip(self.0) {
+            let mut rest = limb;
+            for group in four.iter_mut().rev() {
+                *group = (rest % 10_000) as u16;
+                rest /= 10_000;
+            }
+        }
+        let first = groups.iter().position(|&group| group != 0).unwrap_or(groups.len());
+        &groups[first..]
+    }
+}
+
+/// A record, read: spans are places in the record, those of `key` and `plain` in the arenas given.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// What happened.
+    pub event: Event,
+    /// What the version is made of.
+    pub precision: Precision,
+    /// The version's value.
+    pub version: Version,
+    /// Creation time, UTC microseconds.
+    pub event_us: i64,
+    /// `tableName`, or the name out of `eventSourceARN`.
+    pub table: Option<Text>,
+    /// `eventID`, when there is one.
+    pub event_id: Text,
+    /// `Keys`.
+    pub keys: Span,
+    /// `NewImage`.
+    pub new: Span,
+    /// `OldImage`.
+    pub old: Span,
+    /// The new image's plain form in the output.
+    pub plain: Span,
+}
+
+/// The buffers that all records of a batch share.
+pub struct Arenas {
+    /// Canonical keys.
+    pub keys: Vec<u8>,
+    /// Plain new images, and room behind them.
+    pub plain: Vec<u8>,
+    /// End of what is used of `plain`.
+    pub end: usize,
+    /// For sorting sets.
+    pub elements: Elements,
+}
+
+impl Arenas {
+    /// For records of this many bytes together.
+    pub fn new(bytes: usize, records: usize) -> Self {
+        Self {
+            keys: Vec::with_capacity(records * 64),
+            // Mostly less than half of a record is its new image, and plain it is shorter still.
+            plain: Vec::with_capacity(bytes / 2 + value::SLACK),
+            end: 0,
+            elements: Vec::new(),
+        }
+    }
+
+    /// Makes the output long enough for the plain form of this many bytes. (Only as far as is needed:
+    /// pages that are never touched cost nothing.)
+    #[inline]
+    fn make_room(&mut self, bytes: usize) {
+        let len = self.end + bytes + value::SLACK;
+        if self.plain.len() < len {
+            self.plain.resize(len, 0);
+        }
+    }
+}
+
+/// What the members said, before it is put together.
+#[derive(Default)]
+struct Members {
+    event: Option<Text>,
+    event_id: Text,
+    table: Option<Text>,
+    arn: Option<Text>,
+    is_kinesis: bool,
+    is_streams: bool,
+    time: Option<Text>,
+    precision: Option<Text>,
+    sequence: Option<Text>,
+    keys: Span,
+    new: Span,
+    old: Span,
+    plain: Span,
+}
+
+/// Reads one record. What a failure left in the arenas is for the caller to cut off.
+pub fn read(b: &[u8], arenas: &mut Arenas) -> Result<Found, Fault> {
+    let mut found = Members::default();
+    let start = scan::space(b, 0);
+    if byte(b, start) != b'{' {
+        let end = scan::space(b, scan::skip(b, start)?);
+        return Err(Fault::new(if end == b.len() { Code::InvalidEnvelope } else { Code::TrailingText }, start));
+    }
+    // By length first: whole words are compared then, not byte after byte.
+    let end = scan::object(b, start, |name, at| match name.len() {
+        8 if name == b"dynamodb" && byte(b, at) == b'{' => dynamodb(b, at, arenas, &mut found),
+        9 if name == b"eventName" => text(b, at, &mut found.event),
+        7 if name == b"eventID" => {
+            let mut id = None;
+            let end = text(b, at, &mut id)?;
+            found.event_id = id.unwrap_or_default();
+            Ok(end)
+        }
+        9 if name == b"tableName" => {
+            let end = text(b, at, &mut found.table)?;
+            found.is_kinesis |= found.table.is_some();
+            Ok(end)
+        }
+        14 if name == b"eventSourceARN" => {
+            found.is_streams = true;
+            text(b, at, &mut found.arn)
+        }
+        12 if name == b"eventVersion" => {
+            found.is_streams = true;
+            scan::skip(b, at)
+        }
+        12 if name == b"recordFormat" => {
+            found.is_kinesis = true;
+            scan::skip(b, at)
+        }
+        8 if name == b"dynamodb" && byte(b, at) != b'n' => Err(envelope(b, at)),
+        _ => scan::skip(b, at),
+    })?;
+    let end = scan::space(b, end);
+    if end != b.len() {
+        return Err(Fault::new(Code::TrailingText, end));
+    }
+    found.into_found(b)
+}
+
+/// The members of `dynamodb`.
+#[inline(always)]
+fn dynamodb(b: &[u8], at: usize, arenas: &mut Arenas, found: &mut Members) -> Result<usize, Fault> {
+    scan::object(b, at, |name, at| match name.len() {
+        4 if name == b"Keys" && byte(b, at) != b'n' => {
+            if !found.keys.is_empty() {
+                return Err(Fault::new(Code::InvalidKey, at));
+            }
+            let end = key::read(b, at, &mut arenas.keys)?;
+            found.keys = Span::new(at, end);
+            Ok(end)
+        }
+        8 if name == b"NewImage" && byte(b, at) != b'n' => {
+            let o = arenas.end;
+            arenas.make_room(b.len() - at);
+            let place = value::image::<true>(b, &mut arenas.plain, &mut arenas.elements, Place { at, o })?;
+            found.new = Span::new(at, place.at);
+            found.plain = Span::new(o, place.o);
+            arenas.end = place.o;
+            Ok(place.at)
+        }
+        8 if name == b"OldImage" && byte(b, at) != b'n' => {
+            let place = value::image::<false>(b, &mut [], &mut arenas.elements, Place { at, o: 0 })?;
+            found.old = Span::new(at, place.at);
+            Ok(place.at)
+        }
+        27 if name == b"ApproximateCreationDateTime" => {
+            if matches!(byte(b, at), b'-' | b'0'..=b'9') {
+                let end = scan::number(b, at)?;
+                found.time = Some(Text { start: at, end, escaped: false });
+                Ok(end)
+            } else if byte(b, at) == b'n' {
+                scan::skip(b, at)
+            } else {
+                scan::skip(b, at)?;
+                Err(Fault::new(Code::InvalidCreationTime, at))
+            }
+        }
+        36 if name == b"ApproximateCreationDateTimePrecision" => text(b, at, &mut found.precision),
+        14 if name == b"SequenceNumber" => text(b, at, &mut found.sequence),
+        14 if name == b"StreamViewType" => {
+            found.is_streams = true;
+            scan::skip(b, at)
+        }
+        _ => scan::skip(b, at),
+    })
+}
+
+/// A field that is a string or null.
+#[inline(always)]
+fn text(b: &[u8], at: usize, into: &mut Option<Text>) -> Result<usize, Fault> {
+    match byte(b, at) {
+        b'"' => {
+            let text = scan::string(b, at + 1)?;
+            *into = Some(text);
+            Ok(text.end + 1)
+        }
+        b'n' => scan::skip(b, at),
+        _ => Err(envelope(b, at)),
+    }
+}
+
+#[cold]
+fn envelope(b: &[u8], at: usize) -> Fault {
+    match scan::skip(b, at) {
+        Ok(_) => Fault::new(Code::InvalidEnvelope, at),
+        Err(fault) => fault,
+    }
+}
+
+impl Members {
+    #[inline(always)]
+    fn into_found(self, b: &[u8]) -> Result<Found, Fault> {
+        let event = match self.event {
+            None => return Err(Fault::new(Code::MissingEventName, b.len())),
+            Some(text) => match &b[text.start..text.end] {
+                b"MODIFY" => Event::Modify,
+                b"INSERT" => Event::Insert,
+                b"REMOVE" => Event::Remove,
+                _ => return Err(Fault::new(Code::UnknownEventName, text.start)),
+            },
+        };
+        if self.keys.is_empty() {
+            return Err(Fault::new(Code::MissingKeys, b.len()));
+        }
+        let (mut precision, power) = match self.precision {
+            Some(text) => match &b[text.start..text.end] {
+                b"MICROSECOND" => (Precision::Microsecond, 0),
+                b"MILLISECOND" => (Precision::Millisecond, 3),
+                _ => return Err(Fault::new(Code::UnknownPrecision, text.start)),
+            },
+            None if self.sequence.is_some() => (Precision::Sequence, 6),
+            None if self.is_streams && !self.is_kinesis => {
+                return Err(Fault::new(Code::MissingSequenceNumber, b.len()));
+            }
+            None => (Precision::Millisecond, 3),
+        };
+        let time = self.time.ok_or(Fault::new(Code::MissingCreationTime, b.len()))?;
+        let event_us = instant(&b[time.start..time.end], power)
+            .filter(|us| (0..=CREATION_US_MAX).contains(us))
+            .ok_or(Fault::new(Code::InvalidCreationTime, time.start))?;
+        let version = match self.sequence {
+            Some(text) => {
+                precision = Precision::Sequence;
+                Version::from_digits(&b[text.start..text.end])
+                    .ok_or(Fault::new(Code::InvalidSequenceNumber, text.start))?
+            }
+            None => Version::from_us(event_us.unsigned_abs()),
+        };
+        let table = self.table.or_else(|| self.arn.and_then(|arn| table_of(b, arn)));
+        Ok(Found {
+            event,
+            precision,
+            version,
+            event_us,
+            table: table.filter(|text| text.end > text.start),
+            event_id: self.event_id,
+            keys: self.keys,
+            new: self.new,
+            old: self.old,
+            plain: self.plain,
+        })
+    }
+}
+
+/// A creation time's text × 10^power as microseconds.
+#[inline(always)]
+fn instant(text: &[u8], power: i32) -> Option<i64> {
+    if text.len() <= 18 && text.iter().all(u8::is_ascii_digit) {
+        let value = text.iter().fold(0_i64, |value, c| value * 10 + i64::from(c - b'0'));
+        return value.checked_mul(10_i64.pow(power.unsigned_abs()));
+    }
+    Number::parse(text).ok()?.scaled(power)
+}
+
+/// The table's name in `arn:aws:dynamodb:…:table/NAME/stream/…`. (A name needs no escapes.)
+fn table_of(b: &[u8], arn: Text) -> Option<Text> {
+    let text = &b[arn.start..arn.end];
+    let start = memchr::memmem::find(text, b":table/")? + 7;
+    let len = memchr::memchr(b'/', &text[start..]).unwrap_or(text.len() - start);
+    Some(Text { start: arn.start + start, end: arn.start + start + len, escaped: arn.escaped })
+}
+
+/// The table a refused record names, if that much can be read.
+#[cold]
+pub fn table_named(b: &[u8]) -> Option<String> {
+    let (mut table, mut arn) = (None, None);
+    // An error only ends the search: what was found until then stands.
+    let _ = scan::object(b, scan::space(b, 0), |name, at| match name {
+        b"tableName" => text(b, at, &mut table),
+        b"eventSourceARN" => text(b, at, &mut arn),
+        _ => scan::skip(b, at),
+    });
+    let found = table.or_else(|| arn.and_then(|arn| table_of(b, arn)))?;
+    Some(found.text(b)).filter(|name| !name.is_empty())
+}

@@ -158,6 +158,37 @@ async def test_a_stream_created_again_is_another_stream(rig: Rig) -> None:
 # ---- fences and positions
 
 
+@pytest.mark.parametrize("split", [(1, 2), (2, 1), (1, 1, 1)])
+async def test_changes_of_one_instant_follow_the_chain_of_images_across_writes(
+    rig: Rig, split: tuple[int, ...]
+) -> None:
+    key = {"id": {"S": "1"}}
+    first, second = {**key, "n": {"N": "1.0"}}, {**key, "n": {"N": "2"}}
+    history = [
+        put("products", key, 7, n={"N": "1"}),
+        put("products", key, 7, first, n={"N": "2.0"}),
+        put("products", key, 7, second, n={"N": "3"}),
+    ]
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard", "worker")
+    at = 0
+    for length in split:
+        result = await write(sink, pending(fence, history[at : at + length], first=at + 1))
+        assert (result.rows, result.duplicates, result.superseded) == (1, 0, 0)
+        at += length
+    expected: Content = {("1",): ({"id": "1", "n": Decimal(3)}, Decimal(7))}
+    assert await rig.content(PRODUCTS) == expected
+    again = await write(sink, pending(fence, history[1:2], first=9))
+    assert (again.rows, again.superseded) == (0, 1), "what came before it changes nothing"
+    again = await write(sink, pending(fence, history[2:], first=10))
+    assert (again.rows, again.duplicates) == (0, 1)
+    gone = await write(
+        sink, pending(fence, [remove("products", key, 7, {**key, "n": {"N": "3"}})], first=11)
+    )
+    assert gone.rows == 1
+    assert await rig.content(PRODUCTS) == {("1",): (None, Decimal(7))}
+
+
 async def test_data_without_a_position_is_seen(rig: Rig) -> None:
     sink = await rig.worker()
     assert not await sink.holds_data()

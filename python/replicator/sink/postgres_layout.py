@@ -59,6 +59,11 @@ class DocumentTable:
         return f"replicator_staging_{self.number}"
 
     @property
+    def before(self) -> str:
+        """Likewise, of the table that holds what the rows' changes began with."""
+        return f"replicator_before_{self.number}"
+
+    @property
     def columns(self) -> Mapping[str, str]:
         """Name → type of every column, keys first."""
         return {key.name: key.type for key in self.keys} | dict(OWN_COLUMNS)
@@ -70,6 +75,10 @@ class DocumentTable:
             "table": quoted(self.schema, self.name),
             "view": quoted(self.schema, self.view),
             "staging": quoted("pg_temp", self.staging),
+            "before": quoted("pg_temp", self.before),
+            "same_key": " AND ".join(
+                f"stored.{quoted(key.name)} = staged.{quoted(key.name)}" for key in self.keys
+            ),
             "keys": ", ".join(quoted(key.name) for key in self.keys),
             "key_columns": ",\n    ".join(key.definition for key in self.keys),
             "compression": " COMPRESSION lz4" if has_lz4 else "",

@@ -60,17 +60,26 @@ class DocumentMerge:
         staged = len(part.rows)
         if not staged:
             return Merged()
-        await self._stage(connection, part.copy)
+        await self._copy(connection, self._table.staging, part.copy)
         written = _affected(await connection.execute(self._sql["merge"], self._generation))
         if written == staged:
             return Merged(rows=written)
-        # The slow path: redelivered and late changes. Ties between batches belong here
-        # (two changes of a key at one instant, the second one's old image being the stored
-        # item): they need the old images in the staging table.
-        equal = await connection.fetchval(self._sql["count_equal"], self._generation)
-        # Equal are those just written and those that the table held before.
-        duplicates = int(equal) - written
-        return Merged(written, duplicates, superseded=staged - int(equal))
+        # The slow path: redelivered and late changes, and other changes of the same instant.
+        equal, tied = await connection.fetchrow(self._sql["count_equal"], self._generation)
+        later = await self._settle_ties(connection, part) if tied else 0
+        return Merged(
+            rows=written + later,
+            # Equal are those just written and those that the table held before.
+            duplicates=equal - written - tied,
+            superseded=staged - equal + tied - later,
+        )
+
+    async def _settle_ties(self, connection: Connection, part: TablePayload) -> int:
+        """Law 3 across batches: how many of the changes that share an instant with the
+        stored one came after it, and so replaced it."""
+        await connection.execute(self._sql["create_before"])
+        await self._copy(connection, self._table.before, part.rows.copy_before())
+        return _affected(await connection.execute(self._sql["settle_ties"], self._generation))
 
     async def merge_carefully(self, connection: Connection, part: TablePayload) -> Merged:
         """As `merge`, but rows that the server refuses become rejections. In place of a
@@ -110,7 +119,7 @@ class DocumentMerge:
         await connection.execute(self._session_sql["savepoint"])
         refusal: asyncpg.PostgresError | None = None
         try:
-            await self._stage(connection, rows)
+            await self._copy(connection, self._table.staging, rows)
             await connection.execute(self._sql["merge"], self._generation)
         except asyncpg.PostgresError as error:
             if refusal_code(error) is None:
@@ -119,12 +128,12 @@ class DocumentMerge:
         await connection.execute(self._session_sql["back"])
         return refusal
 
-    async def _stage(self, connection: Connection, rows: bytes) -> None:
+    async def _copy(self, connection: Connection, table: str, rows: bytes) -> None:
         # asyncpg takes `bytes` for a file's path. A large payload goes in chunks, so that a
         # server that doesn't read fills a window, not our memory a second time.
         view = memoryview(rows)
         await connection.copy_to_table(
-            self._table.staging,
+            table,
             schema_name="pg_temp",
             # Buffers are taken too, whatever the driver's types say.
             source=cast(Any, view if len(view) <= _CHUNK_BYTES else _chunks(view)),

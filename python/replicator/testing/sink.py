@@ -45,6 +45,8 @@ class MemoryPayload:
 
     pending: tuple[Pending, ...]
     rows: Mapping[tuple[str, Key], StoredItem]
+    before: Mapping[tuple[str, Key], Mapping[str, Any] | None]
+    """The item before the row's first change of its instant, where that is told."""
     rejections: tuple[Rejection, ...]
 
 
@@ -152,7 +154,8 @@ class MemoryWriter:
         for name in batch.tables:
             if name is not None and (table := self._sink.tables.get(name)) is not None:
                 rejections += batch.newest(name, table.keys).rejections
-        return MemoryPayload(tuple(pending), self._rows(batch), tuple(rejections))
+        rows, before = self._rows(batch)
+        return MemoryPayload(tuple(pending), rows, before, tuple(rejections))
 
     async def write(self, payload: MemoryPayload) -> WriteResult:
         if self._sink.on_write is not None:
@@ -184,8 +187,11 @@ class MemoryWriter:
             if old is None or (new.generation, new.version) > (old.generation, old.version):
                 store.items[key] = new
                 rows += 1
-            elif new.version == old.version:
+            elif new.version == old.version and new.item == old.item:
                 duplicates += 1
+            elif new.version == old.version and payload.before.get(key, ...) == old.item:
+                store.items[key] = new
+                rows += 1
         dead_letters = []
         for rejection in payload.rejections:
             fence = payload.pending[rejection.part].fence
@@ -207,9 +213,13 @@ class MemoryWriter:
             rejected_by_code=Counter(one.code for one in payload.rejections),
         )
 
-    def _rows(self, batch: ChangeBatch) -> dict[tuple[str, Key], StoredItem]:
-        """The newest change per key: within a batch the last one, whatever its version."""
+    def _rows(
+        self, batch: ChangeBatch
+    ) -> tuple[dict[tuple[str, Key], StoredItem], dict[tuple[str, Key], Mapping[str, Any] | None]]:
+        """The newest change per key: within a batch the last one, whatever its version.
+        And what the first change of that instant began with."""
         rows: dict[tuple[str, Key], StoredItem] = {}
+        before: dict[tuple[str, Key], Mapping[str, Any] | None] = {}
         typed = batch.json_lines("dynamodb").splitlines()
         for line, typed_line in zip(batch.json_lines("plain").splitlines(), typed, strict=True):
             change = json.loads(line, parse_float=Decimal, parse_int=Decimal)
@@ -222,6 +232,11 @@ class MemoryWriter:
             if change["item"] is None and change["event"] != "REMOVE":
                 continue
             key = tuple(change["key"][name] for name, _ in table.keys)
+            earlier = rows.get((table.name, key))
+            if earlier is None or earlier.version != Decimal(change["version"]):
+                before.pop((table.name, key), None)
+                if change["old"] is not None or change["event"] == "INSERT":
+                    before[table.name, key] = change["old"]
             item = None if change["event"] == "REMOVE" else change["item"]
             rows[table.name, key] = StoredItem(item, Decimal(change["version"]))
-        return rows
+        return rows, before

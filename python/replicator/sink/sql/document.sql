@@ -43,7 +43,28 @@ ON CONFLICT ({keys}) DO UPDATE
 
 -- name: count_equal
 -- After the merge: staged rows whose version is the stored one, the rows just written
--- among them.
-SELECT count(*)
+-- among them; and how many of these are another change than the stored one.
+SELECT count(*) AS equal,
+       count(*) FILTER (
+           WHERE (staged.item, staged.deleted) IS DISTINCT FROM (stored.item, stored.deleted)
+       ) AS tied
 FROM {staging} AS staged JOIN {table} AS stored USING ({keys})
 WHERE stored.generation = $1::bigint AND stored.version = staged.version
+
+-- name: create_before
+CREATE TEMPORARY TABLE IF NOT EXISTS {before} (
+    {key_columns},
+    before jsonb
+) ON COMMIT DELETE ROWS
+
+-- name: settle_ties
+-- Two changes of one key at one instant: the later one is that which began with what the
+-- other left. NULL says that there was no item.
+UPDATE {table} AS stored
+SET item = staged.item, deleted = staged.deleted
+FROM {staging} AS staged JOIN {before} AS first USING ({keys})
+WHERE {same_key}
+  AND stored.generation = $1::bigint
+  AND stored.version = staged.version
+  AND (staged.item, staged.deleted) IS DISTINCT FROM (stored.item, stored.deleted)
+  AND CASE WHEN first.before IS NULL THEN stored.deleted ELSE stored.item = first.before END

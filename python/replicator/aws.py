@@ -8,6 +8,7 @@ configuration file, a log or an error message.
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -61,7 +62,7 @@ class _RoleCredentials:
         fetcher = AioAssumeRoleCredentialFetcher(
             client_creator=functools.partial(
                 self._source.create_client,
-                region_name=self._settings.region,
+                region_name=_region(self._settings),
                 endpoint_url=self._settings.endpoint_url,
                 config=_client_config(READ_TIMEOUT_SECONDS),
             ),
@@ -102,7 +103,7 @@ async def aws_client(
         session = make_session(settings)
     context = session.create_client(
         service,
-        region_name=settings.region,
+        region_name=_region(settings),
         endpoint_url=settings.endpoint_url,
         config=_client_config(read_timeout_seconds),
     )
@@ -120,6 +121,11 @@ async def aws_client(
         yield client
     finally:
         await context.__aexit__(None, None, None)
+
+
+def _region(settings: AWSSettings) -> str | None:
+    # The driver itself reads AWS_DEFAULT_REGION only; every other AWS tool knows both.
+    return settings.region or os.environ.get("AWS_REGION")
 
 
 def _client_config(read_timeout_seconds: float) -> AioConfig:

@@ -139,7 +139,7 @@ async def test_sigkill_leaves_no_position_behind_or_ahead_of_its_data(
             if kill in {6, 14}:
                 feeder.split()
             if (kill + 1) % 3:
-                shutil.rmtree(tmp_path / "state")
+                shutil.rmtree(tmp_path / "state", ignore_errors=True)
             positions, rows = await stored(postgres_dsn)
             assert rows == folded(stream, positions), f"after kill {kill}"
             moved += positions != before

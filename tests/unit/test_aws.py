@@ -173,3 +173,14 @@ async def test_impossible_settings_are_named(
             pass
     assert caught.value.code == slug
     assert SECRET not in str(caught.value)
+
+
+async def test_the_region_may_come_from_either_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    async with aws_client(AWSSettings(), "kinesis") as client:
+        assert client.meta.region_name == "eu-north-1"
+    async with aws_client(AWSSettings(region="eu-west-1"), "kinesis") as client:
+        assert client.meta.region_name == "eu-west-1"

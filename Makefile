@@ -1,0 +1,101 @@
+# Every verb does its own set-up; a second run rebuilds nothing. `make help` lists them.
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# The order of the checks is the order of need. An $(error) is the one line that make prints.
+missing = $(shell .ci/prerequisites '$(PYTHON)')
+need = $(if $(missing),$(error $(missing)),@:)
+
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --require-hashes
+ENVIRONMENT := $(VENV)/.environment
+EXTENSION := $(VENV)/.extension
+EMULATORS := .emulators/.environment
+LIBRARY := python/replicator/_core.abi3.so
+RUST := Cargo.toml Cargo.lock $(shell find rust -type f 2>/dev/null)
+
+# Cargo finds the interpreter of the environment, not another that happens to be in PATH.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+# What `replicator --version` names; the core takes it in when it is compiled (option_env!).
+export BUILD_COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+
+.PHONY: help setup build lint test bench demo format requirements clean FORCE
+
+help: ## Lists the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(ENVIRONMENT) $(EXTENSION) $(EMULATORS) ## Makes both environments and the extension: all that the other verbs need
+
+build: $(EXTENSION) ## Builds the release extension and a wheel in dist/
+	$(need)
+	$(BIN)/maturin build --release --locked --quiet --out dist
+
+lint: $(EXTENSION) ## Formats, types, stub, layers, clippy: changes nothing
+	$(need)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest replicator._core
+	$(BIN)/lint-imports --no-logo
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+
+test: $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go to pytest
+	$(need)
+	cargo test --locked --release --no-default-features
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(EXTENSION) ## Ratios measured side by side; ARGS="core|end-to-end --output json --quick"
+	@$(BIN)/python -m bench.run $(ARGS)
+
+demo: $(EXTENSION) $(EMULATORS) ## A supermarket's table arrives in Postgres; ARGS="--seconds 20 --rate 500 --keep"
+	@$(BIN)/replicator demo $(ARGS)
+
+format: $(ENVIRONMENT) ## Formats Python and Rust
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	cargo fmt
+
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+requirements: $(ENVIRONMENT) ## Compiles requirements*.in anew: the newest allowed versions, pinned with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(COMPILE) requirements.in --output-file requirements.txt
+	$(COMPILE) requirements-build.in --output-file requirements-build.txt
+	$(COMPILE) requirements-dev.in --output-file requirements-dev.txt --constraints requirements.txt --constraints requirements-build.txt
+	$(COMPILE) requirements-emulators.in --output-file requirements-emulators.txt
+
+clean: ## Removes what the verbs made
+	rm -rf $(VENV) .emulators target dist $(LIBRARY)
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What is made. Everything here says its noise on stderr: stdout belongs to the verbs.
+
+$(ENVIRONMENT): requirements-dev.txt
+	$(need)
+	@echo "making $(VENV) (some seconds, once)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV) >&2
+	@$(PIP) -r requirements-dev.txt >&2
+	@touch $@
+
+# The stamp lives in the environment that the extension is installed in, so it dies with it.
+$(EXTENSION): $(ENVIRONMENT) pyproject.toml $(RUST) $(if $(wildcard $(LIBRARY)),,FORCE)
+	$(need)
+	@echo "building the extension (about a minute the first time)" >&2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable . >&2
+	@touch $@
+
+$(EMULATORS): requirements-emulators.txt
+	$(need)
+	@echo "making .emulators (some seconds, once)" >&2
+	@test -x .emulators/bin/python || $(PYTHON) -m venv --clear .emulators >&2
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 .emulators/bin/python -m pip install --quiet --require-hashes -r requirements-emulators.txt >&2
+	@touch $@

@@ -1,0 +1,209 @@
+"""Frames in memory to committed rows, against the same rows as COPY bytes made beforehand.
+
+Ours takes the raw body of `SubscribeToShard` apart, decodes, orders, folds and encodes it, and
+writes rows and position in one transaction per frame, by the sink's own writer. `ready-made`
+starts with the bytes that the sink would COPY: the same COPY, the same merge, one transaction per
+frame, and neither fence nor position. What is between the two is all that we add to Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import uvloop
+
+from bench import records
+from replicator import _core
+from replicator.model import TRIM_HORIZON, Fence, Pending, Stream, TableSchema, after
+from replicator.sink.postgres import PostgresSink
+from replicator.sink.postgres_payload import PostgresPayload
+from replicator.sink.postgres_settings import PostgresSettings
+from replicator.sink.postgres_writer import PostgresWriter
+from replicator.sink.statements import fill, statements
+from replicator.testing.servers import PostgresServer, start_postgres
+
+if TYPE_CHECKING:
+    from replicator.sink.postgres_session import Connection
+
+# As large as a socket hands them over.
+CHUNK_BYTES = 262_144
+TABLE = TableSchema(records.TABLE, (("id", "S"),))
+STREAM = Stream("bench", "arn:aws:kinesis:eu-north-1:000000000001:stream/bench", 1_706_542_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many frames of how many records a turn writes."""
+
+    frames: int
+    records_per_frame: int
+
+
+SIZES = {
+    "small": Size(8, 2_500),
+    "nested": Size(4, 2_500),
+    "unicode": Size(4, 2_500),
+    "large": Size(4, 250),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Input records a second, each variant by its middle round; its spread up to the worst."""
+
+    rates: dict[str, float]
+    spreads: dict[str, float]
+
+
+def measure(*, is_quick: bool) -> Iterator[tuple[str, Result]]:
+    """Every shape, on one Postgres of its own."""
+    with start_postgres() as server:
+        for shape in records.SHAPES:
+            yield shape, uvloop.run(_measure(server, shape, is_quick=is_quick))
+
+
+async def _measure(server: PostgresServer, shape: str, *, is_quick: bool) -> Result:
+    size = SIZES[shape]
+    count = size.records_per_frame * (2 if is_quick else size.frames)
+    frames = [
+        _chunks(frame)
+        for frame in records.frames(records.payloads(shape, count), size.records_per_frame)
+    ]
+    dsn = server.database()
+    settings = PostgresSettings(name="bench", pipeline="bench/bench", dsn=dsn, connections=1)
+    sink = PostgresSink(settings)
+    connection = await asyncpg.connect(dsn)
+    try:
+        await sink.open([TABLE])
+        turns = _Turns(sink, connection, frames)
+        await turns.prepare()
+        seconds = await _interleaved(
+            {"ours": turns.ours, "ready-made": turns.ready_made},
+            turns.reset,
+            rounds=3 if is_quick else 7,
+        )
+    finally:
+        await connection.close()
+        await sink.close()
+    return Result(
+        rates={name: round(count / statistics.median(took)) for name, took in seconds.items()},
+        spreads={name: max(took) / statistics.median(took) - 1 for name, took in seconds.items()},
+    )
+
+
+class _Turns:
+    """The two ways to the same rows."""
+
+    def __init__(
+        self, sink: PostgresSink, connection: Connection, frames: list[list[bytes]]
+    ) -> None:
+        self._sink = sink
+        self._connection = connection
+        self._frames = frames
+        self._session_sql = statements("session")
+        self._merge_sql = ""
+        self._payloads: list[PostgresPayload] = []
+        self._turn = 0
+        self._fence: Fence
+        self._writer: PostgresWriter
+
+    async def prepare(self) -> None:
+        """Makes the ready-made bytes, by the very encoder of the other way."""
+        planned = await self._sink.plan([TABLE])
+        [table] = planned.tables
+        identifiers = table.identifiers(has_lz4=planned.has_lz4)
+        document = statements("document")
+        self._merge_sql = fill(document["merge"], identifiers)
+        await self._connection.execute(fill(document["create_staging"], identifiers))
+        await self.reset()
+        self._payloads = [
+            self._writer.encode([pending])
+            for chunks in self._frames
+            for pending in self._read(chunks)
+        ]
+        assert len(self._payloads) == len(self._frames)
+        assert all(part.rows for payload in self._payloads for part in payload.tables)
+
+    async def reset(self) -> None:
+        """An empty table without bloat, nothing left to be written out, a fresh shard."""
+        await self._connection.execute(f'TRUNCATE "{records.TABLE}"')
+        await self._connection.execute("VACUUM")
+        await self._connection.execute("CHECKPOINT")
+        self._turn += 1
+        shard = f"shardId-{self._turn:012d}"
+        await self._sink.begin(STREAM, {shard: TRIM_HORIZON})
+        self._fence = await self._sink.fence(STREAM, shard, "bench")
+        self._writer = self._sink.writer(self._fence)
+
+    async def ours(self) -> None:
+        """The way of the product, one frame after the other."""
+        for chunks in self._frames:
+            for pending in self._read(chunks):
+                result = await self._writer.write(self._writer.encode([pending]))
+                assert not result.lost
+                assert not result.dead_letters
+
+    async def ready_made(self) -> None:
+        """What Postgres alone takes for the same rows."""
+        connection = self._connection
+        for payload in self._payloads:
+            await connection.execute(self._session_sql["begin"])
+            for part in payload.tables:
+                await connection.copy_to_table(
+                    part.table.staging,
+                    schema_name="pg_temp",
+                    source=_stream(part.copy),
+                    format="binary",
+                )
+                await connection.execute(self._merge_sql, 0)
+            await connection.execute(self._session_sql["commit"])
+
+    def _read(self, chunks: list[bytes]) -> Iterator[Pending]:
+        stream = _core.EventStream()
+        for chunk in chunks:
+            for event in stream.feed(chunk):
+                assert event.continuation_sequence_number is not None
+                yield Pending(
+                    fence=self._fence,
+                    batch=_core.decode(event.records),
+                    next=after(event.continuation_sequence_number),
+                    behind_ms=event.millis_behind_latest,
+                    received_at=time.monotonic(),
+                )
+
+
+async def _interleaved(
+    variants: dict[str, Callable[[], Awaitable[None]]],
+    reset: Callable[[], Awaitable[None]],
+    rounds: int,
+) -> dict[str, list[float]]:
+    names = list(variants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-1, rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            await reset()
+            await asyncio.sleep(0)
+            gc.collect()
+            began = time.perf_counter()
+            await variants[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+async def _stream(rows: bytes) -> AsyncIterator[Any]:
+    view = memoryview(rows)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield view[start : start + CHUNK_BYTES]
+
+
+def _chunks(body: bytes) -> list[bytes]:
+    return [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]

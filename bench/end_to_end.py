@@ -1,7 +1,8 @@
 """Frames in memory to committed rows, against the same rows as COPY bytes made beforehand.
 
-Ours takes the raw body of `SubscribeToShard` apart, decodes, orders, folds and encodes it, and
-writes rows and position in one transaction per frame, by the sink's own writer. `ready-made`
+Ours is the engine of `run` behind a source that holds the raw bodies of `SubscribeToShard`: it
+takes them apart, decodes, orders, folds and encodes, and writes rows and position in one
+transaction per frame; the next frame is decoded while Postgres works. `ready-made`
 starts with the bytes that the sink would COPY: the same COPY, the same merge, one transaction per
 frame, and neither fence nor position. What is between the two is all that we add to Postgres.
 """
@@ -12,7 +13,7 @@ import asyncio
 import gc
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,28 @@ import uvloop
 
 from bench import records
 from replicator import _core
-from replicator.model import TRIM_HORIZON, Fence, Pending, Stream, TableSchema, after
+from replicator.core.budget import Budget
+from replicator.flow import Gate
+from replicator.model import (
+    SHARD_END,
+    TRIM_HORIZON,
+    Fence,
+    Fetch,
+    Pending,
+    Position,
+    Shard,
+    Stream,
+    TableSchema,
+    after,
+)
+from replicator.pipeline import Pipeline
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_payload import PostgresPayload
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.sink.postgres_writer import PostgresWriter
 from replicator.sink.statements import fill, statements
+from replicator.telemetry.stats import Stats
+from replicator.testing.clock import LoopClock
 from replicator.testing.servers import PostgresServer, start_postgres
 
 if TYPE_CHECKING:
@@ -126,7 +143,7 @@ class _Turns:
         self._payloads = [
             self._writer.encode([pending])
             for chunks in self._frames
-            for pending in self._read(chunks)
+            for pending in self._pending(chunks)
         ]
         assert len(self._payloads) == len(self._frames)
         assert all(part.rows for payload in self._payloads for part in payload.tables)
@@ -143,12 +160,25 @@ class _Turns:
         self._writer = self._sink.writer(self._fence)
 
     async def ours(self) -> None:
-        """The way of the product, one frame after the other."""
-        for chunks in self._frames:
-            for pending in self._read(chunks):
-                result = await self._writer.write(self._writer.encode([pending]))
-                assert not result.lost
-                assert not result.dead_letters
+        """The way of the product: one shard from its first record to its end."""
+        stats = Stats()
+        async with asyncio.TaskGroup() as group:
+            pipeline = Pipeline(
+                source=_FrameSource(self._frames),
+                sink=self._sink,
+                tables=[TABLE.name],
+                gate=Gate(Budget(268_435_456)),
+                # No waiting for company, and never two frames in one transaction.
+                batch_limits=(1, 1 << 40, 0.0),
+                clock=LoopClock(),
+                stats=stats,
+                group=group,
+            )
+            inlet = pipeline.lane(self._fence).open(self._fence)
+            await pipeline.run(inlet, TRIM_HORIZON, asyncio.Event())
+            pipeline.close()
+        assert stats.flushes == len(self._frames)
+        assert not stats.dead_letters
 
     async def ready_made(self) -> None:
         """What Postgres alone takes for the same rows."""
@@ -165,18 +195,51 @@ class _Turns:
                 await connection.execute(self._merge_sql, 0)
             await connection.execute(self._session_sql["commit"])
 
-    def _read(self, chunks: list[bytes]) -> Iterator[Pending]:
-        stream = _core.EventStream()
-        for chunk in chunks:
-            for event in stream.feed(chunk):
-                assert event.continuation_sequence_number is not None
-                yield Pending(
-                    fence=self._fence,
-                    batch=_core.decode(event.records),
-                    next=after(event.continuation_sequence_number),
-                    behind_ms=event.millis_behind_latest,
+    def _pending(self, chunks: list[bytes]) -> Iterator[Pending]:
+        for event in _events(chunks):
+            yield Pending(self._fence, _core.decode(event.records), _next(event), 0, 0.0)
+
+
+class _FrameSource:
+    """`protocols.Source` of one shard whose bodies are in memory."""
+
+    def __init__(self, frames: Sequence[list[bytes]]) -> None:
+        self._frames = frames
+
+    async def open(self) -> Stream:
+        return STREAM
+
+    async def now_us(self) -> int:
+        return time.time_ns() // 1_000
+
+    async def shards(self) -> Sequence[Shard]:
+        return ()
+
+    async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
+        assert position == TRIM_HORIZON
+        last = len(self._frames) - 1
+        for number, chunks in enumerate(self._frames):
+            for event in _events(chunks):
+                yield Fetch(
+                    shard_id=shard_id,
+                    records=event.records,
+                    next=SHARD_END if number == last else _next(event),
                     received_at=time.monotonic(),
                 )
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _events(chunks: list[bytes]) -> Iterator[_core.ShardEvent]:
+    stream = _core.EventStream()
+    for chunk in chunks:
+        yield from stream.feed(chunk)
+
+
+def _next(event: _core.ShardEvent) -> Position:
+    assert event.continuation_sequence_number is not None
+    return after(event.continuation_sequence_number)
 
 
 async def _interleaved(

@@ -9,7 +9,7 @@ those of `core.lineage` and `core.lease`; this file performs them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +99,7 @@ class Coordinator:
         self._lineage = lineage.Lineage()
         self._runs: dict[str, _Run] = {}
         self._shunned: dict[str, float] = {}
-        self._is_draining = False
+        self._draining = asyncio.Event()
         # One renewal at a time: two of one row would make the second look lost.
         self._renewal = asyncio.Lock()
         self._list_now = asyncio.Event()
@@ -113,7 +113,16 @@ class Coordinator:
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains: stops reading, waits for what was
         read to be durable, gives the leases up. Raises FatalError when it can't begin."""
-        stream = await self._begin(stopping)
+        beginning = asyncio.ensure_future(self._begin(stopping))
+        stop = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait({beginning, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            if not beginning.done():
+                beginning.cancel()
+                await asyncio.wait({beginning})
+        stream = None if beginning.cancelled() else beginning.result()
         if stream is None:
             return
         async with asyncio.TaskGroup() as group:
@@ -121,11 +130,15 @@ class Coordinator:
             discovery = group.create_task(self._discover_always(stream))
             leasing = group.create_task(self._lease_always(stream, pipeline, group))
             await stopping.wait()
-            self._is_draining = True
+            self._draining.set()
             discovery.cancel()
             for run in self._runs.values():
                 run.stopping.set()
-            while tasks := [run.task for run in self._runs.values() if run.task is not None]:
+            while tasks := [
+                run.task
+                for run in self._runs.values()
+                if run.task is not None and not run.task.done()
+            ]:
                 await asyncio.wait(tasks)
             leasing.cancel()
             await asyncio.wait({leasing})
@@ -174,13 +187,12 @@ class Coordinator:
         attempt = 0
         while True:
             self._list_now.clear()
+            finished = self._lineage.finished()
             try:
                 shards = await self._source.shards()
                 # Read after the list, so that what was finished and trimmed meanwhile
                 # isn't taken for lost.
                 positions = await self._sink.positions(stream)
-                self._apply(lineage.Discovered(tuple(shards), positions))
-                await self._forget()
             except TransientError as error:
                 wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
                 attempt += 1
@@ -189,16 +201,35 @@ class Coordinator:
                 wait = FATAL_RETRY_SECONDS
                 self._say(error, "failed", during="discovery", wait_seconds=wait)
             else:
+                self._require_no_return(finished, positions)
+                self._apply(lineage.Discovered(tuple(shards), positions))
+                await self._forget()
                 attempt = 0
                 wait = self._discovery_seconds
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._list_now.wait()
 
+    def _require_no_return(
+        self, finished: Sequence[str], positions: Mapping[str, Position]
+    ) -> None:
+        """A sink that failed over to an older state may have lost the end of a shard.
+        Its children must wait again, so everything begins anew from its positions."""
+        for shard_id in finished:
+            if (position := positions.get(shard_id, SHARD_END)) != SHARD_END:
+                raise FatalError(
+                    "positions_returned",
+                    f"the sink of {self._name} says that {shard_id} was read up to {position}, "
+                    "but it was finished before: the sink lost its newest state (a failover to "
+                    "a replica that was behind?). Start again: reading goes on where the sink "
+                    "stands, and nothing is lost while the stream still keeps it",
+                )
+
     async def _forget(self) -> None:
         if forgettable := self._lineage.forgettable():
-            await self._store.delete(self._name, forgettable)
             self._lineage.step(lineage.Forgotten(forgettable))
+            with suppress(ReplicatorError):  # rows too many do no harm
+                await self._store.delete(self._name, forgettable)
 
     def _apply(self, event: lineage.Event) -> None:
         for action in self._lineage.step(event):
@@ -261,7 +292,7 @@ class Coordinator:
                 self._say(error, "retrying", during="leases")
 
     def _wanted(self, now: float) -> frozenset[str]:
-        if self._is_draining:
+        if self._draining.is_set():
             return frozenset(self._runs)
         shunned = {shard_id for shard_id, until in self._shunned.items() if until > now}
         return frozenset(self._lineage.wanted()) - (shunned - self._runs.keys())
@@ -269,9 +300,14 @@ class Coordinator:
     async def _take(
         self, row: LeaseRow, stream: Stream, pipeline: Pipeline, group: asyncio.TaskGroup
     ) -> None:
+        if self._draining.is_set():
+            return
         asked_at = self._clock.monotonic()
         taken = await self._store.take(row, self._owner)
         if taken is None:
+            return
+        if self._draining.is_set():
+            await self._store.release(taken)
             return
         self._leases.taken(taken, asked_at)
         run = self._runs[row.shard_id] = _Run(row.shard_id)
@@ -300,7 +336,8 @@ class Coordinator:
             return
         if isinstance(action, lease.Expire):
             self._log.warning("lease_lost", shard=shard_id, reason=action.reason.value)
-            if run.task is not None:
+            # A run that finds out itself leaves by itself: cancelled, it couldn't let go.
+            if run.task is not None and run.task is not asyncio.current_task():
                 run.task.cancel()
         else:
             run.stopping.set()
@@ -353,16 +390,19 @@ class Coordinator:
             await self._let_go(run)
 
     async def _let_go(self, run: _Run) -> None:
-        async with self._renewal:
-            with suppress(ReplicatorError):
-                if run.inlet is not None and run.inlet.durable is not None:
-                    await self._store.checkpoint(self._name, run.shard_id, run.inlet.durable)
-            if (row := self._held_row(run.shard_id)) is not None:
+        try:
+            async with self._renewal:
                 with suppress(ReplicatorError):
-                    await self._store.release(row)
+                    if run.inlet is not None and run.inlet.durable is not None:
+                        await self._store.checkpoint(self._name, run.shard_id, run.inlet.durable)
+                    if (row := self._held_row(run.shard_id)) is not None:
+                        await self._store.release(row)
+        finally:
+            # Even when this is cancelled: a run that stays would block its shard for ever.
+            if self._held_row(run.shard_id) is not None:
                 self._leases.stopped(run.shard_id)
             del self._runs[run.shard_id]
-        self._lease_now.set()
+            self._lease_now.set()
 
     def _unread(self, run: _Run) -> None:
         if self._lineage.state(run.shard_id) in {

@@ -58,7 +58,6 @@ class Gate:
             if room.done() and not room.cancelled():
                 self.give(nbytes)
             else:
-                self._waiting.remove((nbytes, room))
                 self._admit()
             raise
 
@@ -75,9 +74,14 @@ class Gate:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._budget.try_take(self._waiting[0][0]):
-            _, room = self._waiting.popleft()
-            room.set_result(None)
+        while self._waiting:
+            nbytes, room = self._waiting[0]
+            # Cancelled ones leave here: their task may not have run since.
+            if not room.cancelled():
+                if not self._budget.try_take(nbytes):
+                    break
+                room.set_result(None)
+            self._waiting.popleft()
         if self._waiting:
             self._relieve()
 

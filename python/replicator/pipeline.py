@@ -22,6 +22,7 @@ import structlog
 
 from replicator import _core
 from replicator.core.batch import Batcher
+from replicator.errors import LeaseLost
 from replicator.flow import Gate
 from replicator.lane import INLINE_BYTES_MAX, Inlet, Lane
 from replicator.model import SHARD_END, Fence, Fetch, Pending, Position, Shard
@@ -95,13 +96,16 @@ class Pipeline:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if inlet.failure.done():
                 inlet.failure.result()
-            ended = await reading if reading.done() else None
-            await _cancelled(reading)
-            await inlet.drain()
-            return ended
+            await _ended(reading)
+            error = None if reading.cancelled() else reading.exception()
+            # What was read before an error is still good, and may be gone when it is read
+            # again. Only a lost lease makes it another worker's.
+            if not isinstance(error, LeaseLost):
+                await inlet.drain()
+            return None if reading.cancelled() else reading.result()
         finally:
             stop.cancel()
-            await _cancelled(reading)
+            await _ended(reading)
             inlet.close()
 
     async def _read(self, inlet: Inlet, position: Position) -> tuple[Shard, ...]:
@@ -146,9 +150,11 @@ class Pipeline:
             log.warning("table_not_configured", table=table, action="its changes are dropped")
 
 
-async def _cancelled(task: asyncio.Future[Any]) -> None:
+async def _ended(task: asyncio.Future[Any]) -> None:
     """Ends a task and waits until it is over; what it ended with is told elsewhere."""
-    task.cancel()
-    await asyncio.wait({task})
+    while not task.done():
+        # Again and again: a driver may swallow one cancellation.
+        task.cancel()
+        await asyncio.wait({task}, timeout=1)
     if not task.cancelled():
         task.exception()

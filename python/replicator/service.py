@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import socket
 import time
@@ -68,7 +69,6 @@ class Service:
         self.stats = Stats()
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._clock = SystemClock()
-        self._gate = Gate(Budget(config.limits.memory_bytes_max))
         self.coordinators: list[Coordinator] = []
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -108,13 +108,15 @@ class Service:
         self, pipeline: PipelineConfig, source: Source, sink: Sink[Any], store: LeaseStore
     ) -> Coordinator:
         limits = self.config.limits
+        # A share each: a pipeline whose sink stalls must not hold up the others.
+        gate = Gate(Budget(limits.memory_bytes_max // len(self.config.pipelines)))
 
         def make_pipeline(group: asyncio.TaskGroup) -> Pipeline:
             return Pipeline(
                 source=source,
                 sink=sink,
                 tables=pipeline.table_names,
-                gate=self._gate,
+                gate=gate,
                 batch_limits=(
                     limits.batch_rows_max,
                     limits.batch_bytes_max,
@@ -218,6 +220,10 @@ async def closing(thing: CloseT) -> AsyncIterator[CloseT]:
 
 def run(config: Config) -> int:
     """Runs the service until a signal; gives the exit code."""
+    # Every subscription holds a socket; the usual soft limit is far below the hard one.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run_until_signal(config))
 

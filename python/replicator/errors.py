@@ -7,6 +7,9 @@ file that calls the driver; no driver type crosses that edge.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ReplicatorError(Exception):
     """Base of every error this package raises on purpose.
@@ -48,3 +51,21 @@ class LeaseLost(ReplicatorError):
 
 class PositionLost(ReplicatorError):
     """What should be read next is no longer kept by the service: a gap."""
+
+
+@contextmanager
+def one_cause() -> Iterator[None]:
+    """Raises the first error of an exception group alone: one cause is enough to act
+    on, and the others are mostly its echoes."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise next(_leaves(group)) from group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,7 +24,7 @@ from replicator.aws import AWSSettings
 from replicator.config import Config, PipelineConfig, parse_start
 from replicator.coordinator import Coordinator
 from replicator.core.budget import Budget
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, one_cause
 from replicator.flow import Gate
 from replicator.model import TableSchema
 from replicator.pipeline import Pipeline
@@ -87,11 +87,8 @@ class Service:
                     closing(make_sink(self.config, pipeline, self.owner, store.store_id))
                 )
                 self.coordinators.append(self._coordinator(pipeline, source, sink, store))
-            try:
+            with one_cause():
                 await self._supervise(stopping)
-            except BaseExceptionGroup as group:
-                # One cause is enough to act on; the others are mostly its echoes.
-                raise next(_leaves(group)) from group
 
     async def _supervise(self, stopping: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -268,11 +265,3 @@ async def _run_until_signal(config: Config) -> int:
         dead_letters=stats.dead_letters,
     )
     return EXIT_DRAINED
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -8,8 +8,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from replicator.demo.child import (
     client,
     start_child,
 )
-from replicator.errors import FatalError
+from replicator.errors import FatalError, one_cause
 from replicator.service import DrainTimeout, Service
 from replicator.testing.servers import PostgresServer
 
@@ -65,7 +65,7 @@ def main(options: Options) -> int:
     console = error_console if options.json_output else Console()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            with _one_cause():
+            with one_cause():
                 return runner.run(_until_signal(options, console, error_console))
         except Interrupted:
             error_console.print("interrupted; everything is stopped and removed", highlight=False)
@@ -332,20 +332,3 @@ class _Demo:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
-
-
-@contextmanager
-def _one_cause() -> Iterator[None]:
-    """Raises the first error of a group alone: the others are mostly its echoes."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        raise next(_leaves(group)) from group
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

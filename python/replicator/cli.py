@@ -109,12 +109,16 @@ def status(
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
-    """Positions, leases and dead letters, read from the sink and the lease store."""
+    """Positions, leases and dead letters, read from the sink and the lease store.
+
+    Exit code 1 when one of them couldn't be read: the rest is shown.
+    """
     from replicator import preflight  # noqa: PLC0415
 
     _configure_logging("error", output)
     report = preflight.status(configuration.load(config))
     _print(output, report.as_dict(), report.as_text())
+    raise typer.Exit(0 if report.is_complete else EXIT_FAILED)
 
 
 @app.command()

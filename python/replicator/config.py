@@ -1,8 +1,12 @@
 """Settings: one YAML file, environment on top, checked once, frozen afterwards.
 
 Every key can be overridden by `REPLICATOR_A__B__C`: list items by their index or
-their `name` (`REPLICATOR_PIPELINES__products__SINKS__0__DSN`). A name that ends in
-`_FILE` gives the path of a file that holds the value, for secrets.
+their `name` (`REPLICATOR_PIPELINES__products__SINKS__0__DSN`). The value is plain
+text, never YAML, so that nothing in a password has a meaning; only a list or a
+mapping is written as YAML, in brackets. A name that ends in `_FILE` gives the path
+of a file that holds the value, for secrets.
+
+Messages name the place of what is wrong, never a value that may be a secret.
 """
 
 from __future__ import annotations
@@ -189,15 +193,14 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     data: object = {}
     if path is not None:
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise FatalError(
                 "config_missing", f"no configuration at {path}: name it with --config"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise FatalError("config_unreadable", f"cannot read {path}: {error}") from None
-        except yaml.YAMLError as error:
-            raise FatalError("config_invalid", f"{path} is no YAML: {error}") from None
+        data = _yaml(text, str(path))
     if not isinstance(data, dict):
         raise FatalError("config_invalid", f"{path} holds no mapping at its top level")
     overlay(data, environment)
@@ -227,10 +230,34 @@ def overlay(data: dict[str, Any], environment: Mapping[str, str]) -> None:
             try:
                 value: object = Path(text).read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise FatalError("config_unreadable", f"{variable}: {error}") from None
+                # Without the path: it may be the secret itself, put into the wrong variable.
+                reason = f"its file can't be read: {error.strerror}"
+                raise FatalError("config_unreadable", f"{variable}: {reason}") from None
+            except UnicodeDecodeError:
+                reason = "its file holds no UTF-8 text"
+                raise FatalError("config_unreadable", f"{variable}: {reason}") from None
         else:
-            value = yaml.safe_load(text) if text.strip() else text
+            value = text.strip()
+            if value.startswith(("[", "{")):
+                value = _yaml(value, variable)
         _put(data, keys, value, variable)
+
+
+def _yaml(text: str, where: str) -> object:
+    """The parsed text. The driver's own message shows the line, which may hold a secret."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        # The names of aliases and tags come from the text, too: `password: *hush`.
+        reason = re.sub(r"\b(alias|anchor|tag|handle) ['\"].*", r"\1", error.problem or "broken")
+        if (mark := error.problem_mark) is not None:
+            reason += f" (line {mark.line + 1}, column {mark.column + 1})"
+    except yaml.YAMLError:
+        reason = "it holds a character that YAML doesn't allow"
+    except (ValueError, LookupError, AttributeError, RecursionError):
+        # What the driver lets through: 2026-02-30, `!!int x`, a thousand brackets.
+        reason = "a date, number or tag in it can't be understood: quote it"
+    raise FatalError("config_invalid", f"{where} is no YAML: {reason}") from None
 
 
 def _put(node: Any, keys: list[str], value: object, variable: str) -> None:

@@ -7,13 +7,13 @@ the truth, and the lease store, which knows who reads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from replicator.config import Config, PipelineConfig, parse_start
-from replicator.errors import FatalError, ReplicatorError
+from replicator.errors import ReplicatorError
 from replicator.model import LeaseRow, Stream, TableSchema
 from replicator.service import (
     SystemClock,
@@ -195,28 +195,37 @@ class PipelineStatus:
 
 @dataclass(slots=True)
 class StatusReport:
-    """All pipelines."""
+    """All pipelines; `problem` says why nothing is known of their leases."""
 
     pipelines: list[PipelineStatus] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """True when both the lease store and every sink could be read."""
+        return not self.problem and not any(pipeline.problem for pipeline in self.pipelines)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--output json`."""
-        return {"pipelines": [asdict(pipeline) for pipeline in self.pipelines]}
+        pipelines = [asdict(pipeline) for pipeline in self.pipelines]
+        return {"problem": self.problem, "pipelines": pipelines}
 
     def as_text(self) -> str:
         """For people."""
-        lines = []
+        nobody = "unknown" if self.problem else "none"
+        lines = [f"leases: {self.problem}"] if self.problem else []
         for pipeline in self.pipelines:
+            if pipeline.problem:
+                lines.append(f"{pipeline.name}: {pipeline.problem}")
+                continue
             letters = sum(pipeline.dead_letters.values())
             detail = ", ".join(f"{code} {n}" for code, n in sorted(pipeline.dead_letters.items()))
             lines.append(f"{pipeline.name}: {len(pipeline.shards)} shards, {letters} dead letters")
             if detail:
                 lines.append(f"  dead letters: {detail}")
-            if pipeline.problem:
-                lines.append(f"  {pipeline.problem}")
             lines += [
                 f"  {shard['shard']}  {shard['position'] or 'no position yet'}"
-                f"  owner {shard['lease_owner'] or 'none'}  last record {shard['last_arrival_at']}"
+                f"  owner {shard['lease_owner'] or nobody}  last record {shard['last_arrival_at']}"
                 f"  stored {shard['updated_at']}"
                 for shard in pipeline.shards
             ]
@@ -224,12 +233,16 @@ class StatusReport:
 
 
 def status(config: Config) -> StatusReport:
-    """Positions, owners and dead letters of every pipeline. A side that can't be reached
-    is said in `problem`."""
+    """Positions, owners and dead letters of every pipeline. Never raises for a side that
+    can't be read: its `problem` says why, and the others are shown."""
     report = StatusReport()
 
     async def look() -> None:
-        leases = await _leases(config)
+        leases: Mapping[tuple[str, str], LeaseRow] = {}
+        try:
+            leases = await _leases(config)
+        except ReplicatorError as error:
+            report.problem = str(error)
         for pipeline in config.pipelines:
             report.pipelines.append(await _status(config, pipeline, leases))
 
@@ -249,14 +262,14 @@ async def _leases(config: Config) -> dict[tuple[str, str], LeaseRow]:
 
 
 async def _status(
-    config: Config, pipeline: PipelineConfig, leases: dict[tuple[str, str], LeaseRow]
+    config: Config, pipeline: PipelineConfig, leases: Mapping[tuple[str, str], LeaseRow]
 ) -> PipelineStatus:
     shown = PipelineStatus(pipeline.name)
     name = config.qualified_name(pipeline)
     try:
         async with closing(make_sink(config, pipeline, owner="status", store_id="")) as sink:
             stored = await sink.report()
-    except FatalError as error:
+    except ReplicatorError as error:
         shown.problem = str(error)
         return shown
     for row in stored.positions:

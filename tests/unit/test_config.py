@@ -112,6 +112,87 @@ def test_a_secret_comes_from_a_file(path: Path, tmp_path: Path) -> None:
     assert loaded.pipelines[0].sinks[0].dsn.get_secret_value() == "postgresql://other/db"
 
 
+DSN = "REPLICATOR_PIPELINES__0__SINKS__0__DSN"
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        ('dsn: "postgresql://u:hush@host', 31),
+        ("dsn: postgresql://u: hush", 20),
+        ("dsn: *hush", 6),
+        ("dsn: !hush x", 6),
+        ("dsn: !hush!x y", 6),
+        ("dsn: %hush", 6),
+        ("dsn: [hush", 11),
+    ],
+)
+def test_broken_yaml_is_placed_and_not_quoted(path: Path, line: str, column: int) -> None:
+    # The driver's message shows the line in which the error is: a password as a rule.
+    path.write_text(line)
+    message = refused(path)
+    assert "hush" not in message
+    assert f"(line 1, column {column})" in message
+
+
+@pytest.mark.parametrize(
+    "line", ["dsn: 2026-02-30", "dsn: !!bool hush", "dsn: a\0hush", "[" * 5_000]
+)
+def test_what_the_yaml_driver_chokes_on_is_refused(path: Path, line: str) -> None:
+    path.write_text(line)
+    message = refused(path)
+    assert "is no YAML" in message
+    assert "hush" not in message
+
+
+@pytest.mark.parametrize("text", ["{hush", "[hush", "{a: *hush}", "[!hush x]", '["hush]'])
+def test_a_broken_list_in_the_environment_names_its_variable(path: Path, text: str) -> None:
+    message = refused(path, {"REPLICATOR_PIPELINES__0__TABLES": text})
+    assert "REPLICATOR_PIPELINES__0__TABLES is no YAML" in message
+    assert "hush" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["*x", '"x', "'x", "0123", "1e3", "yes", "null", "2026-01-31", "a: b", "a #b", "!x", "%"],
+)
+def test_text_in_the_environment_is_no_yaml(path: Path, text: str) -> None:
+    # `0123` was the octal 83, `yes` was true, `*x` ended in a traceback.
+    loaded = config.load(path, {"REPLICATOR_AWS__EXTERNAL_ID": text, DSN: f"{text}\n"})
+    assert loaded.aws.external_id == text
+    assert loaded.pipelines[0].sinks[0].dsn.get_secret_value() == text
+
+
+def test_text_in_the_environment_fits_every_kind_of_field(path: Path) -> None:
+    loaded = config.load(
+        path,
+        {
+            "REPLICATOR_LIMITS__BATCH_ROWS_MAX": "77",
+            "REPLICATOR_DRAIN_TIMEOUT_SECONDS": "2.5",
+            "REPLICATOR_PIPELINES__0__SINKS__0__CREATE": "false",
+            "REPLICATOR_STATE_DIRECTORY": "0123",
+            "REPLICATOR_PIPELINES__0__SOURCE__START": "1769860800.5",
+            "REPLICATOR_LEASES": "{duration_seconds: 3}",
+        },
+    )
+    assert loaded.limits.batch_rows_max == 77
+    assert loaded.drain_timeout_seconds == 2.5
+    assert loaded.pipelines[0].sinks[0].create is False
+    assert loaded.state_directory == Path("0123")
+    assert loaded.pipelines[0].source.start == "1769860800.5"
+    assert loaded.leases.duration_seconds == 3
+
+
+def test_an_unreadable_secret_names_its_variable_alone(path: Path, tmp_path: Path) -> None:
+    # The value of a *_FILE may be the secret itself, by mistake.
+    message = refused(path, {f"{DSN}_FILE": "postgresql://u:hush@host"})
+    assert f"{DSN}_FILE" in message
+    assert "hush" not in message
+    binary = tmp_path / "dsn"
+    binary.write_bytes(b"\xff")
+    assert "UTF-8" in refused(path, {f"{DSN}_FILE": str(binary)})
+
+
 def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match="--config") as caught:
         config.load(tmp_path / "none.yaml", {})

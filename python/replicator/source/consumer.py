@@ -9,6 +9,7 @@ Limits: 20 consumers a stream (50 with On-demand Advantage), 5 of them in CREATI
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -26,15 +27,27 @@ _log = structlog.get_logger()
 
 
 class Consumer:
-    """Gives the ARN of an ACTIVE consumer. The ARN changes when it is registered again."""
+    """Gives the ARN of an ACTIVE consumer. The ARN changes when it is registered again.
+
+    A stream made again under its name has the ARN of the old one, and consumers of its own:
+    `confirm_stream` is asked before a consumer that was looked up is believed, and raises.
+    """
 
     def __init__(
-        self, client: Any, clock: Clock, stream_arn: str, name: str, *, wait_seconds: float = 120.0
+        self,
+        client: Any,
+        clock: Clock,
+        stream_arn: str,
+        name: str,
+        confirm_stream: Callable[[], Awaitable[None]],
+        *,
+        wait_seconds: float = 120.0,
     ) -> None:
         self._client = client
         self._clock = clock
         self._stream_arn = stream_arn
         self._name = name
+        self._confirm_stream = confirm_stream
         self._wait_seconds = wait_seconds
         self._lock = asyncio.Lock()
         self._arn: str | None = None
@@ -51,13 +64,16 @@ class Consumer:
 
     async def look_again(self) -> str:
         """The ARN after asking the service. Raises TransientError when it doesn't become
-        ACTIVE in time or no more can be registered, FatalError without permission."""
+        ACTIVE in time or no more can be registered, FatalError without permission or when
+        the stream is another one now."""
         async with self._lock:
             now = self._clock.monotonic()
             if self._arn is not None and now - self._seen_at < _FRESH_SECONDS:
                 return self._arn
             self._arn = None
             arn = await self._reconcile(now + self._wait_seconds)
+            # Afterwards: should the stream go now, the ARN goes with it.
+            await self._confirm_stream()
             self._arn, self._seen_at = arn, self._clock.monotonic()
             return arn
 

@@ -13,6 +13,7 @@ RegisterStreamConsumer, SubscribeToShard, and kms:Decrypt for an encrypted strea
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -43,6 +44,8 @@ class KinesisOptions:
     """Own end of a subscription; the service ends it after 300."""
     silence_seconds: float = 35.0
     """Longest wait for a byte; idle shards send an event about every 5."""
+    answer_seconds: float = 10.0
+    """Longest wait for the answer to a subscribe, the driver's repetitions included."""
     subscribe_interval_seconds: float = 5.0
     """Least time between two successful subscribes of one shard."""
     failures_max: int = 5
@@ -143,6 +146,11 @@ class KinesisSource:
         failures = 0
         while position != SHARD_END:
             subscription = await self._subscribe(shard_id, position)
+            if subscription is None:
+                failures += 1
+                detail = f"no answer to the subscribe in {self._answer_seconds:g} s"
+                await self._before_renewal(shard_id, Ended.SILENT, detail, failures)
+                continue
             due_at = self._clock.monotonic() + self._options.renew_after_seconds
             ended: Ended | None = None
             detail = ""
@@ -205,6 +213,7 @@ class KinesisSource:
                 self._clock,
                 stream.arn,
                 self.consumer_name,
+                self._require_same_stream,
                 wait_seconds=self._options.consumer_wait_seconds,
             )
         self._stream = stream
@@ -236,21 +245,26 @@ class KinesisSource:
         if failures and not (is_ordinary and failures == 1):
             await self._back_off(failures)
 
-    async def _subscribe(self, shard_id: str, position: Position) -> Subscription:
+    @property
+    def _answer_seconds(self) -> float:
+        return min(self._options.answer_seconds, self._options.silence_seconds)
+
+    async def _subscribe(self, shard_id: str, position: Position) -> Subscription | None:
+        """An open subscription; None when the service didn't answer in time."""
         resource = f"{shard_id} of {self._stream_name}"
         conflicts = 0
         while True:
             await self._keep_interval(shard_id)
             consumer_arn = await self._active_consumer().active()
+            _log.debug(
+                "subscribing", shard=shard_id, stream=self._stream_name, position=str(position)
+            )
             try:
-                with aws_errors("SubscribeToShard", resource, position=position.sequence_number):
-                    subscription = await Subscription.open(
-                        self._client,
-                        consumer_arn,
-                        shard_id,
-                        position,
-                        self._options.frame_bytes_max,
-                    )
+                subscription = await self._answered(resource, consumer_arn, shard_id, position)
+            except TimeoutError:
+                # It may have succeeded all the same: the next one keeps its distance.
+                self._subscribed_at[shard_id] = self._clock.monotonic()
+                return None
             except TransientError as error:
                 if error.code != "resource_in_use":
                     raise
@@ -272,7 +286,26 @@ class KinesisSource:
             else:
                 # Measured after the answer: later than the service's own moment of success.
                 self._subscribed_at[shard_id] = self._clock.monotonic()
+                _log.debug(
+                    "subscribed", shard=shard_id, stream=self._stream_name, position=str(position)
+                )
                 return subscription
+
+    async def _answered(
+        self, resource: str, consumer_arn: str, shard_id: str, position: Position
+    ) -> Subscription:
+        """One call. Raises TimeoutError when no answer came in time: a connection that is
+        half open would be waited for until the driver's own, much longer deadline."""
+        # The timeout stands outside: inside, its error would be one more of the driver's.
+        async with asyncio.timeout(self._answer_seconds):
+            with aws_errors("SubscribeToShard", resource, position=position.sequence_number):
+                return await Subscription.open(
+                    self._client,
+                    consumer_arn,
+                    shard_id,
+                    position,
+                    self._options.frame_bytes_max,
+                )
 
     async def _keep_interval(self, shard_id: str) -> None:
         """Waits until five seconds after the shard's last *successful* subscribe."""
@@ -311,6 +344,17 @@ class KinesisSource:
         Raises FatalError for a stream that is gone or is another one under the same name,
         PositionLost for a shard that is no longer listed.
         """
+        await self._require_same_stream()
+        if all(shard.id != shard_id for shard in await self.shards()):
+            raise PositionLost(
+                "shard_gone",
+                f"{shard_id} of {self._stream_name} is no longer listed: its records are past "
+                "the retention. What to do: see on_gap.",
+            )
+        await self._active_consumer().look_again()
+
+    async def _require_same_stream(self) -> None:
+        """Raises FatalError when another stream has taken the name since `open`."""
         stream = await self._identity()
         if stream != self._stream:
             raise FatalError(
@@ -319,13 +363,6 @@ class KinesisSource:
                 f"{stream}): its old positions mean nothing. What to do: restart to read the "
                 "new stream from its start.",
             )
-        if all(shard.id != shard_id for shard in await self.shards()):
-            raise PositionLost(
-                "shard_gone",
-                f"{shard_id} of {self._stream_name} is no longer listed: its records are past "
-                "the retention. What to do: see on_gap.",
-            )
-        await self._active_consumer().look_again()
 
     async def _in_stream(self, kind: str, message: str, shard_id: str) -> None:
         """What an exception frame means. Returns only after a lost consumer was replaced."""

@@ -35,7 +35,7 @@ class Ended(StrEnum):
     FINISHED = "finished"
     """The service ended the body, whole."""
     SILENT = "silent"
-    """No byte came within the silence deadline."""
+    """No byte, or no answer at all, came within its deadline."""
     CUT = "cut"
     """The connection broke, or the body ended inside a frame."""
     CORRUPT = "corrupt"

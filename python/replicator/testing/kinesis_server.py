@@ -53,7 +53,12 @@ class Cut:
     """Closes the connection in the middle of the body."""
 
 
-Step = Serve | Send | Stall | Cut
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """Accepts the call and never answers, not even with headers. Only as the first step."""
+
+
+Step = Serve | Send | Stall | Cut | Mute
 
 
 @dataclass(slots=True)
@@ -317,15 +322,19 @@ class KinesisServer:
             headers={"Content-Type": "application/vnd.amazon.eventstream"}
         )
         response.enable_chunked_encoding()
+        scripts = self._scripts.get(shard_id)
+        steps: list[Step] = scripts.popleft() if scripts else [Serve(2**62)]
         self.subscriptions[shard_id] += 1
         try:
+            if steps[:1] == [Mute()]:
+                await asyncio.Event().wait()
             await response.prepare(request)
             if self._has_initial_response:
                 await response.write(frames.initial_response())
             # A client that went away shows as an error of the write: nobody to tell.
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(self._subscription_seconds):
-                    await self._play(request, response, shard_id, place, taken)
+                    await self._play(request, response, steps, shard_id, place, taken)
         finally:
             self.subscriptions[shard_id] -= 1
         return response
@@ -334,12 +343,11 @@ class KinesisServer:
         self,
         request: web.Request,
         response: web.StreamResponse,
+        steps: Sequence[Step],
         shard_id: str,
         place: int,
         taken: asyncio.Event,
     ) -> None:
-        scripts = self._scripts.get(shard_id)
-        steps: list[Step] = scripts.popleft() if scripts else [Serve(2**62)]
         for step in steps:
             match step:
                 case Send(data):

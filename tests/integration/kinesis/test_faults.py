@@ -12,13 +12,15 @@ from replicator.errors import FatalError, LeaseLost, PositionLost, TransientErro
 from replicator.model import TRIM_HORIZON, after
 from replicator.testing import frames
 from replicator.testing.clock import VirtualClock
-from replicator.testing.kinesis_server import Cut, KinesisServer, Send, Serve, Stall
+from replicator.testing.kinesis_server import Cut, KinesisServer, Mute, Send, Serve, Stall
 from tests.integration.kinesis.rig import (
     SHARD,
     MakeSource,
     numbered,
     payloads,
+    starts,
     take,
+    until,
 )
 
 # --- broken connections ---
@@ -53,7 +55,7 @@ async def test_a_broken_subscription_loses_and_repeats_nothing(
             server.script(SHARD, Serve(1), Send(frames.with_bad_crc(whole)), Stall())
         case _:
             server.script(SHARD, Serve(1), Stall())
-    source = make_source(silence_seconds=0.2)
+    source = make_source(silence_seconds=0.3 if fault == "silence" else 35.0)
     await source.open()
     with capture_logs() as logs:
         fetches = await take(source, 6)
@@ -113,6 +115,61 @@ async def test_a_subscription_that_never_gives_anything_is_raised_in_the_end(
         await take(source, 1)
     assert caught.value.code == "subscription_cut"
     assert source.renewals == {"cut": 3}
+
+
+@pytest.mark.parametrize("option", ["answer_seconds", "silence_seconds"])
+async def test_a_subscribe_without_an_answer_is_repeated(
+    server: KinesisServer, make_source: MakeSource, option: str
+) -> None:
+    # A half-open connection was waited for until the driver's deadline, four times over.
+    server.stream.append(SHARD, numbered(0, 2))
+    server.script(SHARD, Mute())
+    source = make_source(**{option: 0.3})
+    await source.open()
+    with capture_logs() as logs:
+        assert payloads(await take(source, 2)) == numbered(0, 2)
+    assert source.renewals == {"silent": 1}
+    # The call had succeeded, for the service: the next one kept its distance.
+    assert source.subscribe_conflicts == 0
+    assert starts(server) == [{"Type": "TRIM_HORIZON"}] * 2
+    (said,) = [line for line in logs if line["log_level"] == "warning"]
+    assert (said["event"], said["reason"]) == ("subscription renewed early", "silent")
+    assert said["detail"] == "no answer to the subscribe in 0.3 s"
+    debug = [line for line in logs if line["log_level"] == "debug"]
+    assert [line["event"] for line in debug] == ["subscribing", "subscribing", "subscribed"]
+    assert {(line["shard"], line["position"]) for line in debug} == {(SHARD, "TRIM_HORIZON")}
+    await until(lambda: server.subscriptions[SHARD] == 0)
+
+
+async def test_subscribes_that_are_never_answered_are_raised_in_the_end(
+    server: KinesisServer, make_source: MakeSource, clock: VirtualClock
+) -> None:
+    for _ in range(3):
+        server.script(SHARD, Mute())
+    source = make_source(failures_max=3, silence_seconds=0.1, backoff_seconds=8.0)
+    await source.open()
+    clock.slept.clear()
+    with pytest.raises(TransientError) as caught:
+        await take(source, 1)
+    assert caught.value.code == "subscription_silent"
+    assert "no answer" in caught.value.message
+    assert source.renewals == {"silent": 3}
+    assert clock.slept == [pytest.approx(6.0), pytest.approx(12.0)]
+
+
+async def test_a_reader_that_waits_for_an_answer_can_be_cancelled(
+    server: KinesisServer, make_source: MakeSource
+) -> None:
+    server.script(SHARD, Mute())
+    source = make_source()
+    await source.open()
+    reader = asyncio.ensure_future(take(source, 1))
+    await until(lambda: server.subscriptions[SHARD] == 1)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert not source.renewals
+    await until(lambda: server.subscriptions[SHARD] == 0)
 
 
 async def test_a_progressing_subscription_may_break_for_ever(
@@ -305,6 +362,22 @@ async def test_a_recreated_stream_is_another_one(
     again = await source.open()
     assert again != before
     await take(source, 0)
+
+
+async def test_a_conflict_notices_a_recreated_stream(
+    server: KinesisServer, make_source: MakeSource
+) -> None:
+    # Another worker had already registered the consumer there: reading went on with it.
+    source = make_source()
+    await source.open()
+    server.delete()
+    server.recreate()
+    await make_source().open()
+    server.refuse("SubscribeToShard", "ResourceInUseException")
+    for _ in range(2):  # the consumer that was found there isn't believed later either
+        with pytest.raises(FatalError) as caught:
+            await take(source, 0)
+        assert caught.value.code == "stream_recreated"
 
 
 async def test_an_unknown_number_is_a_gap(server: KinesisServer, make_source: MakeSource) -> None:

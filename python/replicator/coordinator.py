@@ -140,7 +140,8 @@ class Coordinator:
                 if run.task is not None and not run.task.done()
             ]:
                 await asyncio.wait(tasks)
-            leasing.cancel()
+            # Not cancelled: a take under way would leave a lease that nobody gives up.
+            self._lease_now.set()
             await asyncio.wait({leasing})
             pipeline.close()
 
@@ -254,7 +255,7 @@ class Coordinator:
     async def _lease_always(
         self, stream: Stream, pipeline: Pipeline, group: asyncio.TaskGroup
     ) -> None:
-        while True:
+        while self._runs or not self._draining.is_set():
             self._lease_now.clear()
             await self._lease_once(stream, pipeline, group)
             with suppress(TimeoutError):
@@ -395,6 +396,8 @@ class Coordinator:
                 with suppress(ReplicatorError):
                     if run.inlet is not None and run.inlet.durable is not None:
                         await self._store.checkpoint(self._name, run.shard_id, run.inlet.durable)
+                # On its own: a copy that can't be stored must not keep the lease.
+                with suppress(ReplicatorError):
                     if (row := self._held_row(run.shard_id)) is not None:
                         await self._store.release(row)
         finally:

@@ -135,21 +135,29 @@ class Lane:
         self._changed.set()
 
     async def run(self) -> None:
-        """Writes for ever: encode, write, resolve. Ends by cancellation only."""
-        while True:
-            reason = await self._due()
-            work = self._take()
-            if not work:
-                continue
-            pending = [waiting.pending for waiting in work]
-            try:
-                payload = await self._encode(pending)
-                result = await self._writer.write(payload)
-            except ReplicatorError as error:
-                self._fail(work, error)
-            else:
-                self._stats.flush_reasons[reason] += 1
-                self._resolve(work, result)
+        """Writes for ever: encode, write, resolve. Ends by cancellation only, and gives back
+        the bytes of what it then still holds."""
+        try:
+            while True:
+                reason = await self._due()
+                if work := self._take():
+                    await self._write(work, reason)
+        finally:
+            while self._batcher.count:
+                self._drop(self._batcher.take())
+
+    async def _write(self, work: Sequence[_Waiting], reason: FlushReason) -> None:
+        try:
+            payload = await self._encode([waiting.pending for waiting in work])
+            result = await self._writer.write(payload)
+        except ReplicatorError as error:
+            self._fail(work, error)
+        except asyncio.CancelledError:
+            self._drop(work)
+            raise
+        else:
+            self._stats.flush_reasons[reason] += 1
+            self._resolve(work, result)
 
     async def _due(self) -> FlushReason:
         while True:
@@ -162,14 +170,14 @@ class Lane:
                     await self._changed.wait()
 
     def _take(self) -> list[_Waiting]:
-        work = []
-        for waiting in self._batcher.take():
-            if waiting.inlet.is_over:
-                self._gate.give(waiting.charge)
-                waiting.inlet.leave(None)
-            else:
-                work.append(waiting)
-        return work
+        taken = self._batcher.take()
+        self._drop([waiting for waiting in taken if waiting.inlet.is_over])
+        return [waiting for waiting in taken if not waiting.inlet.is_over]
+
+    def _drop(self, work: Sequence[_Waiting]) -> None:
+        for waiting in work:
+            waiting.inlet.leave(None)
+            self._gate.give(waiting.charge)
 
     async def _encode(self, pending: Sequence[Pending]) -> Any:
         if sum(p.batch.nbytes for p in pending) <= INLINE_BYTES_MAX:
@@ -179,8 +187,7 @@ class Lane:
     def _fail(self, work: Sequence[_Waiting], error: ReplicatorError) -> None:
         for waiting in work:
             waiting.inlet.fail(error)
-            waiting.inlet.leave(None)
-            self._gate.give(waiting.charge)
+        self._drop(work)
 
     def _resolve(self, work: Sequence[_Waiting], result: WriteResult) -> None:
         now = self._clock.monotonic()
@@ -197,6 +204,7 @@ class Lane:
                 stats.records += batch.records
                 stats.changes += len(batch)
                 stats.duplicates += batch.duplicates
+                stats.ambiguous += batch.ambiguous
                 stats.bytes += batch.nbytes
                 if len(batch):
                     stats.observe_latency(now - pending.received_at, len(batch))
@@ -207,6 +215,9 @@ class Lane:
         stats.rows += result.rows
         stats.duplicates += result.duplicates
         stats.superseded += result.superseded
+        stats.ambiguous += result.ambiguous
+        if result.ambiguous:
+            log.warning("ambiguous_order", changes=result.ambiguous, action="the delete stands")
         for letter in result.dead_letters:
             rejection = letter.rejection
             stats.dead_letters += 1

@@ -132,11 +132,17 @@ class Fetch:
 @dataclass(frozen=True, slots=True)
 class Fence:
     """The right to write one shard's changes at one sink: valid while the sink's
-    own epoch for the shard is still this one."""
+    own epoch and owner for the shard are still these.
+
+    The epoch alone isn't enough: after a failover that lost the newest fence the
+    sink counts the same number again. `owner` therefore says who raised it and
+    bears a mark of this one raise.
+    """
 
     stream: Stream
     shard_id: str
     epoch: int
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,7 @@ class WriteResult:
     rows: int = 0
     duplicates: int = 0
     superseded: int = 0
+    ambiguous: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
     lost: frozenset[str] = frozenset()
     rejected_by_code: Mapping[str, int] = field(default_factory=dict)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-import asyncpg
 import pytest
 
-from replicator.errors import LeaseLost
+from replicator.errors import LeaseLost, TransientError
 from replicator.model import (
     LATEST,
     SHARD_END,
@@ -28,8 +28,10 @@ from replicator.model import (
     at_timestamp,
 )
 from replicator.sink import PostgresSettings, PostgresSink
+from replicator.testing.servers import PostgresServer
 from replicator.testing.sink import MemorySink, MemoryStore
 from tests.changes import STREAM, number, pending, put, remove
+from tests.warehouse import connected
 
 ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
 PRODUCTS = TableSchema("products", (("id", "S"),))
@@ -41,11 +43,15 @@ Content: TypeAlias = dict[tuple[Any, ...], tuple[dict[str, Any] | None, Decimal]
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """One destination; `worker()` is another process at it, `content` what a reader sees."""
+    """One destination; `worker()` is another process at it, `content` what a reader sees.
+    `copied` makes a replica that then falls behind, `failed_over` puts it in the place of
+    the destination, which is gone; both cut all connections."""
 
     worker: Callable[[], Awaitable[AnySink]]
     content: Callable[[TableSchema], Awaitable[Content]]
     dead_letters: Callable[[], Awaitable[dict[tuple[str, str, int], tuple[str, bytes, int]]]]
+    copied: Callable[[], Awaitable[None]]
+    failed_over: Callable[[], Awaitable[None]]
 
 
 async def write(sink: AnySink, *several: Pending) -> WriteResult:
@@ -60,7 +66,8 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         if request.param == "memory":
             yield memory_rig(stack)
         else:
-            yield await postgres_rig(stack, request.getfixturevalue("postgres_dsn"))
+            server = request.getfixturevalue("postgres_server")
+            yield postgres_rig(stack, server, request.getfixturevalue("postgres_dsn"))
 
 
 def memory_rig(stack: AsyncExitStack) -> Rig:
@@ -85,12 +92,21 @@ def memory_rig(stack: AsyncExitStack) -> Rig:
             for at, letter in store.dead_letters.items()
         }
 
-    return Rig(worker, content, dead_letters)
+    replica = MemoryStore()
+
+    async def copied() -> None:
+        nonlocal replica
+        replica = copy.deepcopy(store)
+
+    async def failed_over() -> None:
+        for field in fields(store):
+            setattr(store, field.name, getattr(replica, field.name))
+
+    return Rig(worker, content, dead_letters, copied, failed_over)
 
 
-async def postgres_rig(stack: AsyncExitStack, dsn: str) -> Rig:
-    reader = await asyncpg.connect(dsn)
-    stack.push_async_callback(reader.close)
+def postgres_rig(stack: AsyncExitStack, server: PostgresServer, dsn: str) -> Rig:
+    name = dsn.partition("?")[0].rpartition("/")[2]
 
     async def worker() -> AnySink:
         sink = PostgresSink(PostgresSettings("warehouse", "shop", dsn))
@@ -99,7 +115,8 @@ async def postgres_rig(stack: AsyncExitStack, dsn: str) -> Rig:
         return sink
 
     async def content(table: TableSchema) -> Content:
-        rows = await reader.fetch(f'SELECT * FROM "{table.name}"')
+        async with connected(dsn) as reader:
+            rows = await reader.fetch(f'SELECT * FROM "{table.name}"')
         found: Content = {}
         for row in rows:
             item = None if row["item"] is None else json.loads(row["item"], parse_int=Decimal)
@@ -108,7 +125,8 @@ async def postgres_rig(stack: AsyncExitStack, dsn: str) -> Rig:
         return found
 
     async def dead_letters() -> dict[tuple[str, str, int], tuple[str, bytes, int]]:
-        rows = await reader.fetch("SELECT * FROM replicator_dead_letters")
+        async with connected(dsn) as reader:
+            rows = await reader.fetch("SELECT * FROM replicator_dead_letters")
         return {
             (row["shard"], row["sequence_number"], row["record_index"]): (
                 row["code"],
@@ -118,7 +136,23 @@ async def postgres_rig(stack: AsyncExitStack, dsn: str) -> Rig:
             for row in rows
         }
 
-    return Rig(worker, content, dead_letters)
+    async def execute(*statements: str) -> None:
+        for sql in statements:  # each on its own: none of them can be part of a transaction
+            await asyncio.to_thread(server.execute, sql)
+
+    async def copied() -> None:
+        await execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            f'CREATE DATABASE "{name}_replica" TEMPLATE "{name}"',
+        )
+
+    async def failed_over() -> None:
+        await execute(
+            f'DROP DATABASE "{name}" WITH (FORCE)',
+            f'ALTER DATABASE "{name}_replica" RENAME TO "{name}"',
+        )
+
+    return Rig(worker, content, dead_letters, copied, failed_over)
 
 
 # ---- the stream's beginning
@@ -425,3 +459,119 @@ async def test_opening_again_disturbs_nothing(rig: Rig) -> None:
     await sink.open([ORDERS, PRODUCTS])
     payload = writer.encode([pending(fence, [put("products", {"id": {"S": "apple"}}, 1)])])
     assert (await writer.write(payload)).rows == 1
+
+
+# ---- a failover that lost the last transactions
+
+
+async def test_a_write_after_a_lossy_failover_is_refused_before_anything_of_it(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    assert await sink.position(fence) is None
+    history = [put("products", {"id": {"S": str(n)}}, n) for n in range(1, 5)]
+    await write(sink, pending(fence, history[:1]))
+    await rig.copied()
+    # A new connection alone is nothing to stop for.
+    assert (await write(sink, pending(fence, history[1:2], first=2))).rows == 1
+    await rig.failed_over()
+    for _ in range(2):
+        with pytest.raises(TransientError) as moved:
+            await write(sink, pending(fence, [history[2], b"broken"], first=3))
+        assert moved.value.code == "position_moved"
+    assert set(await rig.content(PRODUCTS)) == {("1",)}
+    assert await rig.dead_letters() == {}
+    # The fence is still ours there, so it is enough to look and to read again.
+    assert await sink.position(fence) == after(number(1))
+    assert (await write(sink, pending(fence, history[1:], first=2))).rows == 3
+    assert await sink.position(fence) == after(number(4))
+
+
+async def test_what_was_lost_at_the_end_of_a_shard_is_missed_too(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    await rig.copied()
+    await write(sink, pending(fence, [put("products", {"id": {"S": "1"}}, 1)], then=SHARD_END))
+    await rig.failed_over()
+    with pytest.raises(TransientError) as moved:
+        await write(sink, pending(fence, [], then=SHARD_END))
+    assert moved.value.code == "position_moved"
+    assert await sink.position(fence) is None
+
+
+async def test_one_shard_that_moved_stops_the_whole_write(rig: Rig) -> None:
+    sink = await rig.worker()
+    kept = await sink.fence(STREAM, "shard-1", "me")
+    moving = await sink.fence(STREAM, "shard-2", "me")
+    await rig.copied()
+    await write(sink, pending(moving, [put("products", {"id": {"S": "1"}}, 1)]))
+    await rig.failed_over()
+    with pytest.raises(TransientError):
+        await write(
+            sink,
+            pending(kept, [put("products", {"id": {"S": "2"}}, 2)]),
+            pending(moving, [put("products", {"id": {"S": "3"}}, 3)], first=2),
+        )
+    assert await rig.content(PRODUCTS) == {}
+    assert await sink.positions(STREAM) == {}
+
+
+@pytest.mark.parametrize("other", ["another", "me"])
+async def test_an_epoch_raised_again_after_a_lossy_failover_kills_the_lost_fence(
+    rig: Rig, other: str
+) -> None:
+    mine, others = await rig.worker(), await rig.worker()
+    await rig.copied()
+    lost = await mine.fence(STREAM, "shard-1", "me")
+    await rig.failed_over()
+    newest = await others.fence(STREAM, "shard-1", other)
+    assert newest.epoch == lost.epoch
+    with pytest.raises(LeaseLost):
+        await mine.position(lost)
+    result = await write(mine, pending(lost, [put("products", {"id": {"S": "1"}}, 1)]))
+    assert result == WriteResult(lost=frozenset({"shard-1"}))
+    assert await others.position(newest) is None
+
+
+async def test_a_fence_that_the_failover_lost_is_lost(rig: Rig) -> None:
+    sink = await rig.worker()
+    await sink.fence(STREAM, "shard-1", "me")
+    await rig.copied()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    await rig.failed_over()
+    with pytest.raises(LeaseLost):
+        await sink.position(fence)
+    assert (await write(sink, pending(fence, []))).lost == {"shard-1"}
+
+
+# ---- changes of one instant that nobody can order
+
+
+async def test_an_insert_delivered_again_undoes_no_delete_of_its_instant(rig: Rig) -> None:
+    """Regression: the delete left nothing, the INSERT begins with nothing, so it seemed
+    to be the later one."""
+    apple: Any = {"id": {"S": "apple"}}
+    made = put("products", apple, 7, stock={"N": "3"})
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    await write(sink, pending(fence, [made]))
+    gone = await write(
+        sink, pending(fence, [remove("products", apple, 7, {**apple, "stock": {"N": "3"}})])
+    )
+    assert (gone.rows, gone.ambiguous) == (1, 0)
+    again = await write(
+        sink, pending(fence, [made, put("products", {"id": {"S": "pear"}}, 7)], first=3)
+    )
+    assert (again.rows, again.superseded, again.ambiguous) == (1, 1, 1)
+    assert (await rig.content(PRODUCTS))["apple",] == (None, Decimal(7))
+    # A second later it is an item of its own again.
+    assert (await write(sink, pending(fence, [put("products", apple, 8)], first=5))).rows == 1
+
+
+async def test_a_change_that_the_images_do_order_is_not_ambiguous(rig: Rig) -> None:
+    apple: Any = {"id": {"S": "apple"}}
+    first = {**apple, "n": {"N": "1"}}
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    await write(sink, pending(fence, [put("products", apple, 7, first, n={"N": "2"})]))
+    early = await write(sink, pending(fence, [put("products", apple, 7, n={"N": "1"})], first=2))
+    assert (early.rows, early.superseded, early.ambiguous) == (0, 1, 0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import traceback
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from replicator.errors import FatalError, TransientError
-from replicator.model import SHARD_END, TableSchema, after
+from replicator.model import SHARD_END, TableSchema, WriteResult, after
 from replicator.sink import PostgresSink
 from replicator.testing.servers import PostgresServer
 from tests.changes import STREAM, number, pending, put, remove
@@ -288,6 +289,37 @@ async def test_a_missing_database_is_fatal_and_a_missing_server_is_not(
     assert secret not in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://loader:hunter2/x@127.0.0.1:1/shop",
+        "postgresql://loader:hunter2?x@127.0.0.1:1/shop",
+        "postgresql://loader:hunter2#x@127.0.0.1:1/shop",
+        "postgresql://loader:hunter2@x@127.0.0.1:1/shop",
+        "postgresql://loader:[hunter2@127.0.0.1:1/shop",
+        # What is left looks like a host, a port and a database.
+        "postgresql://loader:1234/hunter2@127.0.0.1:1/shop",
+        "postgresql://loader:1234#hunter2@127.0.0.1:1/shop",
+        "postgresql://loader@127.0.0.1:hunter2/shop",
+    ],
+)
+async def test_a_dsn_that_was_not_encoded_is_refused_without_the_secret(dsn: str) -> None:
+    sink = PostgresSink(settings(dsn))
+    with pytest.raises(FatalError) as refused:
+        await sink.open([PRODUCTS])
+    assert refused.value.code == "postgres_settings"
+    assert "percent-encoded" in refused.value.message
+    told = "".join(traceback.format_exception(refused.value))
+    assert "hunter2" not in told
+    assert refused.value.__context__ is None
+
+
+async def test_an_encoded_password_is_taken(postgres_dsn: str) -> None:
+    dsn = postgres_dsn.replace("postgres:@", "postgres:%2F%3F%23%40%5B@")
+    async with opened(dsn) as sink:
+        assert not await sink.holds_data()
+
+
 # ---- poison
 
 
@@ -426,3 +458,29 @@ async def test_writers_share_their_shards_and_may_meet_at_a_key(postgres_dsn: st
     assert sum(result.rows + result.superseded for result in results) == 300
     found = await rows(postgres_dsn, "SELECT version::int % 100 FROM products")
     assert found == [(5,)] * 50
+
+
+@pytest.mark.parametrize("way", ["ended", "lost", "taken"])
+async def test_a_shard_that_is_gone_is_no_load_of_its_writer(postgres_dsn: str, way: str) -> None:
+    """Regression: a shard stayed with its writer for ever, so that new ones all went to
+    the others."""
+    async with opened(postgres_dsn) as sink, opened(postgres_dsn) as others:
+        fences = [await sink.fence(STREAM, f"shard-{n}", "me") for n in range(4)]
+        writers = [sink.writer(fence) for fence in fences]
+        gone = [fences[0], fences[2]]
+        assert writers[0] is writers[2]
+        if way == "ended":
+            waiting = [pending(fence, [], then=SHARD_END) for fence in gone]
+            await writers[0].write(writers[0].encode(waiting))
+        else:
+            for fence in gone:
+                await others.fence(STREAM, fence.shard_id, "me")
+        if way == "lost":
+            result = await writers[0].write(writers[0].encode([pending(one, []) for one in gone]))
+            assert result == WriteResult(lost=frozenset({"shard-0", "shard-2"}))
+        elif way == "taken":
+            await sink.positions(STREAM)  # as discovery does
+        for n in range(4, 6):
+            assert sink.writer(await sink.fence(STREAM, f"shard-{n}", "me")) is writers[0]
+        assert sink.writer(fences[1]) is writers[1]
+        assert len(sink._writer_of) == 4

@@ -12,6 +12,7 @@ import pytest
 from replicator.errors import FatalError, TransientError
 from replicator.model import WriteResult, after
 from replicator.sink import PostgresSink
+from replicator.sink.postgres_session import PostgresSession
 from replicator.testing.servers import PostgresServer
 from tests.changes import STREAM, number
 from tests.warehouse import (
@@ -20,6 +21,7 @@ from tests.warehouse import (
     connected,
     opened,
     product,
+    rows,
     settings,
     until_fenced,
     until_waiting,
@@ -161,6 +163,101 @@ async def test_a_table_dropped_under_way_is_fatal_and_says_so(postgres_dsn: str)
         assert isinstance(failed, FatalError)
         assert "42P01" in failed.message
         assert await sink.position(fence) == after(number(1))
+
+
+# ---- what a connection leaves on the server
+
+OURS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name LIKE 'replicator%' AND query {} ORDER BY pid"
+)
+
+
+async def staging_owners(dsn: str) -> list[tuple[Any, ...]]:
+    """The temporary schemas that hold staging tables: one for each session."""
+    return await rows(
+        dsn,
+        "SELECT relnamespace::regnamespace::text FROM pg_class"
+        " WHERE relname LIKE 'replicator_staging%' AND relpersistence = 't'",
+    )
+
+
+async def test_a_writer_connection_is_replaced_between_writes_when_it_is_old(
+    postgres_dsn: str,
+) -> None:
+    """Regression: staging tables of a session that lasts for months hold back the freeze
+    horizon, and autovacuum can't help."""
+    now = 1000.0
+    sink = PostgresSink(
+        settings(postgres_dsn, connections=1, connection_age_seconds_max=600.0),
+        monotonic=lambda: now,
+    )
+    await sink.open([PRODUCTS])
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    writers = []
+    for at, seconds in enumerate((0, 500, 100, 500), 1):
+        now += seconds
+        assert (await write(sink, fence, [product("a", at)], first=at)).rows == 1
+        writers.append(await rows(postgres_dsn, OURS.format("= 'COMMIT'")))
+    assert [len(pids) for pids in writers] == [1] * 4
+    assert writers[0] == writers[1] != writers[2] == writers[3]
+    await sink.close()
+
+
+async def test_the_server_ends_a_writer_that_is_idle_for_long(
+    postgres_server: PostgresServer, postgres_dsn: str
+) -> None:
+    if int(postgres_server.execute("SHOW server_version_num")) < 140000:
+        pytest.skip("idle_session_timeout came with Postgres 14")
+    async with opened(postgres_dsn, connection_age_seconds_max=1.0) as sink:
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        await write(sink, fence, [product("a", 1)])
+        async with asyncio.timeout(10):
+            while await staging_owners(postgres_dsn):
+                await asyncio.sleep(0.02)
+        assert (await write(sink, fence, [product("a", 2)], first=2)).rows == 1
+        assert await sink.position(fence) == after(number(2))
+
+
+async def test_a_statement_whose_client_is_gone_ends_soon(
+    postgres_server: PostgresServer, postgres_dsn: str
+) -> None:
+    """Regression: it went on until its deadline, with all its locks."""
+    if int(postgres_server.execute("SHOW server_version_num")) < 140000:
+        pytest.skip("client_connection_check_interval came with Postgres 14")
+    session = PostgresSession(settings(postgres_dsn))
+
+    async def sleep() -> None:
+        with pytest.raises(TransientError):
+            async with session.use("sleeping") as connection:
+                await connection.execute("SELECT pg_sleep(50)")
+
+    sleeping = OURS.format("LIKE '%pg_sleep%'")
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(sleep())
+        while not await rows(postgres_dsn, sleeping):
+            await asyncio.sleep(0.02)
+        session.discard()
+        while await rows(postgres_dsn, sleeping):
+            await asyncio.sleep(0.1)
+
+
+async def test_a_deferred_constraint_is_fatal_and_not_taken_for_a_failover(
+    postgres_dsn: str,
+) -> None:
+    async with opened(postgres_dsn) as sink:
+        async with connected(postgres_dsn) as connection:
+            await connection.execute(
+                "CREATE TABLE shelf (id text PRIMARY KEY); ALTER TABLE products ADD FOREIGN KEY"
+                " (id) REFERENCES shelf DEFERRABLE INITIALLY DEFERRED"
+            )
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        failed = await attempt(sink, fence, [product("a", 1)])
+        assert isinstance(failed, FatalError)
+        assert "23503" in failed.message
+        async with connected(postgres_dsn) as connection:
+            await connection.execute("INSERT INTO shelf VALUES ('a')")
+        assert (await write(sink, fence, [product("a", 1)])).rows == 1
 
 
 # ---- two lease stores at one sink

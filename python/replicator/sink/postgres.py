@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import orjson
 
 from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import Fence, Position, Stream, TableSchema
+from replicator.sink.committed import Committed
 from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_report import PostgresReport, report
 from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_names
@@ -50,6 +52,7 @@ class PostgresSink:
         )
         self._tables: tuple[DocumentTable, ...] = ()
         self._writers: tuple[PostgresWriter, ...] = ()
+        self._committed = Committed()
         self._writer_of: dict[tuple[Stream, str], PostgresWriter] = {}
         self._state: Mapping[str, str] = {}
         self._session_sql = statements("session")
@@ -75,7 +78,7 @@ class PostgresSink:
             await self._close_writers()
             self._tables = planned.tables
         self._writers = self._writers or tuple(
-            PostgresWriter(self._settings, planned, self._monotonic)
+            PostgresWriter(self._settings, planned, self._committed, self._monotonic)
             for _ in range(self._settings.connections)
         )
 
@@ -113,38 +116,56 @@ class PostgresSink:
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         async with self._control.use(f"reading positions of {stream.name}") as connection:
             rows = await connection.fetch(self._state["positions"], *self._key(stream))
-        return {row["shard"]: Position.parse(row["position"]) for row in rows}
+            newest = {row["shard"]: (row["epoch"], row["owner"]) for row in rows}
+            self._committed.keep(stream, newest)
+        return {
+            row["shard"]: Position.parse(row["position"])
+            for row in rows
+            if row["position"] is not None
+        }
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        mark = f"{owner}/{secrets.token_hex(4)}"  # see `Fence`
         async with self._control.use(f"raising the fence of {shard_id}") as connection:
             foreign = await self._foreign_store(connection, stream, shard_id)
             if foreign is None:
-                epoch = await connection.fetchval(
+                row = await connection.fetchrow(
                     self._state["raise_fence"],
                     *self._key(stream),
                     shard_id,
-                    owner,
+                    mark,
                     self._settings.store_id or None,
                 )
+                assert row is not None
+                fence = Fence(stream, shard_id, row["epoch"], mark)
+                self._committed.read(fence, _parsed(row["position"]))
         if foreign is not None:
             raise self._foreign_error(foreign, shard_id)
-        return Fence(stream, shard_id, int(epoch))
+        return fence
 
     async def position(self, fence: Fence) -> Position | None:
         async with self._control.use(f"reading the position of {fence.shard_id}") as connection:
             row = await connection.fetchrow(
                 self._state["position"], *self._key(fence.stream), fence.shard_id
             )
-        if row is None or row["epoch"] != fence.epoch:
-            raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
-        return None if row["position"] is None else Position.parse(row["position"])
+            if row is not None and (row["epoch"], row["owner"]) == (fence.epoch, fence.owner):
+                position = _parsed(row["position"])
+                self._committed.read(fence, position)
+                return position
+        self._committed.forget(fence)
+        raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
 
     def writer(self, fence: Fence) -> PostgresWriter:
-        """The shard's writer, always the same one; a new shard's is the least busy."""
+        """The shard's writer, the same one for as long as its fence holds; a new shard's is
+        the least busy."""
         shard = (fence.stream, fence.shard_id)
         if (known := self._writer_of.get(shard)) is not None:
             return known
         assert self._writers, "a sink is opened before it is written to"
+        # Shards that ended, or went to another worker, are nobody's load any more.
+        self._writer_of = {
+            held: writer for held, writer in self._writer_of.items() if held in self._committed
+        }
         load = Counter(self._writer_of.values())
         self._writer_of[shard] = min(self._writers, key=lambda writer: load[writer])
         return self._writer_of[shard]
@@ -195,3 +216,7 @@ class PostgresSink:
         """The store's advisory lock: 64 bits, the same on every machine."""
         text = f"replicator\0{self._settings.pipeline}\0{store_id}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
+
+
+def _parsed(position: str | None) -> Position | None:
+    return None if position is None else Position.parse(position)

@@ -36,6 +36,7 @@ class Merged:
     rows: int = 0
     duplicates: int = 0
     superseded: int = 0
+    ambiguous: int = 0
     rejections: tuple[Rejection, ...] = ()
 
 
@@ -65,21 +66,27 @@ class DocumentMerge:
         if written == staged:
             return Merged(rows=written)
         # The slow path: redelivered and late changes, and other changes of the same instant.
-        equal, tied = await connection.fetchrow(self._sql["count_equal"], self._generation)
-        later = await self._settle_ties(connection, part) if tied else 0
+        equal, tied = await self._counts(connection, "count_equal")
+        later, ambiguous = await self._settle_ties(connection, part) if tied else (0, 0)
         return Merged(
             rows=written + later,
             # Equal are those just written and those that the table held before.
             duplicates=equal - written - tied,
             superseded=staged - equal + tied - later,
+            ambiguous=ambiguous,
         )
 
-    async def _settle_ties(self, connection: Connection, part: TablePayload) -> int:
+    async def _settle_ties(self, connection: Connection, part: TablePayload) -> tuple[int, int]:
         """Law 3 across batches: how many of the changes that share an instant with the
-        stored one came after it, and so replaced it."""
+        stored one came after it, and so replaced it; and of how many nobody can tell."""
         await connection.execute(self._sql["create_before"])
         await self._copy(connection, self._table.before, part.rows.copy_before())
-        return _affected(await connection.execute(self._sql["settle_ties"], self._generation))
+        return await self._counts(connection, "settle_ties")
+
+    async def _counts(self, connection: Connection, name: str) -> tuple[int, int]:
+        row = await connection.fetchrow(self._sql[name], self._generation)
+        assert row is not None
+        return row[0], row[1]
 
     async def merge_carefully(self, connection: Connection, part: TablePayload) -> Merged:
         """As `merge`, but rows that the server refuses become rejections. In place of a

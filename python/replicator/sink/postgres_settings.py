@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
+from replicator.errors import FatalError
 from replicator.model import Stream
 
 
@@ -19,6 +21,10 @@ class PostgresSettings:
     A server that answers nothing may be busy (a checkpoint, a failover of its
     storage): it is waited for `command_timeout_seconds` for each statement, long
     on purpose, since giving up costs a new connection and the same work again.
+
+    A writer's staging tables hold back the server's freeze horizon for as long as
+    its session lasts (autovacuum can't freeze another session's temporary tables),
+    so a connection is replaced at about `connection_age_seconds_max`.
     """
 
     name: str
@@ -35,10 +41,35 @@ class PostgresSettings:
     command_timeout_seconds: float = 60.0
     lock_timeout_seconds: float = 20.0
     foreign_store_patience_seconds: float = 45.0
+    connection_age_seconds_max: float = 3600.0
 
     def __post_init__(self) -> None:
         assert self.connections >= 1, self
         assert self.lock_timeout_seconds < self.command_timeout_seconds, self
+
+
+def dsn_error() -> FatalError:
+    """What is said of a DSN that can't be read: nothing of it, since it holds the password."""
+    return FatalError(
+        "postgres_settings",
+        "the sink's DSN (or a PG* variable) can't be read: write"
+        " postgresql://user:password@host:port/database, with / ? # @ : % [ ] in user and"
+        " password percent-encoded (%2F %3F %23 %40 %3A %25 %5B %5D)",
+    )
+
+
+def check_dsn(dsn: str) -> None:
+    """Raises FatalError for a DSN whose password was cut at a character that ends it.
+    The driver would take the rest for a host, a database or nothing at all, and
+    some of its errors show it."""
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        parts = None
+    # An @ behind the host belongs to a password that had a / or a #; two before it, to one
+    # that had an @. In the query it may be a user's name.
+    if parts is None or parts.fragment or "@" in parts.path or parts.netloc.count("@") > 1:
+        raise dsn_error()
 
 
 def created_at(stream: Stream) -> datetime:

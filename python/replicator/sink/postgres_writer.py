@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import asyncpg
 
 from replicator._core import Rejection
-from replicator.errors import FatalError
+from replicator.errors import FatalError, TransientError
 from replicator.model import DeadLetter, Fence, Pending, Position, WriteResult
+from replicator.sink.committed import Committed, moved_message
 from replicator.sink.position import furthest
 from replicator.sink.postgres_errors import refusal_code, refusal_message
 from replicator.sink.postgres_merge import DocumentMerge
@@ -41,9 +42,14 @@ class PostgresWriter:
         self,
         settings: PostgresSettings,
         planned: PostgresPlan,
+        committed: Committed,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session = PostgresSession(settings)
+        """`committed` is the sink's, which reads positions; it moves with every commit."""
+        self._session = PostgresSession(
+            settings, age_seconds_max=settings.connection_age_seconds_max, monotonic=monotonic
+        )
+        self._committed = committed
         self._pipeline = settings.pipeline
         self._tables = planned.tables
         self._merges = {
@@ -96,12 +102,13 @@ class PostgresWriter:
         dead_letters = [(payload.pending[one.part].fence, one) for one in rejections]
         if dead_letters:
             await self._store_dead_letters(connection, dead_letters)
-        await self._store_positions(connection, payload.pending, stored)
-        await connection.execute(self._sql["commit"])
+        positions = await self._store_positions(connection, payload.pending, stored)
+        await self._commit(connection, stored, positions)
         return WriteResult(
             rows=sum(part.rows for part in merged),
             duplicates=sum(part.duplicates for part in merged),
             superseded=sum(part.superseded for part in merged),
+            ambiguous=sum(part.ambiguous for part in merged),
             dead_letters=tuple(
                 DeadLetter(fence.shard_id, one.table, one) for fence, one in dead_letters
             ),
@@ -111,9 +118,13 @@ class PostgresWriter:
 
     async def _lock_fences(
         self, connection: Connection, pending: Sequence[Pending]
-    ) -> tuple[Mapping[_ShardKey, Position | None], frozenset[str]]:
+    ) -> tuple[Mapping[Fence, Position | None], frozenset[str]]:
         """The stored positions of the shards that are still ours, and the other shards'
-        ids. Until the transaction ends nobody can raise a fence that is still ours."""
+        ids. Until the transaction ends nobody can raise a fence that is still ours.
+
+        Raises TransientError when a position isn't the one that was committed last: what
+        lies between was lost, and these changes begin behind it.
+        """
         fences = list(dict.fromkeys(one.fence for one in pending))
         keys = [_shard_key(fence) for fence in fences]
         rows = await connection.fetch(
@@ -123,16 +134,47 @@ class PostgresWriter:
             [created for _, created, _ in keys],
             [shard for _, _, shard in keys],
             [fence.epoch for fence in fences],
+            [fence.owner for fence in fences],
         )
-        stored: dict[_ShardKey, Position | None] = {
+        found: dict[_ShardKey, Position | None] = {
             (arn, created, shard): None if position is None else Position.parse(position)
             for arn, created, shard, position in rows
         }
         # A shard that brings changes of an older fence too is lost as a whole: its owner has
         # to look at the position again before anything of it is written.
         several = {key[2] for key, times in Counter(keys).items() if times > 1}
-        gone = {key[2] for key in keys if key not in stored}
-        return stored, frozenset(several | gone)
+        gone = {key[2] for key in keys if key not in found}
+        lost = frozenset(several | gone)
+        for fence in fences:
+            if fence.shard_id in lost:
+                self._committed.forget(fence)
+        stored = {fence: found[_shard_key(fence)] for fence in fences if fence.shard_id not in lost}
+        moved = {fence: at for fence, at in stored.items() if not self._committed.agrees(fence, at)}
+        if moved:
+            await connection.execute(self._sql["rollback"])
+            raise TransientError("position_moved", moved_message(moved))
+        return stored, lost
+
+    async def _commit(
+        self,
+        connection: Connection,
+        stored: Mapping[Fence, Position | None],
+        positions: Mapping[Fence, Position | None],
+    ) -> None:
+        for fence in positions:
+            self._committed.unsure(fence)
+        try:
+            await connection.execute(self._sql["commit"])
+        except asyncpg.PostgresError as error:
+            # A deferred constraint: the server says that nothing was written.
+            if refusal_code(error) is not None:
+                self._learn(stored)
+            raise
+        self._learn(positions)
+
+    def _learn(self, positions: Mapping[Fence, Position | None]) -> None:
+        for fence, position in positions.items():
+            self._committed.moved(fence, position)
 
     async def _store_dead_letters(
         self, connection: Connection, dead_letters: Sequence[tuple[Fence, Rejection]]
@@ -165,25 +207,27 @@ class PostgresWriter:
         self,
         connection: Connection,
         pending: Sequence[Pending],
-        stored: Mapping[_ShardKey, Position | None],
-    ) -> None:
+        stored: Mapping[Fence, Position | None],
+    ) -> Mapping[Fence, Position | None]:
+        """Where the shards' positions lie once this is committed."""
         now = self._monotonic()
-        moves: dict[_ShardKey, _Move] = {}
+        moves: dict[Fence, _Move] = {}
         for one in pending:
-            key = _shard_key(one.fence)
-            move = moves.setdefault(key, _Move(stored[key]))
+            move = moves.setdefault(one.fence, _Move(stored[one.fence]))
             move.take(one, now)
+        keys = [_shard_key(fence) for fence in moves]
         await connection.execute(
             self._state["store_positions"],
             self._pipeline,
-            [arn for arn, _, _ in moves],
-            [created for _, created, _ in moves],
-            [shard for _, _, shard in moves],
+            [arn for arn, _, _ in keys],
+            [created for _, created, _ in keys],
+            [shard for _, _, shard in keys],
             [str(move.position) for move in moves.values()],
             [move.sequence_number for move in moves.values()],
             [move.arrival_ms for move in moves.values()],
             [move.tip_age_seconds for move in moves.values()],
         )
+        return {fence: move.position for fence, move in moves.items()}
 
 
 class _Move:

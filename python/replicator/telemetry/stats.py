@@ -22,6 +22,7 @@ class Stats:
         self.rows = 0
         self.duplicates = 0
         self.superseded = 0
+        self.ambiguous = 0
         self.dead_letters = 0
         self.gaps = 0
         self.flushes = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,11 @@ from replicator.model import (
     TableSchema,
     WriteResult,
 )
+from replicator.sink.committed import Committed, moved_message
 from replicator.sink.position import furthest
 
 Key: TypeAlias = tuple[Any, ...]
+_Became: TypeAlias = Literal["row", "duplicate", "superseded", "ambiguous"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class MemoryStore:
     streams: dict[tuple[str, Stream], Mapping[str, Position]] = field(default_factory=dict)
     positions: dict[tuple[str, Stream, str], Position] = field(default_factory=dict)
     epochs: dict[tuple[str, Stream, str], int] = field(default_factory=dict)
+    owners: dict[tuple[str, Stream, str], str] = field(default_factory=dict)
     dead_letters: dict[tuple[str, Stream, str, str, int], DeadLetter] = field(default_factory=dict)
     attempts: Counter[tuple[str, Stream, str, str, int]] = field(default_factory=Counter)
 
@@ -78,6 +82,7 @@ class MemorySink:
         self.writes = 0
         self.on_write: Callable[[MemoryPayload], None] | None = None
         self.tables: dict[str, TableSchema] = {}
+        self.committed = Committed()
         self._faults: dict[int, Literal["before", "after"]] = {}
 
     def fail_write(self, nth: int = 1, when: Literal["before", "after"] = "before") -> None:
@@ -116,12 +121,18 @@ class MemorySink:
         assert owner
         key = (self.pipeline, stream, shard_id)
         self.store.epochs[key] = self.store.epochs.get(key, 0) + 1
-        return Fence(stream, shard_id, self.store.epochs[key])
+        self.store.owners[key] = f"{owner}/{secrets.token_hex(4)}"
+        fence = Fence(stream, shard_id, self.store.epochs[key], self.store.owners[key])
+        self.committed.read(fence, self.store.positions.get(key))
+        return fence
 
     async def position(self, fence: Fence) -> Position | None:
         if not self.holds(fence):
+            self.committed.forget(fence)
             raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
-        return self.store.positions.get((self.pipeline, fence.stream, fence.shard_id))
+        position = self.stored(fence)
+        self.committed.read(fence, position)
+        return position
 
     def writer(self, fence: Fence) -> MemoryWriter:
         assert self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)), fence
@@ -132,7 +143,13 @@ class MemorySink:
 
     def holds(self, fence: Fence) -> bool:
         """True while the fence is the shard's newest."""
-        return self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)) == fence.epoch
+        key = (self.pipeline, fence.stream, fence.shard_id)
+        newest = (self.store.epochs.get(key), self.store.owners.get(key))
+        return newest == (fence.epoch, fence.owner)
+
+    def stored(self, fence: Fence) -> Position | None:
+        """The position of the fence's shard."""
+        return self.store.positions.get((self.pipeline, fence.stream, fence.shard_id))
 
     async def fault(self) -> Literal["before", "after"] | None:
         """Waits while the sink is stalled, then gives this write's fate."""
@@ -161,57 +178,83 @@ class MemoryWriter:
         if self._sink.on_write is not None:
             self._sink.on_write(payload)
         fate = await self._sink.fault()
-        if fate == "before":
-            raise TransientError("scripted", "failed before the commit, as ordered")
-        result = self._commit(payload)
-        if fate == "after":
-            raise TransientError("scripted", "failed after the commit, as ordered")
+        result = None if fate == "before" else self._commit(payload)
+        if result is None or fate == "after":
+            for one in payload.pending:
+                self._sink.committed.unsure(one.fence)
+            raise TransientError("scripted", f"failed {fate} the commit, as ordered")
         return result
 
     def _commit(self, payload: MemoryPayload) -> WriteResult:
-        # One shard under two fences is lost too: see the Postgres sink.
-        fences = {one.fence for one in payload.pending}
-        times = Counter(fence.shard_id for fence in fences)
-        lost = frozenset(
-            fence.shard_id
-            for fence in fences
-            if not self._sink.holds(fence) or times[fence.shard_id] > 1
-        )
+        lost = self._lost(payload)
         if lost:
             kept = [one for one in payload.pending if one.fence.shard_id not in lost]
             payload = self.encode(kept)
-        store, pipeline = self._sink.store, self._sink.pipeline
-        rows = duplicates = 0
-        for key, new in payload.rows.items():
-            old = store.items.get(key)
-            if old is None or (new.generation, new.version) > (old.generation, old.version):
-                store.items[key] = new
-                rows += 1
-            elif new.version == old.version and new.item == old.item:
-                duplicates += 1
-            elif new.version == old.version and payload.before.get(key, ...) == old.item:
-                store.items[key] = new
-                rows += 1
+        sink, committed = self._sink, self._sink.committed
+        stored = {one.fence: sink.stored(one.fence) for one in payload.pending}
+        moved = {fence: at for fence, at in stored.items() if not committed.agrees(fence, at)}
+        if moved:
+            raise TransientError("position_moved", moved_message(moved))
+        became = Counter(self._merge(key, new, payload) for key, new in payload.rows.items())
+        dead_letters = self._store_dead_letters(payload)
+        for one in payload.pending:
+            shard = (sink.pipeline, one.fence.stream, one.fence.shard_id)
+            position = furthest(sink.store.positions.get(shard), one.next)
+            sink.store.positions[shard] = position
+            committed.moved(one.fence, position)
+        return WriteResult(
+            rows=became["row"],
+            duplicates=became["duplicate"],
+            superseded=became["superseded"] + became["ambiguous"],
+            ambiguous=became["ambiguous"],
+            dead_letters=dead_letters,
+            lost=lost,
+            rejected_by_code=Counter(one.code for one in payload.rejections),
+        )
+
+    def _lost(self, payload: MemoryPayload) -> frozenset[str]:
+        # One shard under two fences is lost too: see the Postgres sink.
+        fences = {one.fence for one in payload.pending}
+        times = Counter(fence.shard_id for fence in fences)
+        lost = {
+            fence.shard_id
+            for fence in fences
+            if not self._sink.holds(fence) or times[fence.shard_id] > 1
+        }
+        for fence in fences:
+            if fence.shard_id in lost:
+                self._sink.committed.forget(fence)
+        return frozenset(lost)
+
+    def _merge(self, key: tuple[str, Key], new: StoredItem, payload: MemoryPayload) -> _Became:
+        """Stores the newer of the two; at one instant the one that began with the other."""
+        items = self._sink.store.items
+        old = items.get(key)
+        if old is not None and (new.generation, new.version) <= (old.generation, old.version):
+            if (new.generation, new.version) != (old.generation, old.version):
+                return "superseded"
+            if new.item == old.item:
+                return "duplicate"
+            before = payload.before.get(key, ...)
+            if before is None and old.deleted:
+                return "ambiguous"  # the insert before the delete, or another: nobody can tell
+            if before != old.item:
+                return "superseded"
+        items[key] = new
+        return "row"
+
+    def _store_dead_letters(self, payload: MemoryPayload) -> tuple[DeadLetter, ...]:
+        store = self._sink.store
         dead_letters = []
         for rejection in payload.rejections:
             fence = payload.pending[rejection.part].fence
             letter = DeadLetter(fence.shard_id, rejection.table, rejection)
             number = rejection.sequence_number or rejection.raw.hex()
-            at = (pipeline, fence.stream, fence.shard_id, number, rejection.index)
+            at = (self._sink.pipeline, fence.stream, fence.shard_id, number, rejection.index)
             store.dead_letters[at] = letter
             store.attempts[at] += 1
             dead_letters.append(letter)
-        for one in payload.pending:
-            shard = (pipeline, one.fence.stream, one.fence.shard_id)
-            store.positions[shard] = furthest(store.positions.get(shard), one.next)
-        return WriteResult(
-            rows=rows,
-            duplicates=duplicates,
-            superseded=len(payload.rows) - rows - duplicates,
-            dead_letters=tuple(dead_letters),
-            lost=lost,
-            rejected_by_code=Counter(one.code for one in payload.rejections),
-        )
+        return tuple(dead_letters)
 
     def _rows(
         self, batch: ChangeBatch

@@ -58,13 +58,26 @@ CREATE TEMPORARY TABLE IF NOT EXISTS {before} (
 ) ON COMMIT DELETE ROWS
 
 -- name: settle_ties
--- Two changes of one key at one instant: the later one is that which began with what the
--- other left. NULL says that there was no item.
-UPDATE {table} AS stored
-SET item = staged.item, deleted = staged.deleted
-FROM {staging} AS staged JOIN {before} AS first USING ({keys})
-WHERE {same_key}
-  AND stored.generation = $1::bigint
-  AND stored.version = staged.version
-  AND (staged.item, staged.deleted) IS DISTINCT FROM (stored.item, stored.deleted)
-  AND CASE WHEN first.before IS NULL THEN stored.deleted ELSE stored.item = first.before END
+-- Two changes of one key at one instant: the later one is that which began with the item
+-- that the other left. Where the stored one left none and the staged one began with none
+-- (NULL), it may be an insert from before the delete, delivered again: that is ambiguous,
+-- and the tombstone stays.
+WITH tied AS (
+    SELECT {keys}, staged.item, staged.deleted,
+           stored.item = first.before AS is_later,
+           stored.deleted AND first.before IS NULL AS is_ambiguous
+    FROM {staging} AS staged
+    JOIN {before} AS first USING ({keys})
+    JOIN {table} AS stored USING ({keys})
+    WHERE stored.generation = $1::bigint
+      AND stored.version = staged.version
+      AND (staged.item, staged.deleted) IS DISTINCT FROM (stored.item, stored.deleted)
+), settled AS (
+    UPDATE {table} AS stored
+    SET item = staged.item, deleted = staged.deleted
+    FROM tied AS staged
+    WHERE {same_key} AND staged.is_later
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM settled) AS later,
+       (SELECT count(*) FROM tied WHERE is_ambiguous) AS ambiguous

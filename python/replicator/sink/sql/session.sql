@@ -20,6 +20,18 @@ SELECT set_config('statement_timeout', $1, false),
                       WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END,
                   false)
 
+-- name: watch_client
+-- $1 milliseconds. A statement whose client is gone ends that soon after; otherwise it would
+-- go on to its end or its deadline, with all its locks. Servers before 14 can't look, nor
+-- can those of some operating systems, which refuse it (22023).
+SELECT CASE WHEN current_setting('client_connection_check_interval', true) IS NOT NULL
+            THEN set_config('client_connection_check_interval', $1, false) END
+
+-- name: end_idle
+-- $1 milliseconds. From 14 on the server itself ends a session that is idle that long.
+SELECT CASE WHEN current_setting('idle_session_timeout', true) IS NOT NULL
+            THEN set_config('idle_session_timeout', $1, false) END
+
 -- name: begin
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 

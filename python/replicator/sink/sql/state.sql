@@ -70,11 +70,11 @@ SELECT EXISTS (
 )
 
 -- name: positions
-SELECT shard, position FROM {positions}
-WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND position IS NOT NULL
+SELECT shard, position, epoch, owner FROM {positions}
+WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3
 
 -- name: position
-SELECT position, epoch FROM {positions}
+SELECT position, epoch, owner FROM {positions}
 WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = $4
 
 -- name: store_of
@@ -92,15 +92,16 @@ ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
         owner = excluded.owner,
         store_id = excluded.store_id,
         updated_at = now()
-RETURNING epoch
+RETURNING epoch, position
 
 -- name: lock_fences
--- The rows whose epoch is still ours, locked in one order by every writer.
+-- The rows whose fence is still ours, locked in one order by every writer. The owner bears
+-- a mark of its one raise: a failover may bring the same epoch a second time.
 SELECT stored.stream_arn, stored.stream_created_at, stored.shard, stored.position
 FROM {positions} AS stored
-JOIN unnest($2::text[], $3::timestamptz[], $4::text[], $5::bigint[])
-    AS ours (stream_arn, stream_created_at, shard, epoch)
-    USING (stream_arn, stream_created_at, shard, epoch)
+JOIN unnest($2::text[], $3::timestamptz[], $4::text[], $5::bigint[], $6::text[])
+    AS ours (stream_arn, stream_created_at, shard, epoch, owner)
+    USING (stream_arn, stream_created_at, shard, epoch, owner)
 WHERE stored.pipeline = $1
 ORDER BY stored.stream_arn, stored.stream_created_at, stored.shard
 FOR UPDATE OF stored

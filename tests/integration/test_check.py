@@ -1,0 +1,129 @@
+"""`replicator check` and `status` against both sides: what they find, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.shop import TABLE, Shop
+from tests.stack import CREDENTIALS, Stack, make_stack, run_worker
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+async def stack(ministack_url: str, postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with make_stack(ministack_url, postgres_dsn, tmp_path, shards=2) as made:
+        yield made
+
+
+async def replicator(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of a command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "replicator",
+        *map(str, arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **CREDENTIALS},
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def findings(config: Path) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """The exit code of `check` and its findings by level."""
+    code, out, err = await replicator("check", "--config", config, "--output", "json")
+    assert err == ""
+    report = json.loads(out)
+    by_level: dict[str, list[dict[str, Any]]] = {}
+    for finding in report["findings"]:
+        by_level.setdefault(finding["level"], []).append(finding)
+    assert report["ok"] == ("problem" not in by_level)
+    return code, by_level
+
+
+async def test_before_the_first_run_it_says_what_run_would_do(stack: Stack) -> None:
+    config = stack.config()
+    code, found = await findings(config)
+    assert code == 0
+    assert {finding["subject"] for finding in found["ok"]} >= {"table", "source", "sink"}
+    assert {finding["subject"] for finding in found["todo"]} >= {"source", "sink"}
+    assert any("CREATE TABLE" in finding["ddl"] for finding in found["todo"])
+    assert await stack.live() == {}, "it only looked"
+    assert await stack.kinesis.list_streams() is not None
+    code, text, _ = await replicator("check", "--config", config)
+    assert code == 0
+    assert f"table {TABLE}: key id (S)" in text
+    assert text.splitlines()[-1] == "ready to run"
+
+
+async def test_after_a_run_nothing_is_left_to_do(stack: Stack, tmp_path: Path) -> None:
+    shop, config = Shop(seed=41), stack.config()
+    await stack.put(shop.changes(30))
+    async with run_worker(config, tmp_path / "log") as worker:
+        await stack.until_equal(shop.plain())
+        code, out, _ = await replicator("status", "--config", config, "--output", "json")
+        assert code == 0
+        (pipeline,) = json.loads(out)["pipelines"]
+        assert len(pipeline["shards"]) == 2
+        assert all(shard["lease_owner"] for shard in pipeline["shards"])
+        assert await worker.stop() == 0
+    code, found = await findings(config)
+    assert code == 0
+    assert "todo" not in found
+    code, out, _ = await replicator("status", "--config", config, "--output", "json")
+    (pipeline,) = json.loads(out)["pipelines"]
+    assert [shard["lease_owner"] for shard in pipeline["shards"]] == [None, None]
+    assert pipeline["dead_letters"] == {}
+
+
+async def test_a_problem_is_one_line_with_a_code_and_ends_in_one(stack: Stack) -> None:
+    pipeline = {
+        "name": "p",
+        "tables": [TABLE, "nowhere"],
+        "source": {"kind": "kinesis", "stream": "no-stream"},
+        "sinks": [{"name": "w", "kind": "postgres", "dsn": stack.dsn, "create": False}],
+    }
+    code, found = await findings(stack.config(pipelines=[pipeline]))
+    assert code == 1
+    assert {finding["subject"] for finding in found["problem"]} == {"table", "source"}
+    assert all(finding["code"] and finding["message"] for finding in found["problem"])
+    pipeline |= {"tables": [TABLE], "source": {"kind": "kinesis", "stream": TABLE}}
+    config = stack.config(pipelines=[pipeline])
+    code, found = await findings(config)
+    assert code == 1
+    assert {finding["subject"] for finding in found["problem"]} == {"sink"}
+    assert any("CREATE TABLE" in finding["ddl"] for finding in found["problem"])
+    code, text, _ = await replicator("check", "--config", config)
+    assert code == 1
+    assert "PROBLEM" in text
+    assert text.splitlines()[-1].startswith("not ready")
+
+
+async def test_a_secret_stays_one_when_the_sink_cannot_be_reached(stack: Stack) -> None:
+    sink = {"name": "w", "kind": "postgres", "dsn": "postgresql://me:ge-heim@127.0.0.1:9/db"}
+    pipeline = {
+        "name": "p",
+        "tables": [TABLE],
+        "source": {"kind": "kinesis", "stream": TABLE},
+        "sinks": [sink],
+    }
+    config = stack.config(pipelines=[pipeline])
+    for form in ("text", "json"):
+        for command in ("check", "status"):
+            code, out, err = await replicator(command, "--config", config, "--output", form)
+            assert code == 1
+            assert "postgres_unavailable" in out or "PROBLEM" in out
+            assert "ge-heim" not in out + err

@@ -62,7 +62,9 @@ async def test_before_the_first_run_it_says_what_run_would_do(stack: Stack) -> N
     assert {finding["subject"] for finding in found["todo"]} >= {"source", "sink"}
     assert any("CREATE TABLE" in finding["ddl"] for finding in found["todo"])
     assert await stack.live() == {}, "it only looked"
-    assert await stack.kinesis.list_streams() is not None
+    summary = await stack.kinesis.describe_stream_summary(StreamName=TABLE)
+    arn = summary["StreamDescriptionSummary"]["StreamARN"]
+    assert (await stack.kinesis.list_stream_consumers(StreamARN=arn))["Consumers"] == []
     code, text, _ = await replicator("check", "--config", config)
     assert code == 0
     assert f"table {TABLE}: key id (S)" in text

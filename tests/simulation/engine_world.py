@@ -1,0 +1,247 @@
+"""The whole engine in virtual time: a stream that splits and merges, one sink, workers that
+fail, stand still and wake up.
+
+A seed is a run. The checkers look at the stream's own records and at what the sink stored,
+never at what the engine believes:
+
+- after every write: what is stored equals the fold of exactly the records that the
+  positions cover, refused ones in the dead letters (law 1);
+- at every read: the parents are durable (law 5), and fence, lease and position were asked
+  for in this order (law 6);
+- at every write: under the newest fence, or nothing of it (law 6);
+- at the end: nothing is missing, no byte is held, no lease is owned, every shard is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from replicator.core.budget import Budget
+from replicator.core.lineage import ShardState
+from replicator.errors import FatalError
+from replicator.flow import Gate
+from replicator.model import TRIM_HORIZON, Position
+from tests.engine import Engine
+from tests.pausable_loop import WORKER, PausableLoop, run_virtually
+from tests.shop import Shop
+from tests.simulation.engine_seams import Scene, SeamSink, SeamSource, SeamStore
+
+SLOTS = 16
+LEASE_SECONDS = 3.0
+# All may have failed at once, and what an operator must mend is looked at every 30 s.
+FINISH_SECONDS = 120.0
+
+
+class WatchedBudget(Budget):
+    """Knows its largest single take."""
+
+    largest = 0
+
+    def try_take(self, nbytes: int) -> bool:
+        is_taken = super().try_take(nbytes)
+        if is_taken:
+            self.largest = max(self.largest, nbytes)
+        return is_taken
+
+
+@dataclass
+class Worker:
+    """A process and its supervisor: what exits by an error is started again."""
+
+    world: World
+    name: str
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    engine: Engine | None = None
+    source: SeamSource | None = None
+    task: asyncio.Task[None] | None = None
+    starts: int = 0
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        context = contextvars.copy_context()
+        context.run(WORKER.set, self.name)
+        self.task = group.create_task(self._run(), context=context)
+
+    async def stop(self) -> None:
+        """An orderly stop: afterwards it holds nothing."""
+        assert self.task is not None
+        self.stopping.set()
+        _, late = await asyncio.wait({self.task}, timeout=FINISH_SECONDS)
+        assert not late, (
+            f"{self.name} doesn't stop: {self.engine and self.engine.coordinator.states()}"
+        )
+        self.task.result()
+        self.stopping = asyncio.Event()
+
+    async def _run(self) -> None:
+        while not self.stopping.is_set():
+            self.starts += 1
+            owner = f"{self.name}-{self.starts}"
+            self.source = SeamSource(self.world, owner)
+            self.engine = Engine(
+                self.source,
+                SeamSink(self.world, owner),
+                SeamStore(self.world, owner),
+                start=self.world.start,
+                owner=owner,
+                lease_seconds=LEASE_SECONDS,
+                memory_bytes_max=self.world.memory_bytes_max,
+                batch_limits=(20, 16_384, 0.02),
+            )
+            budget = self.engine.budget = WatchedBudget(self.world.memory_bytes_max)
+            self.engine.gate = Gate(budget)
+            try:
+                await self.engine.coordinator.run(self.stopping)
+            except FatalError:
+                await asyncio.sleep(1)
+            assert budget.used == 0, f"{budget.used} bytes were never given back"
+            most = self.world.growth * max(budget.limit, budget.largest)
+            assert budget.peak <= most, (budget.peak, most)
+            mine = [row for row in self.world.leases.rows.values() if row.owner == owner]
+            assert not mine or self.world.may_keep_leases, f"a drained worker owns {mine}"
+
+
+class World(Scene):
+    """Everything together."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        workers: int = 1,
+        steps: int = 25,
+        faults: float = 0.0,
+        start: Position = TRIM_HORIZON,
+        memory_bytes_max: int = 16_384,
+        is_exclusive: bool = True,
+        may_keep_leases: bool = False,
+    ) -> None:
+        super().__init__(seed, faults=faults, is_exclusive=is_exclusive)
+        self.start = start
+        self.memory_bytes_max = memory_bytes_max
+        # Where a release, or the answer to a take, may have failed.
+        self.may_keep_leases = may_keep_leases or faults > 0
+        self.slots = [""] * SLOTS
+        count = self.rng.choice((1, 2, 4))
+        for index in range(count):
+            first, after = index * SLOTS // count, (index + 1) * SLOTS // count
+            self._own(self.stream.add_shard(), range(first, after))
+        self.shop = Shop(seed=seed, keys=30)
+        self.pauses = 0
+        self.workers = [Worker(self, f"w{number}") for number in range(workers)]
+        self._length = steps
+
+    # ---- what happens
+
+    def _own(self, shard_id: str, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self.slots[slot] = shard_id
+
+    def feed(self, count: int) -> None:
+        for key, data in self.shop.disturbed(count):
+            shard_id = self.slots[zlib.crc32(key.encode()) % SLOTS]
+            self.stream.append(shard_id, [data])
+        if self.rng.random() < 0.2:
+            self.stream.append(self.rng.choice(self.slots), [b'{"not": "a change"'])
+
+    def split(self) -> None:
+        shard_id = self.rng.choice(self.slots)
+        slots = [slot for slot in range(SLOTS) if self.slots[slot] == shard_id]
+        if len(slots) > 1:
+            left, right = self.stream.split(shard_id)
+            self._own(left, slots[: len(slots) // 2])
+            self._own(right, slots[len(slots) // 2 :])
+
+    def merge(self) -> None:
+        two = list(dict.fromkeys(self.slots))[:2]
+        if len(two) == 2:
+            child = self.stream.merge(*two)
+            self._own(child, [slot for slot in range(SLOTS) if self.slots[slot] in two])
+
+    def redeliver(self) -> None:
+        for worker in self.workers:
+            if worker.source is not None:
+                worker.source.redeliver(self.rng.choice(self.slots), self.rng.randint(1, 20))
+
+    def pause(self) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, PausableLoop)
+        worker = self.rng.choice(self.workers)
+        self.pauses += 1
+        loop.pause(worker.name)
+        loop.call_later(self.rng.uniform(0.1, 3 * LEASE_SECONDS), loop.resume, worker.name)
+
+    def close(self) -> None:
+        for shard_id in dict.fromkeys(self.slots):
+            self.stream._close(shard_id, ())
+
+    async def run(self) -> None:
+        """Lets it happen, then waits until all is finished, and stops."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self.workers:
+                worker.start(group)
+            self.feed(self.rng.randint(0, 40))
+            for _ in range(self._length):
+                await asyncio.sleep(self.rng.uniform(0, 0.6))
+                await self._happen(group)
+            self.faults.share = 0.0
+            self.close()
+            deadline = asyncio.get_running_loop().time() + FINISH_SECONDS
+            while not self._is_done():
+                assert asyncio.get_running_loop().time() < deadline, self._stuck()
+                await asyncio.sleep(0.5)
+            for worker in self.workers:
+                await worker.stop()
+        self.ledger.complete()
+        if self.start == TRIM_HORIZON:
+            live = {key for key, (_, made) in self.ledger.rows.items() if made is not None}
+            assert live == set(self.shop.items)
+
+    async def _happen(self, group: asyncio.TaskGroup) -> None:
+        weights = [10, 2, 2, 2, 2 * (len(self.workers) > 1), 1]
+        match self.rng.choices(["feed", "split", "merge", "redeliver", "pause", "stop"], weights)[
+            0
+        ]:
+            case "feed":
+                self.feed(self.rng.randint(1, 40))
+            case "split":
+                self.split()
+            case "merge":
+                self.merge()
+            case "redeliver":
+                self.redeliver()
+            case "pause":
+                self.pause()
+            case _:
+                worker = self.rng.choice(self.workers)
+                await worker.stop()
+                worker.start(group)
+
+    def _is_done(self) -> bool:
+        return all(
+            worker.engine is not None
+            and worker.engine.coordinator._lineage.state(shard.id) is ShardState.FINISHED
+            for worker in self.workers
+            for shard in self.stream.shards()
+        )
+
+    def _stuck(self) -> str:
+        positions = {
+            shard.id: str(self.ledger.position(shard.id)) for shard in self.stream.shards()
+        }
+        states = {w.name: w.engine and w.engine.coordinator.states() for w in self.workers}
+        return f"not finished in time: {positions}, {states}"
+
+
+def simulate(world: Callable[[], World]) -> World:
+    """Runs a world made inside a loop of its own."""
+
+    async def run() -> World:
+        made = world()
+        await made.run()
+        return made
+
+    return run_virtually(run())

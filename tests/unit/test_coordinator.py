@@ -1,0 +1,308 @@
+"""One shard's trouble is its own: what the others do meanwhile, and when it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from structlog.testing import capture_logs
+
+from replicator.coordinator import FATAL_RETRY_SECONDS
+from replicator.errors import FatalError, LeaseLost, PositionLost, TransientError
+from replicator.model import (
+    LATEST,
+    SHARD_END,
+    Fence,
+    LeaseRow,
+    Position,
+    PositionKind,
+    Stream,
+)
+from replicator.store.memory import MemoryLeases, MemoryLeaseStore
+from replicator.testing.clock import LoopClock
+from replicator.testing.sink import MemorySink
+from replicator.testing.source import ScriptedSource
+from replicator.testing.stream import ScriptedStream
+from tests.engine import Engine
+from tests.pausable_loop import run_virtually
+from tests.shop import Shop
+
+FIRST, SECOND = "shardId-000000000000", "shardId-000000000001"
+FATAL = FatalError("denied", "no permission")
+
+
+class Rig:
+    """A stream of two shards, and an engine that reads it."""
+
+    def __init__(self, *, start: Position | None = None) -> None:
+        self.shop = Shop(seed=5)
+        self.stream = ScriptedStream(2, now_ms=lambda: 1_700_000_000_000)
+        self.source = ScriptedSource(LoopClock(), self.stream, heartbeat_seconds=1.0)
+        self.sink = MemorySink()
+        self.leases = MemoryLeases()
+        self.engine = Engine(self.source, self.sink, MemoryLeaseStore(self.leases), start=start)
+
+    def add(self, shard_id: str) -> None:
+        self.stream.append(shard_id, [data for _, data in self.shop.changes(3)])
+
+    def state(self, shard_id: str) -> str:
+        return self.engine.coordinator.states().get(shard_id, "")
+
+    def stored(self, shard_id: str) -> Position | None:
+        return self.sink.store.positions.get((self.sink.pipeline, self.source.identity, shard_id))
+
+    def is_read(self, shard_id: str) -> bool:
+        """True when everything of the shard is durable."""
+        return self.stored(shard_id) == self.stream.continuation(
+            shard_id, self.stream.count(shard_id)
+        )
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+def test_what_an_operator_must_mend_stops_its_shard_and_is_looked_at_again() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.source.fail("fetch", 1, FATAL, shard_id=FIRST)
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.state(FIRST).startswith("failed: no permission"))
+            failed_at = asyncio.get_running_loop().time()
+            for _ in range(5):
+                rig.add(SECOND)
+                await until(lambda: rig.is_read(SECOND), 1)
+            assert not rig.is_read(FIRST)
+            await until(lambda: rig.is_read(FIRST))
+            waited = asyncio.get_running_loop().time() - failed_at
+            assert waited == pytest.approx(FATAL_RETRY_SECONDS, abs=2)
+            assert rig.state(FIRST) == "reading"
+
+    run_virtually(main())
+
+
+def test_a_lost_position_stops_its_shard_for_good_and_no_other() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.source.fail("fetch", 1, PositionLost("trimmed", "behind the horizon"), shard_id=FIRST)
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.state(FIRST).startswith("gap: behind the horizon"))
+            await asyncio.sleep(10 * FATAL_RETRY_SECONDS)
+            assert rig.state(FIRST).startswith("gap")
+            assert rig.source.calls[f"fetch {FIRST}"] == 1
+            rig.add(SECOND)
+            await until(lambda: rig.is_read(SECOND), 1)
+        assert rig.engine.stats.gaps == 1
+        assert {row.owner for row in rig.leases.rows.values()} == {None}
+
+    run_virtually(main())
+
+
+def test_the_wait_doubles_until_something_of_the_shard_was_written() -> None:
+    async def main() -> None:
+        rig = Rig()
+        for call in (1, 2, 3, 5, 6):
+            error = TransientError("throttled", "slower, please")
+            rig.source.fail("fetch", call, error, shard_id=FIRST)
+        rig.add(FIRST)
+        with capture_logs() as logs:
+            async with rig.engine.running():
+                await until(lambda: rig.source.calls[f"fetch {FIRST}"] >= 8)
+        waits = [log["wait_seconds"] for log in logs if log["event"] == "retrying"]
+        first = waits[0]
+        doubling = [first, 2 * first, 4 * first, first, 2 * first]
+        assert waits == pytest.approx(doubling, abs=0.003)
+        assert rig.engine.stats.retries == {"throttled": 5}
+        assert rig.is_read(FIRST)
+
+    run_virtually(main())
+
+
+def test_the_service_says_how_long_to_wait() -> None:
+    async def main() -> None:
+        rig = Rig()
+        error = TransientError("throttled", "slower, please", retry_after_seconds=20)
+        rig.source.fail("fetch", 1, error, shard_id=FIRST)
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.state(FIRST).startswith("retrying"))
+            await asyncio.sleep(19)
+            assert not rig.is_read(FIRST)
+            await until(lambda: rig.is_read(FIRST), 3)
+
+    run_virtually(main())
+
+
+def test_a_second_reader_is_left_alone_for_a_leases_length() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.source.fail("fetch", 1, LeaseLost("taken_over", "it is theirs"), shard_id=FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.source.calls[f"fetch {FIRST}"] == 1)
+            await asyncio.sleep(0.9 * rig.engine.lease_seconds)
+            assert rig.state(FIRST) == ""
+            await until(lambda: rig.state(FIRST) == "reading")
+
+    run_virtually(main())
+
+
+class SlowTakes(MemoryLeaseStore):
+    """A store whose takes wait for `go` after they took effect, as a busy disk's do."""
+
+    def __init__(self, leases: MemoryLeases) -> None:
+        super().__init__(leases)
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def take(self, seen: LeaseRow, owner: str) -> LeaseRow | None:
+        taken = await super().take(seen, owner)
+        self.asked.set()
+        await self.go.wait()
+        return taken
+
+
+def test_a_take_under_way_when_the_drain_begins_is_given_up_again() -> None:
+    """The lease of a take that was cancelled by the drain stayed owned by the dead worker."""
+
+    async def main() -> None:
+        rig = Rig()
+        store = rig.engine.store = SlowTakes(rig.leases)
+        rig.engine.__post_init__()
+        work = asyncio.ensure_future(rig.engine.coordinator.run(rig.engine.stopping))
+        await store.asked.wait()
+        rig.engine.stopping.set()
+        await asyncio.sleep(1)
+        store.go.set()
+        async with asyncio.timeout(30):
+            await work
+        assert {row.owner for row in rig.leases.rows.values()} == {None}
+
+    run_virtually(main())
+
+
+def test_a_copy_that_cannot_be_stored_keeps_no_lease() -> None:
+    """A failed checkpoint, a copy for display, left the lease with the drained worker."""
+
+    class NoCopies(MemoryLeaseStore):
+        async def checkpoint(self, pipeline: str, shard_id: str, position: Position) -> None:
+            raise TransientError("lease_store_busy", "database is locked")
+
+    async def main() -> None:
+        rig = Rig()
+        rig.engine.store = NoCopies(rig.leases)
+        rig.engine.__post_init__()
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.is_read(FIRST))
+        assert {row.owner for row in rig.leases.rows.values()} == {None}
+
+    run_virtually(main())
+
+
+def test_a_lease_that_is_gone_at_the_second_look_is_let_go_of() -> None:
+    """A run that found its lease gone cancelled itself, and then never left: its shard was
+    not read again by this process, and the drain ran into its timeout."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.add(FIRST)
+        taken = asyncio.Event()
+
+        class Stolen(MemorySink):
+            async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+                fence = await super().fence(stream, shard_id, owner)
+                if not taken.is_set():
+                    taken.set()
+                    (row,) = [r for r in rig.leases.rows.values() if r.shard_id == FIRST]
+                    await MemoryLeaseStore(rig.leases).take(row, "other")
+                return fence
+
+        class Waiting(MemoryLeaseStore):
+            """Every call waits, as those of a real store do."""
+
+            async def release(self, held: LeaseRow) -> None:
+                await asyncio.sleep(0.001)
+                await super().release(held)
+
+        rig.sink = rig.engine.sink = Stolen()
+        rig.engine.store = Waiting(rig.leases)
+        rig.engine.__post_init__()
+        async with rig.engine.running():
+            await taken.wait()
+            await until(lambda: rig.is_read(FIRST))
+        assert {row.owner for row in rig.leases.rows.values()} == {None}
+
+    run_virtually(main())
+
+
+def test_a_start_at_the_latest_record_is_resolved_once() -> None:
+    async def main() -> None:
+        rig = Rig(start=LATEST)
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.state(FIRST) == "reading")
+        begun = dict(rig.sink.store.positions)
+        assert {position.kind for position in begun.values()} <= {
+            PositionKind.AT_TIMESTAMP,
+            PositionKind.AFTER_SEQUENCE_NUMBER,
+        }
+        again = Engine(rig.source, rig.sink, MemoryLeaseStore(), start=LATEST)
+        async with again.running():
+            await until(lambda: again.coordinator.states().get(FIRST) == "reading")
+        assert rig.source.calls["now_us"] == 1
+
+    run_virtually(main())
+
+
+def test_data_without_a_position_is_refused_unless_told_where_to_start() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.is_read(FIRST))
+        rig.sink.store.streams.clear()
+        rig.sink.store.positions.clear()
+        again = Engine(rig.source, rig.sink, MemoryLeaseStore(), start=None)
+        with pytest.raises(FatalError) as caught:
+            await again.coordinator.run(asyncio.Event())
+        assert caught.value.code == "position_missing"
+
+    run_virtually(main())
+
+
+def test_a_stop_while_connecting_is_heard() -> None:
+    async def main() -> None:
+        rig = Rig()
+        for call in range(1, 100):
+            rig.source.fail("open", call, TransientError("unreachable", "nobody answers"))
+        work = asyncio.ensure_future(rig.engine.coordinator.run(rig.engine.stopping))
+        await asyncio.sleep(5)
+        rig.engine.stopping.set()
+        async with asyncio.timeout(1):
+            await work
+
+    run_virtually(main())
+
+
+def test_a_child_waits_for_its_parents_data() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(FIRST)
+        left, _ = rig.stream.split(FIRST)
+        rig.add(left)
+        rig.sink.flowing.clear()
+        async with rig.engine.running():
+            await until(lambda: rig.source.calls[f"fetch {FIRST}"] > 0)
+            await asyncio.sleep(20)
+            assert rig.source.readers[left] == 0
+            assert rig.source.calls[f"fetch {left}"] == 0
+            rig.sink.flowing.set()
+            await until(lambda: rig.is_read(left))
+        assert rig.stored(FIRST) == SHARD_END
+
+    run_virtually(main())

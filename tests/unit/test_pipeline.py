@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from structlog.testing import capture_logs
+
+from replicator.core.budget import Budget
+from replicator.errors import PositionLost, TransientError
+from replicator.flow import Gate
+from replicator.lane import Inlet
+from replicator.model import SHARD_END, TRIM_HORIZON, Shard
+from replicator.pipeline import IDLE_POSITION_SECONDS, Pipeline
+from replicator.telemetry.stats import Stats
+from replicator.testing.clock import LoopClock
+from replicator.testing.sink import MemorySink
+from replicator.testing.source import ScriptedSource
+from replicator.testing.stream import ScriptedStream
+from tests.changes import put
+from tests.engine import TABLES
+from tests.pausable_loop import run_virtually
+from tests.shop import TABLE
+
+SHARD = "shardId-000000000000"
+
+
+class Rig:
+    """One pipeline over one shard, and the sink behind it."""
+
+    def __init__(self) -> None:
+        self.stream = ScriptedStream(1, now_ms=lambda: 0)
+        self.source = ScriptedSource(LoopClock(), self.stream, fetch_records=1)
+        self.sink = MemorySink()
+        self.stats = Stats()
+        self.gate = Gate(Budget(1_000_000))
+        self.stopping = asyncio.Event()
+        self.inlet: Inlet | None = None
+
+    def add(self, *tables: str) -> None:
+        """A change of each of these tables, each in a fetch of its own."""
+        for table in tables:
+            us = self.stream.count(SHARD) + 1
+            self.stream.append(SHARD, [put(table, {"id": {"S": "apple"}}, us)])
+
+    async def durable(self, count: int) -> None:
+        """Returns when the shard is durable up to its n-th record."""
+        while self.inlet is None or self.inlet.durable != self.stream.continuation(SHARD, count):
+            await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[asyncio.Task[tuple[Shard, ...] | None]]:
+        await self.sink.open(TABLES)
+        fence = await self.sink.fence(self.source.identity, SHARD, "me")
+        async with asyncio.TaskGroup() as group:
+            pipeline = Pipeline(
+                source=self.source,
+                sink=self.sink,
+                tables=[TABLE],
+                gate=self.gate,
+                batch_limits=(100, 1_000_000, 0.1),
+                clock=LoopClock(),
+                stats=self.stats,
+                group=group,
+            )
+            self.inlet = pipeline.lane(fence).open(fence)
+            # Not the group's: what it ends with is for the test to look at.
+            run = asyncio.ensure_future(pipeline.run(self.inlet, TRIM_HORIZON, self.stopping))
+            try:
+                yield run
+                await asyncio.wait({run})
+            finally:
+                run.cancel()
+                await asyncio.wait({run})
+                pipeline.close()
+
+
+def test_a_table_nobody_asked_for_is_counted_always_and_named_once() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add("other", TABLE, "other", "third", "other")
+        with capture_logs() as logs:
+            async with rig.reading():
+                await rig.durable(5)
+                rig.stopping.set()
+        assert rig.stats.dropped == {"unknown_table": 4}
+        named = [entry["table"] for entry in logs if entry["event"] == "table_not_configured"]
+        assert named == ["other", "third"]
+        assert list(rig.sink.store.items) == [(TABLE, ("apple",))]
+
+    run_virtually(main())
+
+
+def test_the_position_of_an_idle_shard_is_stored_now_and_then() -> None:
+    async def main() -> None:
+        rig = Rig()
+        async with rig.reading():
+            await asyncio.sleep(20 * IDLE_POSITION_SECONDS)
+            rig.stopping.set()
+        assert rig.source.calls["fetch"] >= 55, "a heartbeat every five seconds"
+        assert 15 <= rig.sink.writes <= 20
+        assert rig.inlet is not None
+        assert rig.inlet.durable == rig.stream.continuation(SHARD, 0)
+
+    run_virtually(main())
+
+
+def test_records_are_never_held_back_as_idle() -> None:
+    async def main() -> None:
+        rig = Rig()
+        async with rig.reading():
+            for number in range(1, 6):
+                rig.add(TABLE)
+                async with asyncio.timeout(1):
+                    await rig.durable(number)
+            rig.stopping.set()
+
+    run_virtually(main())
+
+
+def test_the_end_of_a_shard_is_durable_before_its_children_are_named() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(TABLE, TABLE)
+        left, right = rig.stream.split(SHARD)
+        rig.sink.flowing.clear()
+        async with rig.reading() as run:
+            await asyncio.sleep(10)
+            assert not run.done()
+            rig.sink.flowing.set()
+        children = run.result()
+        assert children is not None
+        assert [child.id for child in children] == [left, right]
+        assert rig.inlet is not None
+        assert rig.inlet.durable == SHARD_END
+        assert rig.gate.used == 0
+
+    run_virtually(main())
+
+
+def test_an_empty_end_is_stored_though_the_shard_was_idle() -> None:
+    async def main() -> None:
+        rig = Rig()
+        async with rig.reading() as run:
+            await asyncio.sleep(6)  # a heartbeat was just stored
+            rig.stream.split(SHARD)
+        assert run.result()
+        assert rig.inlet is not None
+        assert rig.inlet.durable == SHARD_END
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize(
+    "error", [TransientError("throttled", "later"), PositionLost("trimmed", "gone")]
+)
+def test_an_error_of_the_source_is_raised_after_what_came_before_it_is_written(
+    error: TransientError | PositionLost,
+) -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(TABLE, TABLE)
+        rig.source.fail("fetch", 3, error)
+        async with rig.reading() as run:
+            pass
+        assert run.exception() is error
+        assert rig.inlet is not None
+        assert rig.inlet.durable == rig.stream.continuation(SHARD, 2)
+        assert rig.gate.used == 0
+
+    run_virtually(main())
+
+
+def test_a_failed_write_ends_the_reading_at_once() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(TABLE)
+        rig.sink.fail_write()
+        async with rig.reading() as run:
+            pass
+        assert isinstance(run.exception(), TransientError)
+        assert rig.source.readers[SHARD] == 0
+        assert rig.gate.used == 0
+
+    run_virtually(main())

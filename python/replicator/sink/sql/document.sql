@@ -43,10 +43,14 @@ ON CONFLICT ({keys}) DO UPDATE
 
 -- name: count_equal
 -- After the merge: staged rows whose version is the stored one, the rows just written
--- among them; and how many of these are another change than the stored one.
+-- among them; and how many of these are another change than the stored one. What this very
+-- transaction wrote isn't compared: that would read every item again.
 SELECT count(*) AS equal,
        count(*) FILTER (
-           WHERE (staged.item, staged.deleted) IS DISTINCT FROM (stored.item, stored.deleted)
+           WHERE CASE
+               WHEN stored.xmin = pg_current_xact_id()::xid THEN false
+               ELSE (staged.item, staged.deleted) IS DISTINCT FROM (stored.item, stored.deleted)
+           END
        ) AS tied
 FROM {staging} AS staged JOIN {table} AS stored USING ({keys})
 WHERE stored.generation = $1::bigint AND stored.version = staged.version

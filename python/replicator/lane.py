@@ -213,6 +213,8 @@ class Lane:
             self._gate.give(waiting.charge)
         stats.flushes += 1
         stats.rows += result.rows
+        # A copy that only the sink could tell was decoded as a change.
+        stats.changes -= result.duplicates
         stats.duplicates += result.duplicates
         stats.superseded += result.superseded
         stats.ambiguous += result.ambiguous

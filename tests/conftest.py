@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import pytest
+import structlog
 
 from replicator.errors import FatalError
 from replicator.testing.servers import (
@@ -34,6 +35,14 @@ def _or_skip(server: AbstractContextManager[ServerT]) -> Iterator[ServerT]:
         yield running
     finally:
         server.__exit__(None, None, None)
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """A test that configured logging (the command line does) leaves nothing of it: its
+    standard error is gone when the next test logs."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -289,6 +289,29 @@ def test_a_stop_while_connecting_is_heard() -> None:
     run_virtually(main())
 
 
+def test_leases_are_renewed_however_long_the_sink_stands_still() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.engine.memory_bytes_max = 1
+        rig.engine.__post_init__()
+        rig.add(FIRST)
+        rig.add(SECOND)
+        rig.sink.flowing.clear()
+        async with rig.engine.running():
+            await until(lambda: rig.engine.gate.is_full)
+            before = {row.shard_id: row.counter for row in rig.leases.rows.values()}
+            await asyncio.sleep(5 * rig.engine.lease_seconds)
+            for row in rig.leases.rows.values():
+                assert row.owner == rig.engine.owner
+                assert row.counter >= before[row.shard_id] + 14
+            assert rig.engine.coordinator.states() == {FIRST: "reading", SECOND: "reading"}
+            rig.sink.flowing.set()
+            await until(lambda: rig.is_read(FIRST) and rig.is_read(SECOND))
+        assert rig.engine.stats.retries == {}
+
+    run_virtually(main())
+
+
 def test_a_child_waits_for_its_parents_data() -> None:
     async def main() -> None:
         rig = Rig()

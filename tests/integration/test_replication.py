@@ -161,7 +161,9 @@ async def test_postgres_restarted_in_mid_write(
             await asyncio.to_thread(postgres_server.restart, mode)
             await stack.put(shop.disturbed(500))
             await stack.until_equal(shop.plain())
-        assert said(worker, "retrying"), "the restart was noticed and said"
+        # A restart between two writes is no failure: the connection is opened again.
+        assert not said(worker, "failed")
+        assert not said(worker, "gap")
         assert await worker.stop() == 0
 
 

@@ -220,7 +220,8 @@ def test_version_names_a_release_build(image: Image) -> None:
 
 def test_a_missing_configuration_is_exit_code_2_and_one_line(image: Image) -> None:
     before = _files(image)
-    config = str(image.place(image.command[-1]))
+    # A name of its own: another test may have put the usual one there.
+    config = str(image.place("/etc/replicator/missing.yaml"))
     code, out, err = _finish(_start(image, [*image.command[:-1], config]))
     assert (code, out) == (2, "")
     assert len(err.strip().splitlines()) == 1

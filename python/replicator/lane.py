@@ -208,7 +208,6 @@ class Lane:
                 stats.bytes += batch.nbytes
                 if len(batch):
                     stats.observe_latency(now - pending.received_at, len(batch))
-                stats.behind_ms = pending.behind_ms
                 inlet.leave(pending.next)
             self._gate.give(waiting.charge)
         stats.flushes += 1
@@ -220,10 +219,10 @@ class Lane:
         stats.ambiguous += result.ambiguous
         if result.ambiguous:
             log.warning("ambiguous_order", changes=result.ambiguous, action="the delete stands")
+        stats.dead_letters += len(result.dead_letters)
+        stats.rejected.update(result.rejected_by_code)
         for letter in result.dead_letters:
             rejection = letter.rejection
-            stats.dead_letters += 1
-            stats.rejected[rejection.code] += 1
             log.warning(
                 "dead_letter",
                 shard=letter.shard_id,

@@ -7,8 +7,9 @@ and travel through these values as opaque handles.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -180,7 +181,11 @@ class WriteResult:
     ambiguous: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
     lost: frozenset[str] = frozenset()
-    rejected_by_code: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rejected_by_code(self) -> Mapping[str, int]:
+        """How many dead letters each code has."""
+        return Counter(letter.rejection.code for letter in self.dead_letters)
 
 
 @dataclass(frozen=True, slots=True)

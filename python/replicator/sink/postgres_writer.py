@@ -113,7 +113,6 @@ class PostgresWriter:
                 DeadLetter(fence.shard_id, one.table, one) for fence, one in dead_letters
             ),
             lost=lost,
-            rejected_by_code=Counter(one.code for one in rejections),
         )
 
     async def _lock_fences(

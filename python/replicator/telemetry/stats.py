@@ -26,7 +26,6 @@ class Stats:
         self.dead_letters = 0
         self.gaps = 0
         self.flushes = 0
-        self.behind_ms = 0
         self.retries: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()

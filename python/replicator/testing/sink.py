@@ -209,7 +209,6 @@ class MemoryWriter:
             ambiguous=became["ambiguous"],
             dead_letters=dead_letters,
             lost=lost,
-            rejected_by_code=Counter(one.code for one in payload.rejections),
         )
 
     def _lost(self, payload: MemoryPayload) -> frozenset[str]:

@@ -157,21 +157,6 @@ async def test_subscribes_that_are_never_answered_are_raised_in_the_end(
     assert clock.slept == [pytest.approx(6.0), pytest.approx(12.0)]
 
 
-async def test_a_reader_that_waits_for_an_answer_can_be_cancelled(
-    server: KinesisServer, make_source: MakeSource
-) -> None:
-    server.script(SHARD, Mute())
-    source = make_source()
-    await source.open()
-    reader = asyncio.ensure_future(take(source, 1))
-    await until(lambda: server.subscriptions[SHARD] == 1)
-    reader.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reader
-    assert not source.renewals
-    await until(lambda: server.subscriptions[SHARD] == 0)
-
-
 async def test_a_progressing_subscription_may_break_for_ever(
     server: KinesisServer, make_source: MakeSource
 ) -> None:

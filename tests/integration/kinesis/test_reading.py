@@ -12,7 +12,7 @@ from replicator.errors import FatalError, TransientError
 from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, Position, after, at_timestamp
 from replicator.testing import frames
 from replicator.testing.clock import VirtualClock
-from replicator.testing.kinesis_server import Cut, KinesisServer, Send, Serve, Stall
+from replicator.testing.kinesis_server import Cut, KinesisServer, Mute, Send, Serve, Stall
 from replicator.testing.stream import ScriptedStream
 from tests.integration.kinesis.rig import (
     CONSUMER,
@@ -230,10 +230,11 @@ async def test_closing_the_generator_closes_the_connection(
     await until(lambda: server.subscriptions[SHARD] == 0)
 
 
-async def test_a_cancelled_reader_closes_the_connection(
-    server: KinesisServer, make_source: MakeSource
+@pytest.mark.parametrize("step", [Stall(), Mute()], ids=["events", "answer"])
+async def test_a_reader_that_waits_can_be_cancelled_and_closes_the_connection(
+    server: KinesisServer, make_source: MakeSource, step: Stall | Mute
 ) -> None:
-    server.script(SHARD, Stall())
+    server.script(SHARD, step)
     source = make_source()
     await source.open()
     reader = asyncio.ensure_future(take(source, 1))
@@ -241,6 +242,7 @@ async def test_a_cancelled_reader_closes_the_connection(
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
+    assert not source.renewals
     await until(lambda: server.subscriptions[SHARD] == 0)
 
 

@@ -295,8 +295,8 @@ class Coordinator:
     def _wanted(self, now: float) -> frozenset[str]:
         if self._draining.is_set():
             return frozenset(self._runs)
-        shunned = {shard_id for shard_id, until in self._shunned.items() if until > now}
-        return frozenset(self._lineage.wanted()) - (shunned - self._runs.keys())
+        self._shunned = {shard: until for shard, until in self._shunned.items() if until > now}
+        return frozenset(self._lineage.wanted()) - (self._shunned.keys() - self._runs.keys())
 
     async def _take(
         self, row: LeaseRow, stream: Stream, pipeline: Pipeline, group: asyncio.TaskGroup

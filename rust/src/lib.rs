@@ -11,7 +11,7 @@
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
 //! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines.
 //!
-//! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python.rs` knows Python.
+//! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
 
 pub mod canonical;
 pub mod change;

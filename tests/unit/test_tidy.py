@@ -126,7 +126,7 @@ def test_the_cores_rust_has_no_unsafe_and_one_door_to_python() -> None:
             code = re.sub(r"//.*", "", text)
             assert not re.search(r"\bunsafe\b(?!_code)", code), path
             if "pyo3" in code:
-                assert path.parts[:3] == ("rust", "src", "python.rs") or path.parts[:3] == (
+                assert path.parts[:3] == (
                     "rust",
                     "src",
                     "python",

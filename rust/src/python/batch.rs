@@ -1,0 +1,167 @@
+//! Decoded changes: every change of a batch.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::records::PyRecords;
+use super::rows::{PyRows, column};
+use crate::change::{self, ChangeBatch};
+use crate::dedupe::Rows;
+use crate::encode::json::{self, Form};
+
+#[pyclass(name = "Rejection", module = "replicator._core", frozen)]
+pub(super) struct PyRejection(pub(super) change::Rejection);
+
+#[pymethods]
+impl PyRejection {
+    #[getter]
+    fn index(&self) -> u32 {
+        self.0.index
+    }
+
+    #[getter]
+    fn line(&self) -> u32 {
+        self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.line)
+    }
+
+    #[getter]
+    fn part(&self) -> u32 {
+        self.0.part
+    }
+
+    #[getter]
+    fn code(&self) -> &str {
+        &self.0.code
+    }
+
+    #[getter]
+    fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    #[getter]
+    fn raw<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.records.payload(self.0.index as usize))
+    }
+
+    #[getter]
+    fn sequence_number(&self) -> &str {
+        self.0.records.sequence_number(self.0.index as usize)
+    }
+
+    #[getter]
+    fn table(&self) -> Option<&str> {
+        self.0.table.as_deref()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Rejection {} of record {}: {}>", self.0.code, self.0.index, self.0.message)
+    }
+}
+
+pub(super) fn rejections(found: &[change::Rejection]) -> Vec<PyRejection> {
+    found.iter().cloned().map(PyRejection).collect()
+}
+
+#[pyclass(name = "ChangeBatch", module = "replicator._core", frozen)]
+pub(super) struct PyChangeBatch(pub(super) Arc<ChangeBatch>);
+
+#[pymethods]
+impl PyChangeBatch {
+    fn __len__(&self) -> usize {
+        self.0.order.len()
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.0.nbytes()
+    }
+
+    #[getter]
+    fn records(&self) -> usize {
+        self.0.records()
+    }
+
+    #[getter]
+    fn duplicates(&self) -> usize {
+        self.0.duplicates
+    }
+
+    #[getter]
+    fn ambiguous(&self) -> usize {
+        self.0.ambiguous
+    }
+
+    #[getter]
+    fn rejections(&self) -> Vec<PyRejection> {
+        rejections(&self.0.rejections)
+    }
+
+    #[getter]
+    fn tables<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counts = py.detach(|| self.0.table_counts());
+        let tables = PyDict::new(py);
+        for (name, count) in counts {
+            tables.set_item(name.as_deref(), count)?;
+        }
+        Ok(tables)
+    }
+
+    #[getter]
+    fn first_sequence_number(&self) -> Option<&str> {
+        self.0.parts.iter().find_map(|part| part.records.first_sequence_number())
+    }
+
+    #[getter]
+    fn last_sequence_number(&self) -> Option<&str> {
+        self.0.parts.iter().rev().find_map(|part| part.records.last_sequence_number())
+    }
+
+    #[getter]
+    fn last_arrival_ms(&self) -> Option<i64> {
+        self.0.parts.iter().filter_map(|part| part.records.last_arrival_ms()).max()
+    }
+
+    #[getter]
+    fn first_event_us(&self) -> Option<i64> {
+        self.0.event_us().map(|(first, _)| first)
+    }
+
+    #[getter]
+    fn last_event_us(&self) -> Option<i64> {
+        self.0.event_us().map(|(_, last)| last)
+    }
+
+    #[staticmethod]
+    fn concat(py: Python<'_>, batches: Vec<Py<Self>>) -> Self {
+        let batches: Vec<_> = batches.iter().map(|batch| Arc::clone(&batch.get().0)).collect();
+        Self(Arc::new(py.detach(|| ChangeBatch::concat(&batches))))
+    }
+
+    fn newest(&self, py: Python<'_>, table: &str, keys: Vec<(String, String)>) -> PyResult<PyRows> {
+        let columns = keys.into_iter().map(column).collect::<PyResult<Vec<_>>>()?;
+        let batch = Arc::clone(&self.0);
+        Ok(PyRows(Arc::new(py.detach(|| Rows::newest(batch, table, columns)))))
+    }
+
+    #[pyo3(signature = (form="plain"))]
+    fn json_lines<'py>(&self, py: Python<'py>, form: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let form = match form {
+            "plain" => Form::Plain,
+            "dynamodb" => Form::Dynamodb,
+            _ => return Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'")),
+        };
+        let lines = py.detach(|| json::lines(&self.0, form));
+        Ok(PyBytes::new(py, &lines))
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (records, *, table=None, keep_all=false))]
+pub(super) fn decode(py: Python<'_>, records: &PyRecords, table: Option<&str>, keep_all: bool) -> PyChangeBatch {
+    let records = Arc::clone(&records.0);
+    PyChangeBatch(Arc::new(py.detach(|| change::decode(records, table, keep_all))))
+}

@@ -237,15 +237,45 @@ pub fn unescaped(raw: &[u8]) -> Vec<u8> {
 /// The members of an object, `at` its opening brace: calls `member` with each name and the place of its
 /// value; it answers with the place behind the value. Gives the place behind the closing brace.
 #[inline(always)]
-pub fn object(
+pub fn object(b: &[u8], at: usize, member: impl FnMut(&[u8], usize) -> Result<usize, Fault>) -> Result<usize, Fault> {
+    let at = space(b, at + 1);
+    if byte(b, at) == b'}' { Ok(at + 1) } else { members(b, at, member) }
+}
+
+/// The members of an object from behind the value of one of them; else as `object`.
+#[inline(always)]
+pub fn more(b: &[u8], at: usize, member: impl FnMut(&[u8], usize) -> Result<usize, Fault>) -> Result<usize, Fault> {
+    match behind(b, at)? {
+        Behind::Member(at) => members(b, at, member),
+        Behind::End(at) => Ok(at),
+    }
+}
+
+/// What follows a member's value: the next member's name, or the place behind the closing brace.
+enum Behind {
+    Member(usize),
+    End(usize),
+}
+
+#[inline(always)]
+fn behind(b: &[u8], at: usize) -> Result<Behind, Fault> {
+    if load4(b, at) & 0xffff == u32::from_le_bytes(*b",\"\0\0") {
+        return Ok(Behind::Member(at + 1));
+    }
+    let at = space(b, at);
+    match byte(b, at) {
+        b',' => Ok(Behind::Member(space(b, at + 1))),
+        b'}' => Ok(Behind::End(at + 1)),
+        _ => Err(Fault::new(Code::MalformedJson, at)),
+    }
+}
+
+#[inline(always)]
+fn members(
     b: &[u8],
-    at: usize,
+    mut at: usize,
     mut member: impl FnMut(&[u8], usize) -> Result<usize, Fault>,
 ) -> Result<usize, Fault> {
-    let mut at = space(b, at + 1);
-    if byte(b, at) == b'}' {
-        return Ok(at + 1);
-    }
     loop {
         if byte(b, at) != b'"' {
             return Err(Fault::new(Code::MalformedJson, at));
@@ -263,15 +293,9 @@ pub fn object(
             at = space(b, at + 1);
         }
         at = if name.escaped { member(&name.bytes(b), at)? } else { member(&b[name.start..name.end], at)? };
-        if load4(b, at) & 0xffff == u32::from_le_bytes(*b",\"\0\0") {
-            at += 1;
-            continue;
-        }
-        at = space(b, at);
-        match byte(b, at) {
-            b',' => at = space(b, at + 1),
-            b'}' => return Ok(at + 1),
-            _ => return Err(Fault::new(Code::MalformedJson, at)),
+        match behind(b, at)? {
+            Behind::Member(next) => at = next,
+            Behind::End(end) => return Ok(end),
         }
     }
 }

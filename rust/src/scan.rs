@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use wide::u8x16;
+
 use crate::error::{Code, Fault};
 
 /// How deep fields may be nested that we don't know.
@@ -80,6 +82,16 @@ const fn stops(word: u64) -> u64 {
     (quote.wrapping_sub(LOW) & !quote | slash.wrapping_sub(LOW) & !slash | word.wrapping_sub(LOW * 0x20) & !word) & HIGH
 }
 
+/// The same for sixteen bytes at once: a bit for each byte, the first the lowest.
+#[inline(always)]
+fn stops16(chunk: [u8; 16]) -> u32 {
+    let bytes = u8x16::new(chunk);
+    let quote = bytes.simd_eq(u8x16::splat(b'"'));
+    let slash = bytes.simd_eq(u8x16::splat(b'\\'));
+    let control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+    (quote | slash | control).to_bitmask()
+}
+
 /// Number of decimal digits from this place on.
 #[inline(always)]
 pub fn digits(b: &[u8], at: usize) -> usize {
@@ -118,10 +130,54 @@ pub fn store8(out: &mut [u8], o: usize, word: u64) {
     }
 }
 
+#[inline(always)]
+fn store16(out: &mut [u8], o: usize, chunk: &[u8; 16]) {
+    if let Some(place) = out.get_mut(o..).and_then(<[u8]>::first_chunk_mut::<16>) {
+        *place = *chunk;
+    } else {
+        debug_assert!(false, "the output is never longer than the input");
+    }
+}
+
 /// A string's body, from behind its opening quote to its closing quote; copied verbatim to `out` when `WRITE`.
 /// Gives the place of the closing quote, the end of the output, and whether there were escapes.
 #[inline(always)]
 pub fn copy_string<const WRITE: bool>(
+    b: &[u8],
+    out: &mut [u8],
+    mut at: usize,
+    mut o: usize,
+) -> Result<(usize, usize, bool), Fault> {
+    let mut escaped = false;
+    while let Some(chunk) = b.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        if WRITE {
+            store16(out, o, chunk);
+        }
+        let stop = stops16(*chunk);
+        if stop == 0 {
+            at += 16;
+            o += 16;
+            continue;
+        }
+        let n = stop.trailing_zeros() as usize;
+        at += n;
+        o += n;
+        match chunk[n & 15] {
+            b'"' => return Ok((at, o, escaped)),
+            b'\\' => {
+                escaped = true;
+                (at, o) = copy_escape::<WRITE>(b, out, at, o)?;
+            }
+            _ => return Err(Fault::new(Code::ControlCharacter, at)),
+        }
+    }
+    let (at, o, more) = copy_last_string::<WRITE>(b, out, at, o)?;
+    Ok((at, o, escaped | more))
+}
+
+/// The same for what is left of a string that ends so near the record's end that whole chunks don't fit.
+#[inline(never)]
+fn copy_last_string<const WRITE: bool>(
     b: &[u8],
     out: &mut [u8],
     mut at: usize,
@@ -146,20 +202,24 @@ pub fn copy_string<const WRITE: bool>(
             b'"' => return Ok((at, o, escaped)),
             b'\\' => {
                 escaped = true;
-                let n = escape(b, at)?;
-                if WRITE {
-                    store8(out, o, load8(b, at));
-                    if n > 8 {
-                        store8(out, o + 8, load8(b, at + 8));
-                    }
-                }
-                at += n;
-                o += n;
+                (at, o) = copy_escape::<WRITE>(b, out, at, o)?;
             }
             _ if at >= b.len() => return Err(Fault::new(Code::MalformedJson, at)),
             _ => return Err(Fault::new(Code::ControlCharacter, at)),
         }
     }
+}
+
+#[inline(always)]
+fn copy_escape<const WRITE: bool>(b: &[u8], out: &mut [u8], at: usize, o: usize) -> Result<(usize, usize), Fault> {
+    let n = escape(b, at)?;
+    if WRITE {
+        store8(out, o, load8(b, at));
+        if n > 8 {
+            store8(out, o + 8, load8(b, at + 8));
+        }
+    }
+    Ok((at + n, o + n))
 }
 
 /// A string from behind its opening quote; `end` of the answer is its closing quote.
@@ -409,10 +469,13 @@ mod tests {
                 let mut word = [b'a'; 8];
                 word[place] = wanted;
                 let stop = stops(u64::from_le_bytes(word));
+                let mut chunk = [b'a'; 16];
+                chunk[place + 8] = wanted;
                 if wanted < 0x20 || wanted == b'"' || wanted == b'\\' {
                     assert_eq!(stop.trailing_zeros() as usize >> 3, place, "{wanted}");
+                    assert_eq!(stops16(chunk), 1 << (place + 8), "{wanted}");
                 } else {
-                    assert_eq!(stop, 0, "{wanted}");
+                    assert_eq!((stop, stops16(chunk)), (0, 0), "{wanted}");
                 }
             }
         }

@@ -17,9 +17,10 @@ __all__ = [
     "BUILD_PROFILE",
     "COMMIT",
     "REJECTION_CODES",
+    "Answer",
+    "BodyError",
     "ChangeBatch",
     "EventStream",
-    "FrameError",
     "Records",
     "Rejection",
     "Rows",
@@ -35,11 +36,12 @@ COMMIT: Final[str]
 REJECTION_CODES: Final[dict[str, str]]
 """Every rejection code with one sentence of meaning; a code never changes."""
 
-class FrameError(ValueError):
-    """An event-stream body that can't be trusted further: bad CRC, impossible
-    length, missing header. `code` is a stable slug: `frame_length`,
-    `prelude_checksum`, `message_checksum`, `frame_headers`, `missing_header`,
-    `frame_envelope`. Reconnect and go on from the last event's continuation."""
+class BodyError(ValueError):
+    """A body of the service that can't be read further. `code` is a stable slug. Of an
+    event stream (bad CRC, impossible length, missing header, JSON that can't be read):
+    `frame_length`, `prelude_checksum`, `message_checksum`, `frame_headers`,
+    `missing_header`, `frame_envelope`; reconnect and go on from the last event's
+    continuation. Of GetRecords: `answer_envelope`; ask again with the same iterator."""
 
     code: str
 
@@ -54,6 +56,9 @@ class Rejection:
     def line(self) -> int:
         """The line it began on, from 1, when it came from a document; else 0."""
     @property
+    def sub_sequence_number(self) -> int:
+        """Which user record of a KPL aggregate it is, from 0; 0 when it is in none."""
+    @property
     def part(self) -> int:
         """Which of the concatenated batches it came from, from 0."""
     @property
@@ -62,7 +67,8 @@ class Rejection:
     def message(self) -> str: ...
     @property
     def raw(self) -> bytes:
-        """The record's own bytes, unchanged (Kinesis: the decoded `Data`). A rejection
+        """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user
+        record's part of it). A rejection
         shares its batch's memory, and so keeps all of it."""
     @property
     def sequence_number(self) -> str:
@@ -74,7 +80,12 @@ class Rejection:
 @final
 class Records:
     """Undecoded records: one arena of bytes, and per record its payload's place,
-    its sequence number and its arrival time."""
+    its sequence number and its arrival time.
+
+    Kinesis records are taken apart where the Kinesis Producer Library put several user
+    records into one: each becomes a record, in order, and all carry the aggregate's
+    sequence number, so that no position lies between them. What fails the aggregate's
+    checksum, or isn't one in every respect, stays one record, which decoding rejects."""
 
     @staticmethod
     def pack(
@@ -102,7 +113,8 @@ class Records:
     def last_sequence_number(self) -> str | None: ...
     @property
     def last_arrival_ms(self) -> int | None:
-        """Arrival time of the last record at the stream, epoch milliseconds."""
+        """Arrival time of the last record at the stream, epoch milliseconds. Of
+        DynamoDB Streams, which tells no arrival: its creation time, in whole seconds."""
 
 @final
 class ShardEvent:
@@ -131,13 +143,36 @@ class EventStream:
 
     def __new__(cls, frame_bytes_max: int = 33554432) -> EventStream: ...
     def feed(self, chunk: bytes) -> list[ShardEvent]:
-        """The events that this chunk completes. Raises FrameError; events that
+        """The events that this chunk completes. Raises BodyError; events that
         were complete before the broken frame are given first, and the error is
         raised by the next call, and by every one after it (`buffered_bytes` is not 0
         then). `Data` that is no base64 stays as it is: decoding rejects that record."""
     @property
     def buffered_bytes(self) -> int:
         """Bytes of an unfinished frame; not 0 at the end of a body means it was cut."""
+
+@final
+class Answer:
+    """An answer of GetRecords: of Kinesis
+    (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html), or of DynamoDB
+    Streams (…/amazondynamodb/latest/APIReference/API_streams_GetRecords.html)."""
+
+    @staticmethod
+    def read(body: bytes, source: Literal["kinesis", "streams"]) -> Answer:
+        """Reads the raw body in one pass. A record of DynamoDB Streams is its own payload.
+        Raises BodyError, which names the byte, when the JSON around the records can't be
+        read; a record that is unreadable inside is left to decoding, which rejects it."""
+    @property
+    def records(self) -> Records: ...
+    @property
+    def next_iterator(self) -> str | None:
+        """Where the next call goes on; None at the end of the shard."""
+    @property
+    def millis_behind_latest(self) -> int | None:
+        """None from DynamoDB Streams, which doesn't tell."""
+    @property
+    def child_shards(self) -> list[tuple[str, list[str]]]:
+        """As on `ShardEvent`; DynamoDB Streams names none here."""
 
 @final
 class ChangeBatch:

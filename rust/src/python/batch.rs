@@ -28,6 +28,11 @@ impl PyRejection {
     }
 
     #[getter]
+    fn sub_sequence_number(&self) -> u32 {
+        self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.sub_sequence_number)
+    }
+
+    #[getter]
     fn part(&self) -> u32 {
         self.0.part
     }

@@ -10,6 +10,7 @@ digits, magnitudes 1E-130 to 9.99…E+125, depth 32
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html).
 """
 
+import builtins
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
@@ -21,11 +22,13 @@ __all__ = [
     "BodyError",
     "ChangeBatch",
     "EventStream",
+    "KafkaBatch",
     "Records",
     "Rejection",
     "Rows",
     "ShardEvent",
     "__version__",
+    "compress",
     "decode",
 ]
 
@@ -221,11 +224,62 @@ class ChangeBatch:
         """The newest change per key of one table: what a state sink writes. A change
         that doesn't have exactly these key attributes in these types, or whose new
         image is missing though it is no REMOVE, goes to `Rows.rejections`."""
-    def json_lines(self, form: Literal["plain", "dynamodb"] = "plain") -> bytes:
-        """One JSON object a change and line: `table`, `event`, `key`, `version` (text),
-        `item`, `old` (null when absent). Plain: numbers as JSON numbers with all their
+    def json_lines(
+        self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
+    ) -> bytes:
+        """One JSON object a change and line. `plain`: `table`, `event`, `key`, `version` (text),
+        `item`, `old` (null when absent); numbers as JSON numbers with all their
         digits, sets as arrays sorted by value, binary as base64. `dynamodb`: `key`,
-        `item` and `old` as the wire carried them, typed."""
+        `item` and `old` as the wire carried them, typed. `debezium`: its envelope
+        (`before`, `after`, `source`, `op` c/u/d, `ts_ms`), images plain, every time the
+        change's creation, `source.sequence` the record's sequence number. `change`: the
+        whole change in the shape of a Kinesis payload, with `version`, `position` (the
+        sequence number) and `userIdentity` where it has them: `decode` reads it again."""
+    def kafka(
+        self,
+        partitions: int,
+        *,
+        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
+        table: str | None = None,
+        headers: bool = True,
+        tombstones: bool = True,
+        batch_bytes_max: int = 1_000_000,
+    ) -> list[KafkaBatch]:
+        """The changes, of one table or of all, as record batches by partition, in order.
+
+        Value: a line of `json_lines`. Key: the key attributes as one JSON object, sorted by
+        name, numbers in one spelling; typed for `dynamodb` and `change`, else plain.
+        Partition: murmur2 of the key, as Java's default partitioner. Timestamp: creation.
+        Headers: `table`, `event`, `version`, `position`, `event_id`, those that are known.
+        With `tombstones` a REMOVE is followed by the same record without a value. A batch
+        holds `batch_bytes_max` before compression; a larger record has one of its own."""
+
+@final
+class KafkaBatch:
+    """A finished record batch of format 2 (https://kafka.apache.org/documentation/#recordbatch)."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def count(self) -> int:
+        """Records, tombstones included."""
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, compressed."""
+    @property
+    def base_timestamp(self) -> int:
+        """Of its first record, epoch milliseconds."""
+    @property
+    def max_timestamp(self) -> int: ...
+    def bytes(
+        self,
+        producer_id: int = -1,
+        producer_epoch: int = -1,
+        base_sequence: int = -1,
+        transactional: bool = False,
+    ) -> builtins.bytes:
+        """The batch in the name of a producer, checksum (CRC-32C) included."""
 
 @final
 class Rows:
@@ -261,3 +315,7 @@ def decode(records: Records, *, table: str | None = None, keep_all: bool = False
 
     `table` names the table of records that name none (a DynamoDB Streams answer
     carries no ARN). `keep_all` keeps every change in input order, duplicates too."""
+
+def compress(data: bytes, codec: Literal["gzip", "zstd", "lz4"], level: int | None = None) -> bytes:
+    """One gzip member, zstd frame or lz4 frame. Levels: gzip 1 to 12 (1), zstd -7 to 22 (3, with
+    tables that fit a core's cache), lz4 None only. Raises ValueError for another."""

@@ -147,6 +147,16 @@ impl<'a> View<'a> {
         self.raw(self.change.id)
     }
 
+    /// The whole record.
+    pub fn payload(&self) -> &'a [u8] {
+        self.part.records.payload(self.change.record as usize)
+    }
+
+    /// The record's sequence number; empty when the source gave none.
+    pub fn sequence_number(&self) -> &'a str {
+        self.part.records.sequence_number(self.change.record as usize)
+    }
+
     /// Bytes of the payloads.
     pub fn raw(&self, span: Span) -> &'a [u8] {
         span.of(self.part.records.arena())

@@ -10,7 +10,8 @@
 //!    them walk the bytes with [`scan`].
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
-//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines.
+//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Kafka's record batches; [`compress`]
+//!    makes them small.
 //!
 //! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
 
@@ -18,6 +19,7 @@ pub mod aggregate;
 pub mod answer;
 pub mod canonical;
 pub mod change;
+pub mod compress;
 pub mod dedupe;
 pub mod document;
 pub mod encode;

@@ -467,6 +467,21 @@ fn table_of(arn: &[u8]) -> &[u8] {
     &name[..memchr::memchr(b'/', name).unwrap_or(name.len())]
 }
 
+/// The `userIdentity` of a record that has been read, raw; few changes have one, so it isn't kept with each.
+pub fn user_identity(b: &[u8]) -> Option<&[u8]> {
+    let mut found = None;
+    // An error only ends the search, as it does where the member was found.
+    let _ = scan::object(b, scan::space(b, 0), |name, at| {
+        let end = scan::skip(b, at)?;
+        if name == b"userIdentity" {
+            found = Some(&b[at..end]);
+            return Err(Fault::new(Code::MalformedJson, at));
+        }
+        Ok(end)
+    });
+    found.filter(|value| *value != b"null")
+}
+
 /// The table a refused record names, if that much can be read.
 #[cold]
 pub fn table_named(b: &[u8]) -> Option<String> {

@@ -7,6 +7,8 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod batch;
+mod compress;
+mod kafka;
 mod records;
 mod rows;
 
@@ -15,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use self::batch::{PyChangeBatch, PyRejection, decode};
+use self::kafka::PyKafkaBatch;
 use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::PyRows;
 use crate::error::Code;
@@ -46,5 +49,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyAnswer>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
+    module.add_class::<PyKafkaBatch>()?;
+    module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)
 }

@@ -110,5 +110,5 @@ $(KAFKA): $(KAFKA_POM)
 	$(need_java)
 	@echo "making .kafka (some seconds, once)" >&2
 	@rm -rf .kafka
-	@mvn --batch-mode --quiet -Dstyle.color=never --strict-checksums --file $(KAFKA_POM) dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka >&2
+	@mvn --batch-mode --quiet --strict-checksums --file $(KAFKA_POM) dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka >&2
 	@touch $@

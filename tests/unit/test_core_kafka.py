@@ -132,6 +132,8 @@ def test_codecs_by_their_numbers(codec: Any, attributes: int) -> None:
     ("arguments", "says"),
     [
         ({"partitions": 0}, "partitions"),
+        ({"partitions": 2**31}, "partitions must be 1 to 100000"),
+        ({"partitions": 1, "batch_bytes_max": 2**31}, "batch_bytes_max must be at most"),
         ({"partitions": 1, "form": "avro"}, "form"),
         ({"partitions": 1, "compression": "snappy"}, "compression"),
     ],

@@ -69,6 +69,11 @@ const PRODUCER_EPOCH: Range<usize> = 51..53;
 const BASE_SEQUENCE: Range<usize> = 53..57;
 const HEADER_LEN: usize = 61;
 
+/// More than a cluster has; each costs some memory here.
+pub const PARTITIONS_MAX: u32 = 100_000;
+/// Lengths in a batch are 32-bit, with a sign.
+pub const BYTES_MAX: usize = 1 << 30;
+
 const MAGIC: u8 = 2;
 const TRANSACTIONAL: i16 = 0x10;
 

@@ -178,8 +178,11 @@ impl PyChangeBatch {
         tombstones: bool,
         batch_bytes_max: usize,
     ) -> PyResult<Vec<PyKafkaBatch>> {
-        if !(1..=i32::MAX.cast_unsigned()).contains(&partitions) {
-            return Err(PyValueError::new_err("partitions must be 1 or more"));
+        if !(1..=kafka::PARTITIONS_MAX).contains(&partitions) {
+            return Err(PyValueError::new_err(format!("partitions must be 1 to {}", kafka::PARTITIONS_MAX)));
+        }
+        if batch_bytes_max > kafka::BYTES_MAX {
+            return Err(PyValueError::new_err(format!("batch_bytes_max must be at most {}", kafka::BYTES_MAX)));
         }
         let compression = match Codec::from_name(compression) {
             None if compression != "none" => {

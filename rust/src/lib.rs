@@ -24,6 +24,7 @@ pub mod dedupe;
 pub mod document;
 pub mod encode;
 pub mod error;
+pub mod extent;
 pub mod frame;
 pub mod key;
 pub mod number;

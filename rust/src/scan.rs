@@ -403,46 +403,6 @@ fn skip_nested(b: &[u8], at: usize, depth: u32) -> Result<usize, Fault> {
     }
 }
 
-/// The place behind any JSON value, found by its quotes and brackets alone: what is between them is for others
-/// to check. A fault means that the value has no end.
-pub fn extent(b: &[u8], at: usize) -> Result<usize, Fault> {
-    if !matches!(byte(b, at), b'{' | b'[' | b'"') {
-        return skip(b, at);
-    }
-    let (mut at, mut depth) = (at, 0_usize);
-    loop {
-        match byte(b, at) {
-            b'"' => at = closing_quote(b, at + 1)?,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ if at >= b.len() => return Err(Fault::new(Code::MalformedJson, at)),
-            _ => {}
-        }
-        at += 1;
-        if depth == 0 {
-            return Ok(at);
-        }
-    }
-}
-
-/// The quote that ends the string whose body begins here.
-fn closing_quote(b: &[u8], mut at: usize) -> Result<usize, Fault> {
-    loop {
-        let stop = stops(load8(b, at));
-        if stop == 0 {
-            at += 8;
-            continue;
-        }
-        at += (stop.trailing_zeros() >> 3) as usize;
-        match byte(b, at) {
-            b'"' => return Ok(at),
-            b'\\' => at += 2,
-            _ if at >= b.len() => return Err(Fault::new(Code::MalformedJson, b.len())),
-            _ => at += 1,
-        }
-    }
-}
-
 /// The place behind this word, which must stand here.
 #[inline(always)]
 pub fn literal(b: &[u8], at: usize, word: &[u8]) -> Result<usize, Fault> {

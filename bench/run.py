@@ -1,6 +1,6 @@
 """`make bench`: what the product does, beside what it is measured by, in one run.
 
-    python -m bench.run [core] [end-to-end] [--output text|json] [--quick]
+    python -m bench.run [core] [patterns] [end-to-end] [--output text|json] [--quick]
 
 Rates are higher-is-better. With `--output json` the last line of stdout is one JSON object, and the
 tables go to stderr.
@@ -18,7 +18,7 @@ from bench import records
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "end-to-end")
+PARTS = ("core", "patterns", "end-to-end")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +54,20 @@ def _core_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table
     return report
 
 
+def _patterns_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import patterns  # noqa: PLC0415 - see above
+
+    report = {}
+    for shape in records.SHAPES:
+        result = patterns.measure(shape, is_quick=is_quick)
+        _line(out, f"patterns, {shape}", "MB/s of input", "time / decoding's")
+        for name, rate in result.rates.items():
+            share = result.rates["decode"] / rate
+            _line(out, f"  {name}", f"{rate:.0f} (+{result.spreads[name]:.0%})", f"{share:.2f}")
+        report[shape] = {"unit": "MB/s", **result.rates}
+    return report
+
+
 def _end_to_end_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
     from bench import end_to_end  # noqa: PLC0415 - see above
 
@@ -71,12 +85,13 @@ _CORE = ("ours", "orjson.loads", "orjson+TypeDeserializer")
 _END_TO_END = ("ours", "ready-made")
 _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
     "core": _core_part,
+    "patterns": _patterns_part,
     "end-to-end": _end_to_end_part,
 }
 
 
 def _line(out: TextIO, first: str, *cells: str) -> None:
-    print(f"{first:<22}" + "".join(f"{cell:>26}" for cell in cells), file=out, flush=True)
+    print(f"{first:<28}" + "".join(f"{cell:>26}" for cell in cells), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -166,9 +166,10 @@ def record(new: Any, old: Any, event_id: str = "1") -> bytes:
 def outputs(batch: ChangeBatch) -> bytes:
     rows = batch.newest("t", KEY)
     assert len(rows) == 1
-    return b"".join(
-        [batch.json_lines(), batch.json_lines("dynamodb"), rows.copy(), rows.copy_before()]
-    )
+    forms: list[Any] = ["plain", "dynamodb", "debezium", "change"]
+    kafka = [one.bytes() for form in forms for one in batch.kafka(1, form=form)]
+    lines = [batch.json_lines(form) for form in forms]
+    return b"".join([*lines, *kafka, rows.copy(), rows.copy_before()])
 
 
 def test_a_projection_does_what_the_oracle_says_and_leaks_nothing() -> None:

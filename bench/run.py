@@ -18,7 +18,7 @@ from bench import records
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "ingest", "end-to-end", "kafka", "compress")
+PARTS = ("core", "ingest", "end-to-end", "kafka", "compress", "patterns")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +73,20 @@ def _ingest_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see a
                     out, f"{shape} {way}", *cells, f"{ratio:.2f}", f"{above:.2f}" if above else ""
                 )
                 report[f"{shape} {way} {place}"] = {"unit": "records/s", **rates}
+    return report
+
+
+def _patterns_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import patterns  # noqa: PLC0415 - see above
+
+    report = {}
+    for shape in records.SHAPES:
+        result = patterns.measure(shape, is_quick=is_quick)
+        _line(out, f"patterns, {shape}", "MB/s of input", "time / decoding's")
+        for name, rate in result.rates.items():
+            share = result.rates["decode"] / rate
+            _line(out, f"  {name}", f"{rate:.0f} (+{result.spreads[name]:.0%})", f"{share:.2f}")
+        report[shape] = {"unit": "MB/s", **result.rates}
     return report
 
 
@@ -149,6 +163,7 @@ _KAFKA = ("ours", "aiokafka")
 _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
     "core": _core_part,
     "ingest": _ingest_part,
+    "patterns": _patterns_part,
     "end-to-end": _end_to_end_part,
     "kafka": _kafka_part,
     "compress": _compress_part,

@@ -213,7 +213,7 @@ fn decode_part(records: Arc<Records>, default: Option<&str>) -> (Part, Vec<Rejec
                     old: shift(found.old),
                     plain: found.plain,
                     record: index as u32,
-                    table: tables.index(found.table.map(|text| text.bytes(b)).as_deref()),
+                    table: tables.index(found.table.map(|name| name.bytes(b)).as_deref()),
                     event: found.event,
                     precision: found.precision,
                 });
@@ -270,6 +270,7 @@ struct Tables<'a> {
 impl Tables<'_> {
     #[inline]
     fn index(&mut self, name: Option<&[u8]>) -> u32 {
+        let name = name.filter(|name| !name.is_empty());
         let Some(name) = name.or(self.default.map(str::as_bytes)) else { return NO_TABLE };
         if let Some(index) = self.names.iter().position(|known| known.as_bytes() == name) {
             return index as u32;

@@ -1,6 +1,6 @@
 //! Changes as JSON lines.
 //!
-//! In: a batch. Out: one object a change and line: `table`, `event`, `key`, `version`, `item`, `old`. Invariant:
+//! In: a batch. Out: one object a change and line: `table`, `event`, `key`, `version`, `item`, `old`, and `late` where it is. Invariant:
 //! a line holds no line break inside, however the wire was formatted.
 
 use crate::change::ChangeBatch;
@@ -44,6 +44,9 @@ pub fn lines(batch: &ChangeBatch, form: Form) -> Vec<u8> {
         }
         out.extend_from_slice(b",\"old\":");
         image(&mut out, view.raw(change.old));
+        if view.late {
+            out.extend_from_slice(b",\"late\":true");
+        }
         out.extend_from_slice(b"}\n");
     }
     out

@@ -9,6 +9,7 @@
 mod batch;
 mod records;
 mod rows;
+mod window;
 
 use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
@@ -17,6 +18,7 @@ use pyo3::types::PyDict;
 use self::batch::{PyChangeBatch, PyRejection, decode};
 use self::records::{FrameError, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::PyRows;
+use self::window::PyWindow;
 use crate::error::Code;
 
 /// The module `replicator._core`.
@@ -45,5 +47,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEventStream>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
+    module.add_class::<PyWindow>()?;
     module.add_function(wrap_pyfunction!(decode, module)?)
 }

@@ -1,5 +1,5 @@
-"""The memory of a log sink (laws 2, 3 and 7) against an oracle in plain Python: any order within the
-window, copies, late changes and restarts; every distinct change once, in order per key."""
+"""The memory of a log sink (laws 2, 3 and 7) against an oracle in plain Python: any order within
+the window, copies, late changes and restarts; every distinct change once, in order per key."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Change:
         ).encode()
 
 
-def batch(changes: Sequence[Change], keep_all: bool = False) -> ChangeBatch:  # noqa: FBT001
+def batch(changes: Sequence[Change], keep_all: bool = False) -> ChangeBatch:
     payloads = [change.payload() for change in changes]
     return decode(Records.pack(payloads, [str(i) for i in range(len(payloads))]), keep_all=keep_all)
 
@@ -96,7 +96,7 @@ def shown(answer: ChangeBatch) -> list[Given]:
 
 
 class Oracle:
-    """The laws, said slowly. Instants of one key are all different here, so that versions decide."""
+    """The laws, said slowly. No two changes share an instant here, so that versions decide."""
 
     def __init__(self, *, compacted: bool) -> None:
         self.compacted = compacted
@@ -141,7 +141,7 @@ def in_keys(given: Iterable[Given]) -> dict[str, list[Given]]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[Change]]:
-    """Fetches of one shard: true histories of three keys, shuffled within some time, copies among them."""
+    """Fetches of one shard: true histories of three keys, shuffled, copies among them."""
     count = draw(st.integers(1, 25))
     us = T
     state: dict[str, int | None] = {}
@@ -150,7 +150,9 @@ def histories(draw: st.DrawFn) -> list[list[Change]]:
         us += draw(st.sampled_from([1, 300, 1000, 2500, 7000]))
         key = draw(st.sampled_from("abc"))
         old = state.get(key)
-        new = draw(st.sampled_from([number + 1, number + 1, None])) if old is not None else number + 1
+        new = (
+            draw(st.sampled_from([number + 1, number + 1, None])) if old is not None else number + 1
+        )
         state[key] = new
         changes.append(Change(number, key, us, old, new))
     # How far each is delayed: mostly within the window, at times beyond it.
@@ -159,7 +161,9 @@ def histories(draw: st.DrawFn) -> list[list[Change]]:
             st.sampled_from([0, 0, 0, 1000, 4000, 4900, 20_000]), min_size=count, max_size=count
         )
     )
-    arrivals = [(c.us + delay, i, c) for i, (c, delay) in enumerate(zip(changes, delays, strict=True))]
+    arrivals = [
+        (c.us + delay, i, c) for i, (c, delay) in enumerate(zip(changes, delays, strict=True))
+    ]
     for i in draw(st.lists(st.integers(0, count - 1), max_size=5)):
         copy = replace(
             changes[i],
@@ -296,6 +300,13 @@ def test_a_change_at_an_instant_that_was_given_is_late_unless_it_goes_on_from_it
     assert values(ours.add(batch([one(6, T, None, 2)]))) == [(2, False)]
 
 
+def test_a_late_change_does_not_become_the_newest() -> None:
+    ours = window()
+    ours.add(batch([one(3, T + 10_000, 3, 4), one(9, T + 50_000, 8, 9)]))
+    assert values(ours.add(batch([one(1, T, 1, 2)]))) == [(2, True)]
+    assert values(ours.add(batch([one(2, T + 5_000, 2, 3)]))) == [(3, True)]
+
+
 def test_two_precisions_inside_one_millisecond_wait_for_each_other() -> None:
     ours = window()
     assert values(ours.add(batch([one(1, T + 900, 2, 3), one(9, T + 5900, 9, 9)]))) == []
@@ -366,7 +377,9 @@ def test_a_held_change_lets_its_neighbours_go() -> None:
     given = ours.flush()
     assert values(given) == [(2, False)]
     assert given.last_sequence_number == "5000"
-    assert json.loads(given.newest("t", [("id", "S")]).record(0, "c", "m").raw)["eventID"] == "id9000"
+    assert (
+        json.loads(given.newest("t", [("id", "S")]).record(0, "c", "m").raw)["eventID"] == "id9000"
+    )
 
 
 def test_a_window_that_can_not_be() -> None:

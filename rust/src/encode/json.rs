@@ -3,7 +3,7 @@
 //! In: a batch. Out: one object a change and line: `table`, `event`, `key`, `version`, `item`, `old`, and `late` where it is. Invariant:
 //! a line holds no line break inside, however the wire was formatted.
 
-use crate::change::ChangeBatch;
+use crate::change::{ChangeBatch, View};
 use crate::scan;
 use crate::value;
 
@@ -16,12 +16,22 @@ pub enum Form {
     Dynamodb,
 }
 
+/// Room for what is around a line's images; more is only slower.
+const LINE_MAX: usize = 160;
+
 /// All changes of a batch, in its order.
 pub fn lines(batch: &ChangeBatch, form: Form) -> Vec<u8> {
-    let mut out = Vec::new();
-    let image = |out: &mut Vec<u8>, raw: &[u8]| match form {
+    // Images as raw text, an upper bound for all but a name that needs escapes: grown, the output would be held twice.
+    let room = |view: View<'_>| {
+        let change = view.change;
+        let item = if form == Form::Plain { change.plain } else { change.new };
+        (change.keys.len + item.len + change.old.len) as usize + LINE_MAX
+    };
+    let mut out = Vec::with_capacity(batch.views().map(room).sum());
+    let mut elements = value::Elements::new();
+    let mut image = |out: &mut Vec<u8>, raw: &[u8]| match form {
         _ if raw.is_empty() => out.extend_from_slice(b"null"),
-        Form::Plain => value::write_plain(raw, out),
+        Form::Plain => value::write_plain_with(raw, &mut elements, out),
         Form::Dynamodb => scan::compact(raw, out),
     };
     for view in batch.views() {

@@ -85,6 +85,8 @@ pub struct Window {
     given_ms: i64,
     held_count: usize,
     held_bytes: usize,
+    /// Room for a number's text.
+    scratch: Vec<u8>,
     /// What was counted.
     pub counts: Counts,
 }
@@ -103,6 +105,7 @@ impl Window {
             given_ms: i64::MIN,
             held_count: 0,
             held_bytes: 0,
+            scratch: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -208,7 +211,7 @@ impl Window {
     }
 
     fn is_new(&mut self, view: View<'_>) -> bool {
-        let (id, fact) = (print::id(view), print::fact(view, print::key(view)));
+        let (id, fact) = (print::id(view), print::fact(view, print::key(view), &mut self.scratch));
         match (id, fact) {
             // A sequence number says all there is to say.
             (_, Some(fact)) if view.change.precision == Precision::Sequence => {
@@ -313,7 +316,7 @@ impl Window {
 
     /// The newest given change of its key comes later than this one: by version, and at one instant when this one
     /// doesn't begin where that one ended (as a state sink's merge decides).
-    fn is_older(&self, view: View<'_>, key: u128) -> bool {
+    fn is_older(&mut self, view: View<'_>, key: u128) -> bool {
         let Some(newest) = self.memory.newest(key) else { return false };
         let change = view.change;
         let coarse = [newest.precision, change.precision].contains(&Precision::Millisecond);
@@ -323,7 +326,7 @@ impl Window {
             _ => newest.event_us == change.event_us,
         };
         if tie {
-            let before = print::before(view);
+            let before = print::before(view, &mut self.scratch);
             before.is_some() && newest.after.is_some() && before != newest.after
         } else {
             change.event_us < newest.event_us
@@ -332,7 +335,7 @@ impl Window {
 
     fn remember(&mut self, view: View<'_>, key: u128) {
         let change = view.change;
-        let after = print::after(view);
+        let after = print::after(view, &mut self.scratch);
         self.memory.set_newest(key, Newest { event_us: change.event_us, precision: change.precision, after });
     }
 

@@ -3,7 +3,7 @@
 //! In: a decoded change. Out: the print of its `eventID`, of its key, and of the fact it states. Invariants: equal
 //! things have equal prints in every spelling (law 3: whatever the order of attributes and set elements, the spelling
 //! of numbers, the escapes); different things have different ones but for a chance of one in 2^64 among changes of one
-//! key and microsecond, one in 2^128 else.
+//! key and microsecond, one in 2^128 else. `scratch` is room for a number's text.
 
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
@@ -34,12 +34,14 @@ pub fn id(view: View<'_>) -> Option<u128> {
 
 /// What makes a change another's duplicate under another `eventID`: key, instant, name and images; of DynamoDB
 /// Streams the sequence number. None at millisecond precision, where two real changes may look alike.
-pub fn fact(view: View<'_>, key: u128) -> Option<u128> {
+pub fn fact(view: View<'_>, key: u128, scratch: &mut Vec<u8>) -> Option<u128> {
     let change = view.change;
     let images = match change.precision {
         Precision::Millisecond => return None,
         Precision::Sequence => [0; 3],
-        Precision::Microsecond => [change.event as u64, image(view.raw(change.old)), image(view.raw(change.new))],
+        Precision::Microsecond => {
+            [change.event as u64, image(view.raw(change.old), scratch), image(view.raw(change.new), scratch)]
+        }
     };
     let mut text = [0; 16 + 8 * 6];
     text[..16].copy_from_slice(&key.to_le_bytes());
@@ -50,26 +52,26 @@ pub fn fact(view: View<'_>, key: u128) -> Option<u128> {
 }
 
 /// The item's state before this change; None when nothing tells it.
-pub fn before(view: View<'_>) -> Option<u64> {
-    state(view.raw(view.change.old), view.change.event == Event::Insert)
+pub fn before(view: View<'_>, scratch: &mut Vec<u8>) -> Option<u64> {
+    state(view.raw(view.change.old), view.change.event == Event::Insert, scratch)
 }
 
 /// The item's state after it.
-pub fn after(view: View<'_>) -> Option<u64> {
-    state(view.raw(view.change.new), view.change.event == Event::Remove)
+pub fn after(view: View<'_>, scratch: &mut Vec<u8>) -> Option<u64> {
+    state(view.raw(view.change.new), view.change.event == Event::Remove, scratch)
 }
 
-fn state(raw: &[u8], gone: bool) -> Option<u64> {
-    if raw.is_empty() { gone.then_some(GONE) } else { Some(image(raw).max(GONE + 1)) }
+fn state(raw: &[u8], gone: bool, scratch: &mut Vec<u8>) -> Option<u64> {
+    if raw.is_empty() { gone.then_some(GONE) } else { Some(image(raw, scratch).max(GONE + 1)) }
 }
 
 /// A checked image's print; 0 when it is absent.
-fn image(raw: &[u8]) -> u64 {
+fn image(raw: &[u8], scratch: &mut Vec<u8>) -> u64 {
     if raw.is_empty() {
         return 0;
     }
     // The image was checked before, so that nothing can fail here.
-    members(raw, 0, &mut Vec::new()).map_or(0, |(print, _)| print)
+    members(raw, 0, scratch).map_or(0, |(print, _)| print)
 }
 
 const fn seed(tag: Tag) -> u64 {
@@ -140,7 +142,7 @@ fn scalar(b: &[u8], at: usize, tag: Tag, scratch: &mut Vec<u8>) -> Result<(u64, 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::image;
     use crate::canonical::write_canonical;
 
     #[test]
@@ -176,7 +178,8 @@ mod tests {
         };
         for x in images {
             for y in images {
-                assert_eq!(image(x.as_bytes()) == image(y.as_bytes()), canonical(x) == canonical(y), "{x} {y}");
+                let print = |text: &str| image(text.as_bytes(), &mut Vec::new());
+                assert_eq!(print(x) == print(y), canonical(x) == canonical(y), "{x} {y}");
             }
         }
     }

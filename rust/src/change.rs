@@ -114,18 +114,14 @@ impl Part {
             tables: self.tables.clone(),
         };
         for change in chosen() {
-            let Some(entry) = self.records.entries().get(change.record as usize) else { continue };
-            let number = self.records.sequence_number(change.record as usize).as_bytes();
             let (start, record) = (records.arena().len() as u32, records.len() as u32);
-            let payload = entry.payload.of(self.records.arena());
-            if records.push(payload, number, entry.arrival_ms, entry.line).is_err() {
+            if records.push_copy(&self.records, change.record as usize).is_err() {
                 // It can't be larger than what it is copied from.
                 break;
             }
-            let moved = |span: Span| Span {
-                start: if span.is_empty() { 0 } else { span.start - entry.payload.start + start },
-                ..span
-            };
+            let from = self.records.entries().get(change.record as usize).map_or(0, |entry| entry.payload.start);
+            let moved =
+                |span: Span| Span { start: if span.is_empty() { 0 } else { span.start - from + start }, ..span };
             part.changes.push(Change {
                 key: copied(change.key, &self.keys, &mut part.keys),
                 plain: copied(change.plain, &self.plain, &mut part.plain),
@@ -206,6 +202,16 @@ impl<'a> View<'a> {
     /// `eventID`, raw.
     pub fn id(&self) -> &'a [u8] {
         self.raw(self.change.id)
+    }
+
+    /// The whole record.
+    pub fn payload(&self) -> &'a [u8] {
+        self.part.records.payload(self.change.record as usize)
+    }
+
+    /// The record's sequence number; empty when the source gave none.
+    pub fn sequence_number(&self) -> &'a str {
+        self.part.records.sequence_number(self.change.record as usize)
     }
 
     /// Bytes of the payloads.

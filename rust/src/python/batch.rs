@@ -6,11 +6,14 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use super::kafka::PyKafkaBatch;
 use super::records::PyRecords;
 use super::rows::{PyRows, column};
 use crate::change::{self, ChangeBatch};
+use crate::compress::Codec;
 use crate::dedupe::Rows;
 use crate::encode::json::{self, Form};
+use crate::encode::kafka::{self, Options};
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
 pub(super) struct PyRejection(pub(super) change::Rejection);
@@ -25,6 +28,11 @@ impl PyRejection {
     #[getter]
     fn line(&self) -> u32 {
         self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.line)
+    }
+
+    #[getter]
+    fn sub_sequence_number(&self) -> u32 {
+        self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.sub_sequence_number)
     }
 
     #[getter]
@@ -154,14 +162,49 @@ impl PyChangeBatch {
 
     #[pyo3(signature = (form="plain"))]
     fn json_lines<'py>(&self, py: Python<'py>, form: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let form = match form {
-            "plain" => Form::Plain,
-            "dynamodb" => Form::Dynamodb,
-            _ => return Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'")),
-        };
+        let form = form_named(form)?;
         let lines = py.detach(|| json::lines(&self.0, form));
         Ok(PyBytes::new(py, &lines))
     }
+
+    #[pyo3(signature = (
+        partitions, *, form="plain", compression="none", table=None, headers=true, tombstones=true,
+        batch_bytes_max=1_000_000
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn kafka(
+        &self,
+        py: Python<'_>,
+        partitions: u32,
+        form: &str,
+        compression: &str,
+        table: Option<&str>,
+        headers: bool,
+        tombstones: bool,
+        batch_bytes_max: usize,
+    ) -> PyResult<Vec<PyKafkaBatch>> {
+        if !(1..=kafka::PARTITIONS_MAX).contains(&partitions) {
+            return Err(PyValueError::new_err(format!("partitions must be 1 to {}", kafka::PARTITIONS_MAX)));
+        }
+        if batch_bytes_max > kafka::BYTES_MAX {
+            return Err(PyValueError::new_err(format!("batch_bytes_max must be at most {}", kafka::BYTES_MAX)));
+        }
+        let compression = match Codec::from_name(compression) {
+            None if compression != "none" => {
+                return Err(PyValueError::new_err("compression must be 'none', 'gzip', 'lz4' or 'zstd'"));
+            }
+            codec => codec,
+        };
+        let form = form_named(form)?;
+        let options = Options { partitions, form, compression, table, headers, tombstones, bytes_max: batch_bytes_max };
+        let batches = py.detach(|| kafka::batches(&self.0, &options))?;
+        Ok(batches.into_iter().map(PyKafkaBatch).collect())
+    }
+}
+
+fn form_named(name: &str) -> PyResult<Form> {
+    let message = "form must be 'plain', 'dynamodb', 'debezium' or 'change'";
+    Form::from_name(name).ok_or_else(|| PyValueError::new_err(message))
 }
 
 #[pyfunction]

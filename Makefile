@@ -22,7 +22,7 @@ EMULATORS := .emulators/.environment
 KAFKA := .kafka/.jars
 KAFKA_POM := python/replicator/testing/kafka.pom.xml
 LIBRARY := python/replicator/_core.abi3.so
-RUST := Cargo.toml Cargo.lock $(shell find rust -type f 2>/dev/null)
+RUST := Cargo.toml Cargo.lock $(shell find rust -path rust/fuzz -prune -o -type f -print 2>/dev/null)
 
 # Cargo finds the interpreter of the environment, not another that happens to be in PATH.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
@@ -30,7 +30,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # What `replicator --version` names; the core takes it in when it is compiled (option_env!).
 export BUILD_COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help setup build lint test bench demo format requirements clean FORCE
+.PHONY: help setup build lint test bench fuzz demo format requirements clean FORCE
 
 help: ## Lists the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: $(KAFKA) $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product
 
 bench: $(EXTENSION) ## Ratios measured side by side; ARGS="core|ingest|end-to-end --output json --quick"
 	@$(BIN)/python -m bench.run $(ARGS)
+
+fuzz: $(ENVIRONMENT) ## Fuzzes the core with a nightly compiler and cargo-fuzz; ARGS="kinesis_record 600" (seconds)
+	@$(BIN)/python rust/fuzz/run.py $(ARGS)
 
 demo: $(EXTENSION) $(EMULATORS) ## A supermarket's table arrives in Postgres; ARGS="--seconds 20 --rate 500 --keep"
 	@$(BIN)/replicator demo $(ARGS)

@@ -29,6 +29,7 @@ __all__ = [
     "Rejection",
     "Rows",
     "ShardEvent",
+    "Window",
     "__version__",
     "compress",
     "decode",
@@ -253,6 +254,9 @@ class ChangeBatch:
     def filtered(self) -> int:
         """Changes that `filter` left out."""
     @property
+    def late(self) -> int:
+        """Changes that a window marked late; JSON lines say `"late":true` of them."""
+    @property
     def rejections(self) -> list[Rejection]: ...
     @property
     def tables(self) -> dict[str | None, int]:
@@ -379,6 +383,64 @@ class Rows:
     def without(self, rows: Sequence[int]) -> Rows:
         """These rows' changes left out: the next newest change of each key, where
         there is one, takes its place. Earlier rejections are kept."""
+
+@final
+class Window:
+    """The memory of a log sink for one shard (laws 2 and 7): sorts changes per key within
+    `reorder_us`, gives each distinct one once. A change is due when its millisecond ended
+    `reorder_us` before the greatest event time seen. What comes later, after a newer change
+    of its key was given, is marked late, or left out when `compacted`; so is marked what is
+    older than all that is remembered. Changes of DynamoDB Streams are never held: their
+    order is the stream's, and a sequence number seen is a duplicate.
+
+    Duplicates are known for `duplicate_us` of event time (no less than `reorder_us`, else
+    ValueError) and as far as `bytes_max` allows: the oldest instants are forgotten first,
+    then the oldest held changes are given early. A held change keeps no more than four
+    times its bytes of the batch it came with, some 4 KB a batch apart.
+
+    Positions: store the last sequence number added, with `given_us`. After a restart, read
+    from `duplicate_us` before what is `oldest` and `refill` up to that number; then `add`."""
+
+    def __new__(
+        cls,
+        *,
+        reorder_us: int = 1_000_000,
+        duplicate_us: int = 60_000_000,
+        bytes_max: int = 67_108_864,
+        compacted: bool = False,
+    ) -> Window: ...
+    def add(self, batch: ChangeBatch) -> ChangeBatch:
+        """Takes the changes of one fetch in order of arrival; gives all that are due, in
+        order. The answer's `duplicates` and `rejections` are those of this fetch."""
+    def advance(self, event_us: int) -> ChangeBatch:
+        """What is due when the source's clock shows this time, though no change says so."""
+    def flush(self) -> ChangeBatch:
+        """All that is held: at the end of a shard, say."""
+    def refill(self, batch: ChangeBatch, given_us: int | None = None) -> None:
+        """Changes that were added before a restart: those before `given_us` were given
+        (None: all), the others are held again. Gives nothing."""
+    @property
+    def held(self) -> int:
+        """Changes not given yet."""
+    @property
+    def oldest(self) -> int | None:
+        """Which call of `add` and `refill`, from 0, brought the oldest change held."""
+    @property
+    def given_us(self) -> int | None:
+        """All that was added with an earlier event time was given."""
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def late(self) -> int:
+        """Changes marked late or left out, since the beginning."""
+    @property
+    def left_out(self) -> int: ...
+    @property
+    def early(self) -> int:
+        """Changes given before their time because `bytes_max` was reached."""
+    @property
+    def forgotten(self) -> int:
+        """Changes no longer known because `bytes_max` was reached."""
 
 def decode(records: Records, *, table: str | None = None, keep_all: bool = False) -> ChangeBatch:
     """Decodes, checks, takes out exact duplicates and orders. Never fails a batch: a

@@ -89,7 +89,8 @@ pub struct Part {
 }
 
 impl Part {
-    fn nbytes(&self) -> usize {
+    /// Memory held.
+    pub(crate) fn nbytes(&self) -> usize {
         let own = self.changes.capacity() * size_of::<Change>();
         own + match &self.original {
             // Keys are shared.
@@ -119,6 +120,64 @@ impl Part {
     pub fn arena(&self) -> &[u8] {
         self.projected.as_ref().map_or(self.records.arena(), |projected| projected)
     }
+}
+
+impl Part {
+    /// Bytes that a change takes, at least.
+    pub(crate) fn weight(&self, index: u32) -> usize {
+        let payload = |change: &Change| self.records.payload(change.record as usize).len();
+        self.changes.get(index as usize).map_or(0, |change| size_of::<Change>() + payload(change))
+    }
+
+    /// A part of its own with copies of these changes only. (Their records are numbered anew.)
+    pub(crate) fn picked(&self, indexes: &[u32]) -> Self {
+        let chosen = || indexes.iter().filter_map(|&index| self.changes.get(index as usize));
+        let sum = |of: fn(&Change) -> usize| chosen().map(of).sum();
+        let mut records = Records::with_capacity(indexes.iter().map(|&index| self.weight(index)).sum(), indexes.len());
+        let mut part = Self {
+            records: Arc::default(),
+            changes: Vec::with_capacity(indexes.len()),
+            keys: Arc::default(),
+            plain: Arc::default(),
+            tables: self.tables.clone(),
+            projected: None,
+            original: None,
+        };
+        let (mut keys, mut plain) = (
+            Vec::with_capacity(sum(|change| change.key.len as usize)),
+            Vec::with_capacity(sum(|change| change.plain.len as usize)),
+        );
+        for change in chosen() {
+            let (start, record) = (records.arena().len() as u32, records.len() as u32);
+            if records.push_copy(&self.records, change.record as usize).is_err() {
+                // It can't be larger than what it is copied from.
+                break;
+            }
+            let from = self.records.entries().get(change.record as usize).map_or(0, |entry| entry.payload.start);
+            let moved =
+                |span: Span| Span { start: if span.is_empty() { 0 } else { span.start - from + start }, ..span };
+            part.changes.push(Change {
+                key: copied(change.key, &self.keys, &mut keys),
+                plain: copied(change.plain, &self.plain, &mut plain),
+                id: moved(change.id),
+                keys: moved(change.keys),
+                new: moved(change.new),
+                old: moved(change.old),
+                record,
+                ..*change
+            });
+        }
+        records.shrink();
+        (part.records, part.keys, part.plain) = (Arc::new(records), Arc::new(keys), Arc::new(plain));
+        part
+    }
+}
+
+/// The bytes of a span, appended; their new place.
+fn copied(span: Span, from: &[u8], to: &mut Vec<u8>) -> Span {
+    let start = to.len() as u32;
+    to.extend_from_slice(span.of(from));
+    Span { start, ..span }
 }
 
 /// A change of a batch: which part, and which of its changes.
@@ -153,6 +212,8 @@ pub struct ChangeBatch {
     pub ambiguous: usize,
     /// Refused records.
     pub rejections: Vec<Rejection>,
+    /// Those of `order` that came after a newer change of their key was given, by part and index.
+    pub late: Arc<Vec<Ref>>,
 }
 
 /// A change and its part, to read from.
@@ -166,6 +227,8 @@ pub struct View<'a> {
     pub index: u32,
     /// The table's index in the batch, or `NO_TABLE`.
     pub table: u32,
+    /// It came after a newer change of its key was given.
+    pub late: bool,
 }
 
 impl<'a> View<'a> {
@@ -226,6 +289,7 @@ pub fn decode(records: Arc<Records>, table: Option<&str>, keep_all: bool) -> Cha
         duplicates: 0,
         ambiguous: 0,
         rejections,
+        late: Arc::default(),
     };
     batch.arrange(refs);
     batch
@@ -354,7 +418,9 @@ impl ChangeBatch {
             duplicates: 0,
             ambiguous: 0,
             rejections: Vec::new(),
+            late: Arc::default(),
         };
+        let mut late = Vec::new();
         let mut refs = Vec::with_capacity(batches.iter().map(|batch| batch.order.len()).sum());
         let mut hidden = Vec::new();
         for (part, batch) in batches.iter().enumerate() {
@@ -369,11 +435,13 @@ impl ChangeBatch {
             let moved = |r: &Ref| Ref { part: first + r.part, index: r.index };
             refs.extend(batch.order.iter().chain(batch.hidden.iter()).map(moved));
             hidden.extend(batch.hidden.iter().map(moved));
+            late.extend(batch.late.iter().map(moved));
             // What arrival decides, decide it again by arrival.
             refs[from..].sort_unstable_by_key(|r: &Ref| (r.part, r.index));
             all.duplicates += batch.duplicates;
             all.rejections.extend(batch.rejections.iter().cloned().map(|r| Rejection { part: part as u32, ..r }));
         }
+        all.late = Arc::new(late);
         all.arrange(refs);
         if !hidden.is_empty() {
             hidden.sort_unstable();
@@ -396,6 +464,19 @@ impl ChangeBatch {
         }
         let parts = self.parts.iter().zip(made).map(|(from, made)| made.map_or(Arc::clone(from), Arc::new)).collect();
         Self { parts, ..self.clone() }
+    }
+
+    /// A batch of changes of these parts, given in order of arrival; the parts are `part` 0, 1, 2 of a rejection.
+    pub(crate) fn gathered(parts: Vec<Arc<Part>>, refs: Vec<Ref>) -> Self {
+        let mut batch = Self::concat(&[]);
+        for (origin, part) in parts.iter().enumerate() {
+            let map = part.tables.iter().map(|name| batch.table(name)).collect();
+            batch.origins.push(origin as u32);
+            batch.maps.push(map);
+        }
+        batch.parts = parts;
+        batch.arrange(refs);
+        batch
     }
 
     fn table(&mut self, name: &Arc<str>) -> u32 {
@@ -429,7 +510,11 @@ impl ChangeBatch {
         let part = &self.parts[r.part as usize];
         let change = &part.changes[r.index as usize];
         let table = self.maps[r.part as usize].get(change.table as usize).copied().unwrap_or(NO_TABLE);
-        View { part, change, index: r.index, table }
+        let late = !self.late.is_empty() && {
+            let place = |other: &Ref| (other.part, other.index).cmp(&(r.part, r.index));
+            self.late.binary_search_by(place).is_ok()
+        };
+        View { part, change, index: r.index, table, late }
     }
 
     /// All changes, in order.

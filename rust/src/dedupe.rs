@@ -40,7 +40,7 @@ pub fn arrange(batch: &ChangeBatch, refs: Vec<Ref>) -> Arranged {
     if !order.is_sorted_by_key(by_version) {
         order.sort_by_key(by_version);
     }
-    let mut state = Instants { batch, dropped: Vec::new(), ambiguous: 0 };
+    let mut state = Instants { batch, places: Vec::new(), dropped: Vec::new(), ambiguous: 0 };
     let mut start = 0;
     while start < order.len() {
         let first = batch.view(order[start]);
@@ -99,6 +99,8 @@ fn may_tie(x: View<'_>, y: View<'_>) -> bool {
 
 struct Instants<'a> {
     batch: &'a ChangeBatch,
+    /// Of the millisecond being settled; kept for its room.
+    places: Vec<usize>,
     /// Places in the order.
     dropped: Vec<usize>,
     ambiguous: usize,
@@ -109,7 +111,6 @@ impl Instants<'_> {
     fn settle(&mut self, order: &mut [Ref], start: usize, end: usize) {
         let batch = self.batch;
         let hash = |place: usize| batch.view(order[place]).change.key_hash;
-        let mut places: Vec<usize>;
         if end - start <= 8 {
             // Mostly no two are of one key: find that out without allocating.
             let twice = (start..end).any(|i| (i + 1..end).any(|j| hash(i) == hash(j)));
@@ -117,10 +118,18 @@ impl Instants<'_> {
                 return;
             }
         }
-        places = (start..end).collect();
-        places.sort_by_key(|&place| hash(place));
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        places.extend(start..end);
+        places.sort_unstable_by_key(|&place| (hash(place), place));
+        // All exact, and no two of one microsecond: their versions have ordered them.
+        let is_settled = |run: &[usize]| {
+            let change = |place: usize| batch.view(order[place]).change;
+            run.iter().all(|&place| change(place).precision == Precision::Microsecond)
+                && run.is_sorted_by(|&i, &j| change(i).version < change(j).version)
+        };
         let mut groups = Vec::new();
-        for run in places.chunk_by(|&i, &j| hash(i) == hash(j)).filter(|run| run.len() > 1) {
+        for run in places.chunk_by(|&i, &j| hash(i) == hash(j)).filter(|run| run.len() > 1 && !is_settled(run)) {
             // Equal hashes are mostly equal keys, but only mostly.
             let mut rest = run.to_vec();
             while let Some(&first) = rest.first() {
@@ -135,6 +144,7 @@ impl Instants<'_> {
                 rest = other;
             }
         }
+        self.places = places;
         for places in groups {
             self.settle_key(order, &places);
         }

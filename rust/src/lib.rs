@@ -10,6 +10,7 @@
 //!    them walk the bytes with [`scan`].
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
+//!    For log sinks [`window`] holds changes until they are in order, and knows those that came before.
 //! 5. [`filter`] tells which changes a sink wants, [`project`] which attributes it may see, masked or hashed.
 //! 6. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Kafka's record batches; [`compress`]
 //!    makes them small.
@@ -36,9 +37,11 @@ pub mod records;
 pub mod scan;
 pub mod template;
 pub mod value;
+pub mod window;
 
 /// A batch's arenas are megabytes that live for milliseconds. The system's allocator hands such back to the kernel
 /// and gets them anew, page fault by page fault: a third of the time of small records (`make bench`).
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -98,6 +98,17 @@ impl Records {
         self.push_with(number, arrival_ms, line, |arena| arena.extend_from_slice(payload))
     }
 
+    /// Adds a copy of another's record.
+    pub fn push_copy(&mut self, other: &Self, index: usize) -> Result<(), TooLarge> {
+        let Some(entry) = other.entries.get(index) else { return Ok(()) };
+        let number = entry.sequence_number.of(&other.numbers);
+        self.push(entry.payload.of(&other.payloads), number, entry.arrival_ms, entry.line)?;
+        if let Some(copy) = self.entries.last_mut() {
+            copy.sub_sequence_number = entry.sub_sequence_number;
+        }
+        Ok(())
+    }
+
     /// Parts of the last record's payload, which rise, become records in its place; they share its sequence number.
     pub fn split_last(&mut self, parts: &[Range<usize>]) {
         let Some(whole) = self.entries.pop() else { return };

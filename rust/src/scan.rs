@@ -263,35 +263,53 @@ fn hex4(b: &[u8], at: usize) -> Result<u32, Fault> {
 #[cold]
 pub fn unescaped(raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len());
-    let mut at = 0;
-    while at < raw.len() {
-        if raw[at] != b'\\' {
-            out.push(raw[at]);
-            at += 1;
-            continue;
-        }
-        at += 2;
-        match byte(raw, at - 1) {
-            b'b' => out.push(8),
-            b'f' => out.push(12),
-            b'n' => out.push(b'\n'),
-            b'r' => out.push(b'\r'),
-            b't' => out.push(b'\t'),
-            b'u' => {
-                let mut code = hex4(raw, at).unwrap_or(0);
-                at += 4;
-                if (0xD800..=0xDBFF).contains(&code) {
-                    let low = hex4(raw, at + 2).unwrap_or(0);
-                    at += 6;
-                    code = 0x10000 + ((code - 0xD800) << 10) + (low & 0x3FF);
-                }
-                let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
-                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-            other => out.push(other),
-        }
-    }
+    out.extend(unescaping(raw));
     out
+}
+
+/// The bytes of a checked string body without its escapes.
+pub fn unescaping(raw: &[u8]) -> impl Iterator<Item = u8> {
+    let mut at = 0;
+    let (mut character, mut given, mut len) = ([0; 4], 0, 0);
+    std::iter::from_fn(move || {
+        if given == len {
+            match *raw.get(at)? {
+                b'\\' => {
+                    let found;
+                    (found, at) = escaped_character(raw, at + 1);
+                    (given, len) = (0, found.encode_utf8(&mut character).len());
+                }
+                plain => {
+                    at += 1;
+                    return Some(plain);
+                }
+            }
+        }
+        given += 1;
+        Some(character[given - 1])
+    })
+}
+
+/// The character of a checked escape, from behind its backslash, and the place behind it.
+fn escaped_character(raw: &[u8], at: usize) -> (char, usize) {
+    let character = match byte(raw, at) {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => {
+            let (mut code, mut end) = (hex4(raw, at + 1).unwrap_or(0), at + 5);
+            if (0xD800..=0xDBFF).contains(&code) {
+                let low = hex4(raw, end + 2).unwrap_or(0);
+                code = 0x10000 + ((code - 0xD800) << 10) + (low & 0x3FF);
+                end += 6;
+            }
+            return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), end);
+        }
+        other => char::from(other),
+    };
+    (character, at + 1)
 }
 
 /// The members of an object, `at` its opening brace: calls `member` with each name and the place of its

@@ -9,12 +9,12 @@ use crate::key::{self, KeyType};
 use crate::number::Number;
 use crate::record::{self, Event, Precision};
 use crate::scan;
-use crate::value;
+use crate::value::{self, Elements};
 
 /// What one change looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `table`, `event`, `key`, `version`, `item`, `old` in JSON's own types: sets as sorted arrays, binary as base64.
+    /// `table`, `event`, `key`, `version`, `item`, `old` (and `late` where it is) in JSON's own types: sets as sorted arrays, binary as base64.
     Plain,
     /// The same members, attribute values typed as the wire carried them.
     Dynamodb,
@@ -41,11 +41,11 @@ impl Form {
         matches!(self, Self::Dynamodb | Self::Change)
     }
 
-    /// One change's value, appended.
-    pub fn write(self, out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>) {
+    /// One change's value, appended; `elements` is room for sorting its sets.
+    pub fn write(self, out: &mut Vec<u8>, elements: &mut Elements, batch: &ChangeBatch, view: View<'_>) {
         match self {
-            Self::Plain | Self::Dynamodb => write_images(out, batch, view, self),
-            Self::Debezium => write_debezium(out, batch, view),
+            Self::Plain | Self::Dynamodb => write_images(out, elements, batch, view, self),
+            Self::Debezium => write_debezium(out, elements, batch, view),
             Self::Change => write_change(out, batch, view),
         }
     }
@@ -75,45 +75,62 @@ impl Form {
     }
 }
 
+/// Room for what is around a value's images; more is only slower.
+const AROUND: usize = 160;
+
 /// All changes of a batch, in its order, each on a line.
 pub fn lines(batch: &ChangeBatch, form: Form) -> Vec<u8> {
-    let mut out = Vec::new();
+    // Images as raw text, an upper bound but for names that need escapes: grown, the output would be held twice.
+    let room = |view: View<'_>| {
+        let change = view.change;
+        let item = if form.is_typed() || change.plain.is_empty() { change.new } else { change.plain };
+        (change.keys.len + item.len + change.old.len) as usize + AROUND
+    };
+    let mut out = Vec::with_capacity(batch.views().map(room).sum());
+    let mut elements = Elements::new();
     for view in batch.views() {
-        form.write(&mut out, batch, view);
+        form.write(&mut out, &mut elements, batch, view);
         out.push(b'\n');
     }
     out
 }
 
-fn write_images(out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>, form: Form) {
+fn write_images(out: &mut Vec<u8>, elements: &mut Elements, batch: &ChangeBatch, view: View<'_>, form: Form) {
+    let mut image = |out: &mut Vec<u8>, raw: &[u8]| {
+        if form.is_typed() { write_typed(out, raw) } else { write_plain(out, elements, raw) }
+    };
     let change = view.change;
     out.extend_from_slice(b"{\"table\":");
     write_table(out, batch, view);
     out.extend_from_slice(b",\"event\":\"");
     out.extend_from_slice(change.event.name().as_bytes());
     out.extend_from_slice(b"\",\"key\":");
-    let image = if form.is_typed() { write_typed } else { write_plain };
     image(out, view.raw(change.keys));
     out.extend_from_slice(b",\"version\":\"");
     change.version.write(out);
     out.extend_from_slice(b"\",\"item\":");
-    if form.is_typed() {
-        write_typed(out, view.raw(change.new));
+    if form.is_typed() || view.plain().is_empty() {
+        image(out, view.raw(change.new));
     } else {
-        write_new(out, view);
+        out.extend_from_slice(view.plain());
     }
     out.extend_from_slice(b",\"old\":");
     image(out, view.raw(change.old));
+    write_late(out, view);
     out.push(b'}');
 }
 
 /// `ts_ms` and its finer sisters are the creation time, of the envelope too: the core has no clock of its own.
-fn write_debezium(out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>) {
+fn write_debezium(out: &mut Vec<u8>, elements: &mut Elements, batch: &ChangeBatch, view: View<'_>) {
     let change = view.change;
     out.extend_from_slice(b"{\"before\":");
-    write_plain(out, view.raw(change.old));
+    write_plain(out, elements, view.raw(change.old));
     out.extend_from_slice(b",\"after\":");
-    write_new(out, view);
+    if view.plain().is_empty() {
+        write_plain(out, elements, view.raw(change.new));
+    } else {
+        out.extend_from_slice(view.plain());
+    }
     out.extend_from_slice(
         concat!(
             ",\"source\":{\"version\":\"",
@@ -184,7 +201,9 @@ fn write_change(out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>) {
             scan::compact(image, out);
         }
     }
-    out.extend_from_slice(b"}}");
+    out.push(b'}');
+    write_late(out, view);
+    out.push(b'}');
 }
 
 /// The creation time in the unit that keeps the version's meaning.
@@ -226,16 +245,15 @@ fn write_id(out: &mut Vec<u8>, view: View<'_>) {
     quoted(out, |out| out.extend_from_slice(view.id()));
 }
 
-fn write_new(out: &mut Vec<u8>, view: View<'_>) {
-    if view.plain().is_empty() {
-        write_plain(out, view.raw(view.change.new));
-    } else {
-        out.extend_from_slice(view.plain());
+/// What came after a newer change of its key.
+fn write_late(out: &mut Vec<u8>, view: View<'_>) {
+    if view.late {
+        out.extend_from_slice(b",\"late\":true");
     }
 }
 
-fn write_plain(out: &mut Vec<u8>, image: &[u8]) {
-    if image.is_empty() { out.extend_from_slice(b"null") } else { value::write_plain(image, out) }
+fn write_plain(out: &mut Vec<u8>, elements: &mut Elements, image: &[u8]) {
+    if image.is_empty() { out.extend_from_slice(b"null") } else { value::write_plain_with(image, elements, out) }
 }
 
 fn write_typed(out: &mut Vec<u8>, image: &[u8]) {

@@ -106,6 +106,11 @@ impl PyChangeBatch {
     }
 
     #[getter]
+    fn late(&self) -> usize {
+        self.0.late.len()
+    }
+
+    #[getter]
     fn rejections(&self) -> Vec<PyRejection> {
         rejections(&self.0.rejections)
     }

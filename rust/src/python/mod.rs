@@ -12,6 +12,7 @@ mod filter;
 mod kafka;
 mod records;
 mod rows;
+mod window;
 
 use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
@@ -22,6 +23,7 @@ use self::filter::{PyPattern, PyProjection};
 use self::kafka::PyKafkaBatch;
 use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::PyRows;
+use self::window::PyWindow;
 use crate::error::Code;
 
 /// The module `replicator._core`.
@@ -53,6 +55,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyRows>()?;
     module.add_class::<PyPattern>()?;
     module.add_class::<PyProjection>()?;
+    module.add_class::<PyWindow>()?;
     module.add_class::<PyKafkaBatch>()?;
     module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)

@@ -1,6 +1,6 @@
 """`make bench`: what the product does, beside what it is measured by, in one run.
 
-    python -m bench.run [core] [end-to-end] [--output text|json] [--quick]
+    python -m bench.run [core] [end-to-end] [small-batches] [--output text|json] [--quick]
 
 Rates are higher-is-better. With `--output json` the last line of stdout is one JSON object, and the
 tables go to stderr.
@@ -18,7 +18,7 @@ from bench import records
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "end-to-end")
+PARTS = ("core", "end-to-end", "small-batches")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,11 +67,27 @@ def _end_to_end_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a
     return report
 
 
+def _small_batches_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+    from bench import small_batches  # noqa: PLC0415 - see above
+
+    report = {}
+    names = small_batches.VARIANTS
+    _line(out, "small batches, rows/s", *names, "rows / unnest", "write / unnest")
+    for size, result in small_batches.measure(is_quick=is_quick):
+        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in names]
+        # How many times as long.
+        times = [result.rates["unnest"] / result.rates[name] for name in ("rows", "write")]
+        _line(out, f"{size} rows", *cells, *(f"{ratio:.2f}" for ratio in times))
+        report[str(size)] = {"unit": "rows/s", **result.rates}
+    return report
+
+
 _CORE = ("ours", "orjson.loads", "orjson+TypeDeserializer")
 _END_TO_END = ("ours", "ready-made")
 _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
     "core": _core_part,
     "end-to-end": _end_to_end_part,
+    "small-batches": _small_batches_part,
 }
 
 

@@ -1,19 +1,22 @@
 //! Exact duplicates out, order per key, newest per key.
 //!
 //! In: changes in order of arrival. Out: those that count, ordered by version; of changes of one key at one
-//! instant, the one whose old image equals another's new image comes later. Invariants: a redelivered copy
-//! never wins, wherever it arrives; what images can't decide follows the arrival and is counted.
+//! instant, the one whose old image equals another's new image comes later ([`crate::instant`] says which is the
+//! last). Invariants: a redelivered copy never wins, wherever it arrives; what images can't decide follows the
+//! arrival and is counted.
 
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use crate::canonical;
 use crate::change::{ChangeBatch, Ref, Rejection, View};
 use crate::error::Code;
+use crate::fingerprint::{self, UNKNOWN};
+use crate::instant::{self, Link};
 use crate::key::{self, KeyType};
-use crate::record::{Event, Precision};
+use crate::record::{Event, Precision, Version};
+use crate::value;
 
 /// Beyond this many steps the search for a chain gives up: the changes count as ambiguous.
 const CHAIN_STEPS_MAX: u32 = 10_000;
@@ -140,12 +143,14 @@ impl Instants<'_> {
     fn settle_key(&mut self, order: &mut [Ref], places: &[usize]) {
         let batch = self.batch;
         let mut kept: Vec<usize> = Vec::with_capacity(places.len());
+        let mut links: Vec<Link> = Vec::with_capacity(places.len());
         for &place in places {
-            let view = batch.view(order[place]);
-            if kept.iter().any(|&other| is_duplicate(batch.view(order[other]), view)) {
+            let link = link(batch.view(order[place]));
+            if links.iter().any(|other| other.repeats(&link)) {
                 self.dropped.push(place);
             } else {
                 kept.push(place);
+                links.push(link);
             }
         }
         let coarse = kept.iter().any(|&place| batch.view(order[place]).change.precision == Precision::Millisecond);
@@ -169,13 +174,14 @@ impl Instants<'_> {
         let mut refs: Vec<Ref> = places.iter().map(|&place| order[place]).collect();
         refs.sort_unstable_by_key(|r| (r.part, r.index));
         let batch = self.batch;
-        let links: Vec<(State, State)> = states(&refs.iter().map(|&r| batch.view(r)).collect::<Vec<_>>());
+        let links: Vec<Link> = refs.iter().map(|&r| link(batch.view(r))).collect();
+        let states: Vec<(u64, u64)> = links.iter().map(|link| (link.before, link.after)).collect();
         let versions = |i: usize| {
             let change = batch.view(refs[i]).change;
             (change.precision == Precision::Microsecond).then_some(change.version)
         };
         let exact_in_order = |chain: &[usize]| chain.iter().filter_map(|&i| versions(i)).is_sorted();
-        let sequence: Vec<usize> = if let Some(chain) = single_chain(&links).filter(|chain| exact_in_order(chain)) {
+        let sequence: Vec<usize> = if let Some(chain) = single_chain(&states).filter(|chain| exact_in_order(chain)) {
             chain
         } else {
             self.ambiguous += refs.len();
@@ -187,6 +193,9 @@ impl Instants<'_> {
             for (&slot, &from) in exact.iter().zip(&sorted) {
                 sequence[slot] = from;
             }
+            let (last, _) = instant::last(&links);
+            sequence.retain(|&i| i != last);
+            sequence.push(last);
             sequence
         };
         for (&place, &i) in places.iter().zip(&sequence) {
@@ -195,79 +204,42 @@ impl Instants<'_> {
     }
 }
 
-/// Equal key (the caller saw to that), microsecond, name and images. At millisecond precision two real
-/// changes may look alike.
-fn is_duplicate(x: View<'_>, y: View<'_>) -> bool {
-    x.change.precision != Precision::Millisecond
-        && y.change.precision == x.change.precision
-        && x.change.version == y.change.version
-        && x.change.event == y.change.event
-        && images_equal(x.raw(x.change.new), y.raw(y.change.new))
-        && images_equal(x.raw(x.change.old), y.raw(y.change.old))
-}
-
-fn images_equal(x: &[u8], y: &[u8]) -> bool {
-    x == y || (!x.is_empty() && !y.is_empty() && canonical(x) == canonical(y))
-}
-
-fn canonical(raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len());
-    canonical::write_canonical(raw, &mut out);
-    out
-}
-
-/// A state of an item, by number; states that nothing tells are all different.
-type State = u32;
-
-/// Per change, the item's state before and after.
-fn states(views: &[View<'_>]) -> Vec<(State, State)> {
-    const GONE: State = 0;
-    let mut known: Vec<Vec<u8>> = Vec::new();
-    let mut unknown = State::MAX;
-    let mut state = |raw: &[u8], gone: bool| {
-        if !raw.is_empty() {
-            let image = canonical(raw);
-            let index = known.iter().position(|other| *other == image).unwrap_or_else(|| {
-                known.push(image);
-                known.len() - 1
-            });
-            index as State + 1
-        } else if gone {
-            GONE
-        } else {
-            unknown -= 1;
-            unknown
-        }
-    };
-    views
-        .iter()
-        .map(|view| {
-            let change = view.change;
-            let before = state(view.raw(change.old), change.event == Event::Insert);
-            (before, state(view.raw(change.new), change.event == Event::Remove))
-        })
-        .collect()
+/// The change as a link of its instant: what the item was before and after it.
+fn link(view: View<'_>) -> Link {
+    let change = view.change;
+    let new = view.raw(change.new);
+    Link {
+        is_exact: change.precision != Precision::Millisecond,
+        us: if change.precision == Precision::Sequence { 0 } else { change.event_us.unsigned_abs() },
+        id: if change.id.is_empty() { 0 } else { change.id_hash },
+        before: change.before,
+        after: match change.event {
+            _ if !new.is_empty() => value::fingerprint(new),
+            Event::Remove => fingerprint::GONE,
+            _ => fingerprint::UNKNOWN,
+        },
+    }
 }
 
 /// The only sequence of all changes in which each begins where the one before ended; equal changes are
 /// interchangeable and keep their order. None when there is no such sequence, or more than one.
-fn single_chain(links: &[(State, State)]) -> Option<Vec<usize>> {
+fn single_chain(links: &[(u64, u64)]) -> Option<Vec<usize>> {
     struct Search<'a> {
-        links: &'a [(State, State)],
+        links: &'a [(u64, u64)],
         used: Vec<bool>,
         path: Vec<usize>,
         found: Vec<Vec<usize>>,
         steps: u32,
     }
     impl Search<'_> {
-        fn go(&mut self, at: Option<State>) {
+        fn go(&mut self, at: Option<u64>) {
             self.steps += 1;
             if self.path.len() == self.links.len() {
                 self.found.push(self.path.clone());
                 return;
             }
             for i in 0..self.links.len() {
-                let fits = !self.used[i] && at.is_none_or(|at| at == self.links[i].0);
+                let fits = !self.used[i] && at.is_none_or(|at| at == self.links[i].0 && at != UNKNOWN);
                 let tried = || (0..i).any(|j| !self.used[j] && self.links[j] == self.links[i]);
                 if !fits || tried() {
                     continue;
@@ -295,6 +267,15 @@ fn single_chain(links: &[(State, State)]) -> Option<Vec<usize>> {
 /// A key column: its attribute's name and type.
 pub type Column = (Box<[u8]>, KeyType);
 
+/// The changes of one key that share their instant with its newest one.
+#[derive(Clone, Debug)]
+pub struct Tie {
+    /// The row's place among the rows.
+    pub row: u32,
+    /// The changes and their links, in order of arrival, the row's own among them.
+    pub changes: Vec<(Ref, Link)>,
+}
+
 /// The newest change per key of one table.
 #[derive(Clone, Debug)]
 pub struct Rows {
@@ -310,6 +291,8 @@ pub struct Rows {
     pub folded: usize,
     /// Changes that can be no row.
     pub rejections: Vec<Rejection>,
+    /// Rows of several changes at one instant, by their places among the rows.
+    pub ties: Vec<Tie>,
     table: u32,
     decided: Arc<Vec<Ref>>,
     /// Changes left out by `without`.
@@ -328,6 +311,7 @@ impl Rows {
             deletes: 0,
             folded: 0,
             rejections: Vec::new(),
+            ties: Vec::new(),
             // No table has this number, `NO_TABLE` included.
             table: index.map_or(u32::MAX - 1, |index| index as u32),
             left_out: Vec::new(),
@@ -345,42 +329,16 @@ impl Rows {
         less
     }
 
-    /// Per row, the first of its key's changes that has the row's version: where the chain of that instant began.
-    pub fn firsts(&self) -> impl Iterator<Item = View<'_>> {
-        let batch = &*self.batch;
-        let hash = |r: &Ref| batch.view(*r).change.key_hash;
-        let same_key = |view: View<'_>, other: &Ref| {
-            let other = batch.view(*other);
-            other.change.key_hash == view.change.key_hash && other.key() == view.key()
-        };
-        let mut row_of: HashTable<Ref> = HashTable::with_capacity(self.rows.len());
-        for &r in &self.rows {
-            row_of.insert_unique(hash(&r), r, hash);
-        }
-        let mut first_of: HashTable<Ref> = HashTable::with_capacity(self.rows.len());
-        for &r in self.decided.iter() {
-            let view = batch.view(r);
-            if view.table != self.table || self.left_out.contains(&r) {
-                continue;
-            }
-            let row = row_of.find(view.change.key_hash, |row| same_key(view, row));
-            if row.is_some_and(|row| batch.view(*row).change.version == view.change.version)
-                && first_of.find(view.change.key_hash, |first| same_key(view, first)).is_none()
-            {
-                first_of.insert_unique(view.change.key_hash, r, hash);
-            }
-        }
-        first_of.into_iter().map(move |r| batch.view(r))
-    }
-
     fn choose(&mut self) {
-        let batch = &*self.batch;
+        let batch = &*Arc::clone(&self.batch);
         self.rows.clear();
         self.rejections.clear();
         (self.deletes, self.folded) = (0, 0);
         let left_out: std::collections::HashSet<(u32, u32)> = self.left_out.iter().map(|r| (r.part, r.index)).collect();
-        let mut seen: HashTable<Ref> = HashTable::with_capacity(self.decided.len());
+        // Per key, the place of its row.
+        let mut seen: HashTable<u32> = HashTable::with_capacity(self.decided.len());
         let mut refused = Vec::new();
+        let mut tied = Vec::new();
         for &r in self.decided.iter().rev() {
             let view = batch.view(r);
             if view.table != self.table || (!left_out.is_empty() && left_out.contains(&(r.part, r.index))) {
@@ -395,24 +353,85 @@ impl Rows {
                 continue;
             }
             let hash = view.change.key_hash;
-            let same = |other: &Ref| {
-                let other = batch.view(*other);
-                other.change.key_hash == hash && other.key() == view.key()
-            };
-            match seen.entry(hash, same, |other| batch.view(*other).change.key_hash) {
-                Entry::Occupied(_) => {
+            let row = |place: u32| batch.view(self.rows[place as usize]);
+            let same = |place: &u32| row(*place).change.key_hash == hash && row(*place).key() == view.key();
+            match seen.entry(hash, same, |place| row(*place).change.key_hash) {
+                Entry::Occupied(place) => {
                     self.folded += 1;
+                    let newest = row(*place.get());
+                    if newest.change.precision != Precision::Sequence && may_tie(newest, view) {
+                        tied.push((*place.get(), r));
+                    }
                     continue;
                 }
-                Entry::Vacant(place) => place.insert(r),
+                Entry::Vacant(place) => place.insert(self.rows.len() as u32),
             };
             self.deletes += usize::from(view.change.event == Event::Remove);
             self.rows.push(r);
         }
+        self.tie(tied);
         self.rows.reverse();
         refused.reverse();
         self.rejections =
             refused.into_iter().map(|(r, code)| batch.reject(r, code.slug(), code.meaning().to_owned())).collect();
+    }
+
+    /// Finds the last of the changes that share their instant with a row's: (place of the row, change). The rows are
+    /// still in reverse.
+    fn tie(&mut self, mut tied: Vec<(u32, Ref)>) {
+        self.ties.clear();
+        tied.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
+        let batch = &*self.batch;
+        let is_delete = |r: Ref| batch.view(r).change.event == Event::Remove;
+        for others in tied.chunk_by(|(x, _), (y, _)| x == y) {
+            let row = &mut self.rows[others[0].0 as usize];
+            let mut refs: Vec<Ref> = others.iter().map(|(_, r)| *r).chain([*row]).collect();
+            refs.sort_unstable_by_key(|r| (r.part, r.index));
+            let changes: Vec<(Ref, Link)> = refs.into_iter().map(|r| (r, link(batch.view(r)))).collect();
+            let links: Vec<Link> = changes.iter().map(|(_, link)| *link).collect();
+            let after = |r: Ref| changes.iter().find(|(other, _)| *other == r).map(|(_, link)| link.after);
+            // Of changes that left the same item the order of the batch chose already.
+            let last = Some(changes[instant::last(&links).0].0).filter(|r| after(*r) != after(*row)).unwrap_or(*row);
+            self.deletes = self.deletes + usize::from(is_delete(last)) - usize::from(is_delete(*row));
+            *row = last;
+            self.ties.push(Tie { row: 0, changes });
+        }
+        let count = self.rows.len() as u32;
+        for (tie, others) in self.ties.iter_mut().zip(tied.chunk_by(|(x, _), (y, _)| x == y)) {
+            tie.row = count - 1 - others[0].0;
+        }
+    }
+
+    /// The places `lo` to before `hi`, cut to those there are.
+    pub fn range(&self, lo: usize, hi: usize) -> std::ops::Range<usize> {
+        let hi = hi.min(self.rows.len());
+        lo.min(hi)..hi
+    }
+
+    /// A row's change.
+    #[inline]
+    pub fn view(&self, row: usize) -> View<'_> {
+        self.batch.view(self.rows[row])
+    }
+
+    /// The changes that share their instant with a row's.
+    pub fn tie_of(&self, row: usize) -> Option<&Tie> {
+        self.ties.binary_search_by_key(&row, |tie| tie.row as usize).ok().map(|found| &self.ties[found])
+    }
+
+    /// A row's version: the greatest of its instant.
+    pub fn version(&self, row: usize) -> Version {
+        let own = self.batch.view(self.rows[row]).change.version;
+        let versions = self.tie_of(row).into_iter().flat_map(|tie| &tie.changes);
+        versions.map(|(r, _)| self.batch.view(*r).change.version).fold(own, Version::max)
+    }
+
+    /// A row's links, in order of arrival. Its version is no sequence number.
+    pub fn links(&self, row: usize) -> Vec<Link> {
+        match self.tie_of(row) {
+            Some(tie) => tie.changes.iter().map(|(_, link)| *link).collect(),
+            None => vec![link(self.batch.view(self.rows[row]))],
+        }
     }
 
     /// The key has exactly these attributes, in these types.
@@ -432,16 +451,16 @@ mod tests {
 
     #[test]
     fn a_chain_is_found_only_when_it_is_the_only_one() {
-        assert_eq!(single_chain(&[(2, 3), (0, 1), (1, 2)]), Some(vec![1, 2, 0]));
+        assert_eq!(single_chain(&[(4, 5), (2, 3), (3, 4)]), Some(vec![1, 2, 0]));
         // Put and delete at one instant: a circle.
-        assert_eq!(single_chain(&[(0, 1), (1, 0)]), None);
+        assert_eq!(single_chain(&[(2, 3), (3, 2)]), None);
         // A fork, and a gap.
-        assert_eq!(single_chain(&[(0, 1), (0, 2)]), None);
-        assert_eq!(single_chain(&[(0, 1), (2, 3)]), None);
+        assert_eq!(single_chain(&[(2, 3), (2, 4)]), None);
+        assert_eq!(single_chain(&[(2, 3), (4, 5)]), None);
         // Put, delete, put something else: only one way through.
-        assert_eq!(single_chain(&[(0, 2), (1, 0), (0, 1)]), Some(vec![2, 1, 0]));
+        assert_eq!(single_chain(&[(2, 4), (3, 2), (2, 3)]), Some(vec![2, 1, 0]));
         // Equal changes may stand for each other.
-        assert_eq!(single_chain(&[(1, 2), (2, 1), (1, 2)]), Some(vec![0, 1, 2]));
+        assert_eq!(single_chain(&[(3, 4), (4, 3), (3, 4)]), Some(vec![0, 1, 2]));
     }
 
     #[test]

@@ -5,26 +5,33 @@
 //! 1. [`frame`] takes the body of SubscribeToShard apart, checks both checksums and decodes the base64 of every
 //!    `Data` into one arena, [`records`]. ([`document`] does the same for files.)
 //! 2. [`record`] reads one record's envelope; [`value`] checks its images and, in the same pass, writes the
-//!    new one as plain JSON; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of
-//!    them walk the bytes with [`scan`].
+//!    new one as plain JSON ([`mod@set`] sorts sets), of the old one the [`fingerprint`]; [`number`] keeps 38-digit
+//!    decimals exact; [`key`] makes the key canonical. All of them walk the bytes with [`scan`].
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
-//! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
-//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines.
+//! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key; [`instant`]
+//!    tells which of several changes at one instant is the last.
+//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY and arrays, JSON lines. ([`nul`] keeps U+0000 out of
+//!    documents that may not hold it.)
+//! 6. [`settle`] brings changes of one instant together when a sink holds some of them already.
 //!
 //! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
 
-pub mod canonical;
 pub mod change;
 pub mod dedupe;
 pub mod document;
 pub mod encode;
 pub mod error;
+pub mod fingerprint;
 pub mod frame;
+pub mod instant;
 pub mod key;
+pub mod nul;
 pub mod number;
 pub mod record;
 pub mod records;
 pub mod scan;
+pub mod set;
+pub mod settle;
 pub mod value;
 
 /// A batch's arenas are megabytes that live for milliseconds. The system's allocator hands such back to the kernel

@@ -9,11 +9,12 @@
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_StreamRecord.html>.
 
 use crate::error::{Code, Fault};
+use crate::fingerprint;
 use crate::key;
 use crate::number::Number;
 use crate::records::Span;
 use crate::scan::{self, Text, byte};
-use crate::value::{self, Elements, Place};
+use crate::value::{self, Notes, Place};
 
 /// 9999-12-31T23:59:59.999999Z, the last instant that other tools can show.
 const CREATION_US_MAX: i64 = 253_402_300_799_999_999;
@@ -126,6 +127,10 @@ pub struct Found {
     pub old: Span,
     /// The new image's plain form in the output.
     pub plain: Span,
+    /// The new image holds a string with an escape.
+    pub escaped: bool,
+    /// Fingerprint of the item before.
+    pub before: u64,
 }
 
 /// The buffers that all records of a batch share.
@@ -136,8 +141,8 @@ pub struct Arenas {
     pub plain: Vec<u8>,
     /// End of what is used of `plain`.
     pub end: usize,
-    /// For sorting sets.
-    pub elements: Elements,
+    /// What the passes over images keep.
+    pub notes: Notes,
 }
 
 impl Arenas {
@@ -148,7 +153,7 @@ impl Arenas {
             // Mostly less than half of a record is its new image, and plain it is shorter still.
             plain: Vec::with_capacity(bytes / 2 + value::SLACK),
             end: 0,
-            elements: Vec::new(),
+            notes: Notes::default(),
         }
     }
 
@@ -179,6 +184,8 @@ struct Members {
     new: Span,
     old: Span,
     plain: Span,
+    escaped: bool,
+    before: u64,
 }
 
 /// Reads one record. What a failure left in the arenas is for the caller to cut off.
@@ -241,15 +248,18 @@ fn dynamodb(b: &[u8], at: usize, arenas: &mut Arenas, found: &mut Members) -> Re
         8 if name == b"NewImage" && byte(b, at) != b'n' => {
             let o = arenas.end;
             arenas.make_room(b.len() - at);
-            let place = value::image::<true>(b, &mut arenas.plain, &mut arenas.elements, Place { at, o })?;
+            arenas.notes.escaped = false;
+            let place = value::image::<true>(b, &mut arenas.plain, &mut arenas.notes, Place { at, o })?;
             found.new = Span::new(at, place.at);
             found.plain = Span::new(o, place.o);
+            found.escaped = arenas.notes.escaped;
             arenas.end = place.o;
             Ok(place.at)
         }
         8 if name == b"OldImage" && byte(b, at) != b'n' => {
-            let place = value::image::<false>(b, &mut [], &mut arenas.elements, Place { at, o: 0 })?;
+            let place = value::image::<false>(b, &mut [], &mut arenas.notes, Place { at, o: 0 })?;
             found.old = Span::new(at, place.at);
+            found.before = place.o as u64;
             Ok(place.at)
         }
         27 if name == b"ApproximateCreationDateTime" => {
@@ -347,6 +357,12 @@ impl Members {
             new: self.new,
             old: self.old,
             plain: self.plain,
+            escaped: self.escaped,
+            before: match event {
+                _ if !self.old.is_empty() => self.before,
+                Event::Insert => fingerprint::GONE,
+                _ => fingerprint::UNKNOWN,
+            },
         })
     }
 }

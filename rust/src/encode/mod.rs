@@ -1,4 +1,5 @@
 //! A batch's changes as the bytes that a sink takes.
 
+pub mod arrays;
 pub mod copy;
 pub mod json;

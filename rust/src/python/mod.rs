@@ -16,7 +16,7 @@ use pyo3::types::PyDict;
 
 use self::batch::{PyChangeBatch, PyRejection, decode};
 use self::records::{FrameError, PyEventStream, PyRecords, PyShardEvent};
-use self::rows::PyRows;
+use self::rows::{PyRows, PySettled};
 use crate::error::Code;
 
 /// The module `replicator._core`.
@@ -45,5 +45,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEventStream>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
+    module.add_class::<PySettled>()?;
     module.add_function(wrap_pyfunction!(decode, module)?)
 }

@@ -38,6 +38,7 @@ from replicator.model import (
 )
 from replicator.pipeline import Pipeline
 from replicator.sink.postgres import PostgresSink
+from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_payload import PostgresPayload
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.sink.postgres_writer import PostgresWriter
@@ -127,6 +128,7 @@ class _Turns:
         self._session_sql = statements("session")
         self._merge_sql = ""
         self._payloads: list[PostgresPayload] = []
+        self._copies: list[list[tuple[DocumentTable, bytes]]] = []
         self._turn = 0
         self._fence: Fence
         self._writer: PostgresWriter
@@ -137,7 +139,7 @@ class _Turns:
         [table] = planned.tables
         identifiers = table.identifiers(has_lz4=planned.has_lz4)
         document = statements("document")
-        self._merge_sql = fill(document["merge"], identifiers)
+        self._merge_sql = fill(document["merge"], {**identifiers, "rows": identifiers["staging"]})
         await self._connection.execute(fill(document["create_staging"], identifiers))
         await self.reset()
         self._payloads = [
@@ -147,6 +149,11 @@ class _Turns:
         ]
         assert len(self._payloads) == len(self._frames)
         assert all(part.rows for payload in self._payloads for part in payload.tables)
+        # Frames of fewer rows than that go as arrays; by COPY they are as many bytes.
+        self._copies = [
+            [(part.table, part.copy or part.rows.copy()) for part in payload.tables]
+            for payload in self._payloads
+        ]
 
     async def reset(self) -> None:
         """An empty table without bloat, nothing left to be written out, a fresh shard."""
@@ -183,13 +190,13 @@ class _Turns:
     async def ready_made(self) -> None:
         """What Postgres alone takes for the same rows."""
         connection = self._connection
-        for payload in self._payloads:
+        for tables in self._copies:
             await connection.execute(self._session_sql["begin"])
-            for part in payload.tables:
+            for table, copy in tables:
                 await connection.copy_to_table(
-                    part.table.staging,
+                    table.staging,
                     schema_name="pg_temp",
-                    source=_stream(part.copy),
+                    source=_stream(copy),
                     format="binary",
                 )
                 await connection.execute(self._merge_sql, 0)

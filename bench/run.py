@@ -18,7 +18,7 @@ from bench import records
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "ingest", "end-to-end", "kafka", "compress", "patterns")
+PARTS = ("core", "ingest", "end-to-end", "kafka", "compress", "patterns", "small-batches")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,6 +155,21 @@ def _compress_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see
     return report
 
 
+def _small_batches_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+    from bench import small_batches  # noqa: PLC0415 - see above
+
+    report = {}
+    names = small_batches.VARIANTS
+    _line(out, "small batches, rows/s", *names, "rows / unnest", "write / unnest")
+    for size, result in small_batches.measure(is_quick=is_quick):
+        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in names]
+        # How many times as long.
+        times = [result.rates["unnest"] / result.rates[name] for name in ("rows", "write")]
+        _line(out, f"{size} rows", *cells, *(f"{ratio:.2f}" for ratio in times))
+        report[str(size)] = {"unit": "rows/s", **result.rates}
+    return report
+
+
 _CORE = ("ours", "orjson.loads", "orjson+TypeDeserializer")
 _INGEST_MEMORY = ("stock", "stock+orjson", "ours to payloads", "ours to COPY")
 _INGEST_HTTP = ("stock+orjson", "floor", "ours to COPY")
@@ -167,6 +182,7 @@ _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
     "end-to-end": _end_to_end_part,
     "kafka": _kafka_part,
     "compress": _compress_part,
+    "small-batches": _small_batches_part,
 }
 
 

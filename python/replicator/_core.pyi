@@ -28,6 +28,7 @@ __all__ = [
     "Records",
     "Rejection",
     "Rows",
+    "Settled",
     "ShardEvent",
     "Window",
     "__version__",
@@ -368,21 +369,53 @@ class Rows:
         """Changes left out because a newer one of the same key is here."""
     @property
     def rejections(self) -> list[Rejection]: ...
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes `copy` gives."""
     def copy(self, lo: int = 0, hi: int | None = None) -> bytes:
         """Rows lo..hi as a whole PostgreSQL binary COPY stream, header and trailer
         included. Columns: the key attributes in the given order (S text, N numeric, B
-        bytea), `item` jsonb (NULL for a delete), `version` numeric, `deleted` bool."""
-    def copy_before(self) -> bytes:
-        """The state that each row's changes of its instant began with, as a whole binary COPY
-        stream: the key columns and `before` jsonb (NULL: there was no item). With it a
-        sink that stores another change of the very same version tells which one is the
-        later: the one that began with what is stored. Rows whose changes carry no old
-        image are left out. Slow; for the rare case only."""
+        bytea), `item` jsonb (NULL for a delete; U+0000, which jsonb refuses, as another
+        character that a member with an empty name tells), `version` numeric, `deleted`
+        bool, `chain` bytea (what `settle` needs), `ordinal` integer (the row's place)."""
+    def arrays(self, lo: int = 0, hi: int | None = None) -> list[bytes]:
+        """Rows lo..hi as texts that PostgreSQL makes arrays of, one a column: keys as array
+        literals, `item` joined by line feeds (empty: deleted), `version` and `chain` as
+        literals. For few rows: `unnest … WITH ORDINALITY` counts the places."""
+    def settle(self, stored: Sequence[tuple[int, str | None, int, bytes]]) -> Settled:
+        """Settles rows with what a sink stores of the same keys at the same instant (the
+        same millisecond): (row, item as JSON or None, version in UTC microseconds, chain)."""
     def record(self, row: int, code: str, message: str) -> Rejection:
         """The change behind a row as a rejection with this code and message."""
     def without(self, rows: Sequence[int]) -> Rows:
         """These rows' changes left out: the next newest change of each key, where
         there is one, takes its place. Earlier rejections are kept."""
+
+@final
+class Settled:
+    """What to store in place of rows of the same instant, as parallel lists, and what
+    became of the rows given: each is `later` than what was stored, a duplicate or
+    superseded. Once all changes of an instant have come, in whatever order and splits,
+    the last one is what is stored; only where they end in the state in which they began
+    does the arrival decide, and the row is `ambiguous` too."""
+
+    @property
+    def rows(self) -> list[int]: ...
+    @property
+    def items(self) -> list[str | None]:
+        """JSON; None: deleted."""
+    @property
+    def versions(self) -> list[str]: ...
+    @property
+    def chains(self) -> list[bytes]: ...
+    @property
+    def later(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def superseded(self) -> int: ...
+    @property
+    def ambiguous(self) -> int: ...
 
 @final
 class Window:

@@ -50,6 +50,10 @@ pub struct Change {
     pub event: Event,
     /// What the version is made of.
     pub precision: Precision,
+    /// The new image holds a string with an escape.
+    pub escaped: bool,
+    /// Fingerprint of the item before.
+    pub before: u64,
 }
 
 /// A refused record.
@@ -332,6 +336,8 @@ fn decode_part(records: Arc<Records>, default: Option<&str>) -> (Part, Vec<Rejec
                     table: tables.index(found.table.map(|name| name.bytes(b)).as_deref()),
                     event: found.event,
                     precision: found.precision,
+                    escaped: found.escaped,
+                    before: found.before,
                 });
             }
             Err(fault) => {

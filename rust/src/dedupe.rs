@@ -1,21 +1,23 @@
 //! Exact duplicates out, order per key, newest per key.
 //!
 //! In: changes in order of arrival. Out: those that count, ordered by version; of changes of one key at one
-//! instant, the one whose old image equals another's new image comes later. Invariants: a redelivered copy
-//! never wins, wherever it arrives; what images can't decide follows the arrival and is counted.
+//! instant, the one whose old image equals another's new image comes later ([`crate::instant`] says which is the
+//! last). Invariants: a redelivered copy never wins, wherever it arrives; what images can't decide follows the
+//! arrival and is counted.
 
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use crate::canonical;
 use crate::change::{ChangeBatch, Ref, Rejection, View};
 use crate::error::Code;
 use crate::filter::Pattern;
+use crate::fingerprint::{GONE, UNKNOWN};
+use crate::instant::{self, Link};
 use crate::key::{self, KeyType};
 use crate::project::Projection;
-use crate::record::{Event, Precision};
+use crate::record::{Event, Precision, Version};
 use crate::records::TooLarge;
 use crate::value;
 
@@ -154,12 +156,14 @@ impl Instants<'_> {
     fn settle_key(&mut self, order: &mut [Ref], places: &[usize]) {
         let batch = self.batch;
         let mut kept: Vec<usize> = Vec::with_capacity(places.len());
+        let mut links: Vec<Link> = Vec::with_capacity(places.len());
         for &place in places {
-            let view = batch.view(order[place]);
-            if kept.iter().any(|&other| is_duplicate(batch.view(order[other]), view)) {
+            let link = link(batch.view(order[place]));
+            if links.iter().any(|other| other.repeats(&link)) {
                 self.dropped.push(place);
             } else {
                 kept.push(place);
+                links.push(link);
             }
         }
         let coarse = kept.iter().any(|&place| batch.view(order[place]).change.precision == Precision::Millisecond);
@@ -183,13 +187,14 @@ impl Instants<'_> {
         let mut refs: Vec<Ref> = places.iter().map(|&place| order[place]).collect();
         refs.sort_unstable_by_key(|r| (r.part, r.index));
         let batch = self.batch;
-        let links: Vec<(State, State)> = states(&refs.iter().map(|&r| batch.view(r)).collect::<Vec<_>>());
+        let links: Vec<Link> = refs.iter().map(|&r| link(batch.view(r))).collect();
+        let states: Vec<(u64, u64)> = links.iter().map(|link| (link.before, link.after)).collect();
         let versions = |i: usize| {
             let change = batch.view(refs[i]).change;
             (change.precision == Precision::Microsecond).then_some(change.version)
         };
         let exact_in_order = |chain: &[usize]| chain.iter().filter_map(|&i| versions(i)).is_sorted();
-        let sequence: Vec<usize> = if let Some(chain) = single_chain(&links).filter(|chain| exact_in_order(chain)) {
+        let sequence: Vec<usize> = if let Some(chain) = single_chain(&states).filter(|chain| exact_in_order(chain)) {
             chain
         } else {
             self.ambiguous += refs.len();
@@ -201,6 +206,9 @@ impl Instants<'_> {
             for (&slot, &from) in exact.iter().zip(&sorted) {
                 sequence[slot] = from;
             }
+            let (last, _) = instant::last(&links);
+            sequence.retain(|&i| i != last);
+            sequence.push(last);
             sequence
         };
         for (&place, &i) in places.iter().zip(&sequence) {
@@ -209,81 +217,48 @@ impl Instants<'_> {
     }
 }
 
-/// Equal key (the caller saw to that), microsecond, name and images. At millisecond precision two real
-/// changes may look alike.
-fn is_duplicate(x: View<'_>, y: View<'_>) -> bool {
-    let (x, y) = (x.original(), y.original());
-    x.change.precision != Precision::Millisecond
-        && y.change.precision == x.change.precision
-        && x.change.version == y.change.version
-        && x.change.event == y.change.event
-        && images_equal(x.raw(x.change.new), y.raw(y.change.new))
-        && images_equal(x.raw(x.change.old), y.raw(y.change.old))
+/// The change as a link of its instant: what the item was before and after it.
+fn link(view: View<'_>) -> Link {
+    let view = view.original();
+    let change = view.change;
+    Link {
+        is_exact: change.precision != Precision::Millisecond,
+        us: if change.precision == Precision::Sequence { 0 } else { change.event_us.unsigned_abs() },
+        id: if change.id.is_empty() { 0 } else { change.id_hash },
+        before: change.before,
+        after: after(view),
+    }
 }
 
-fn images_equal(x: &[u8], y: &[u8]) -> bool {
-    x == y || (!x.is_empty() && !y.is_empty() && canonical(x) == canonical(y))
-}
-
-fn canonical(raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len());
-    canonical::write_canonical(raw, &mut out);
-    out
-}
-
-/// A state of an item, by number; states that nothing tells are all different.
-type State = u32;
-
-/// Per change, the item's state before and after.
-fn states(views: &[View<'_>]) -> Vec<(State, State)> {
-    const GONE: State = 0;
-    let mut known: Vec<Vec<u8>> = Vec::new();
-    let mut unknown = State::MAX;
-    let mut state = |raw: &[u8], gone: bool| {
-        if !raw.is_empty() {
-            let image = canonical(raw);
-            let index = known.iter().position(|other| *other == image).unwrap_or_else(|| {
-                known.push(image);
-                known.len() - 1
-            });
-            index as State + 1
-        } else if gone {
-            GONE
-        } else {
-            unknown -= 1;
-            unknown
-        }
-    };
-    views
-        .iter()
-        .map(|view| {
-            let view = view.original();
-            let change = view.change;
-            let before = state(view.raw(change.old), change.event == Event::Insert);
-            (before, state(view.raw(change.new), change.event == Event::Remove))
-        })
-        .collect()
+/// What the item is after a change.
+fn after(view: View<'_>) -> u64 {
+    let new = view.raw(view.change.new);
+    match view.change.event {
+        _ if !new.is_empty() => value::fingerprint(new),
+        Event::Remove => GONE,
+        _ => UNKNOWN,
+    }
 }
 
 /// The only sequence of all changes in which each begins where the one before ended; equal changes are
 /// interchangeable and keep their order. None when there is no such sequence, or more than one.
-fn single_chain(links: &[(State, State)]) -> Option<Vec<usize>> {
+fn single_chain(links: &[(u64, u64)]) -> Option<Vec<usize>> {
     struct Search<'a> {
-        links: &'a [(State, State)],
+        links: &'a [(u64, u64)],
         used: Vec<bool>,
         path: Vec<usize>,
         found: Vec<Vec<usize>>,
         steps: u32,
     }
     impl Search<'_> {
-        fn go(&mut self, at: Option<State>) {
+        fn go(&mut self, at: Option<u64>) {
             self.steps += 1;
             if self.path.len() == self.links.len() {
                 self.found.push(self.path.clone());
                 return;
             }
             for i in 0..self.links.len() {
-                let fits = !self.used[i] && at.is_none_or(|at| at == self.links[i].0);
+                let fits = !self.used[i] && at.is_none_or(|at| at == self.links[i].0 && at != UNKNOWN);
                 let tried = || (0..i).any(|j| !self.used[j] && self.links[j] == self.links[i]);
                 if !fits || tried() {
                     continue;
@@ -311,6 +286,15 @@ fn single_chain(links: &[(State, State)]) -> Option<Vec<usize>> {
 /// A key column: its attribute's name and type.
 pub type Column = (Box<[u8]>, KeyType);
 
+/// The changes of one key that share their instant with its newest one.
+#[derive(Clone, Debug)]
+pub struct Tie {
+    /// The row's place among the rows.
+    pub row: u32,
+    /// The changes and their links, in order of arrival, the row's own among them.
+    pub changes: Vec<(Ref, Link)>,
+}
+
 /// The newest change per key of one table.
 #[derive(Clone, Debug)]
 pub struct Rows {
@@ -335,6 +319,10 @@ pub struct Rows {
     pattern: Option<Arc<Pattern>>,
     /// What is seen of them.
     projection: Option<Arc<Projection>>,
+    /// Rows of several changes at one instant, by their places among the rows.
+    pub ties: Vec<Tie>,
+    /// Per row, what is seen of the item before, where that isn't all.
+    befores: Vec<u64>,
     table: u32,
     decided: Arc<Vec<Ref>>,
     /// Changes left out by `without`.
@@ -360,7 +348,7 @@ impl Rows {
     ) -> Result<Self, TooLarge> {
         let mut rows = Self { projection, ..Self::of(batch, table, columns, pattern) };
         rows.choose();
-        rows.project()?;
+        rows.show()?;
         Ok(rows)
     }
 
@@ -378,6 +366,8 @@ impl Rows {
             filtered: 0,
             folded: 0,
             rejections: Vec::new(),
+            ties: Vec::new(),
+            befores: Vec::new(),
             // No table has this number, `NO_TABLE` included.
             table: index.map_or(u32::MAX - 1, |index| index as u32),
             left_out: Vec::new(),
@@ -389,88 +379,77 @@ impl Rows {
         let mut less = self.clone();
         less.left_out.extend(rows.iter().filter_map(|&row| self.rows.get(row)));
         less.choose();
-        less.project()?;
+        less.show()?;
         Ok(less)
     }
 
-    /// Per row, the first of its key's changes that has the row's version, as it came: where the chain of that
-    /// instant began.
-    pub fn firsts(&self) -> impl Iterator<Item = View<'_>> {
-        let batch = &*self.source;
-        let hash = |r: &Ref| batch.view(*r).change.key_hash;
-        let same_key = |view: View<'_>, other: &Ref| {
-            let other = batch.view(*other);
-            other.change.key_hash == view.change.key_hash && other.key() == view.key()
-        };
-        let mut row_of: HashTable<Ref> = HashTable::with_capacity(self.rows.len());
-        for &r in &self.rows {
-            row_of.insert_unique(hash(&r), r, hash);
+    /// Shows the rows only as they may be seen, and links what is seen: nothing of what isn't may be stored, not
+    /// even its fingerprint. (What is seen of a walk is a walk, too, and ends in what is seen of its end.)
+    fn show(&mut self) -> Result<(), TooLarge> {
+        if self.pattern.is_none() && self.projection.is_none() {
+            return Ok(());
         }
-        let mut first_of: HashTable<Ref> = HashTable::with_capacity(self.rows.len());
-        for &r in self.decided.iter() {
-            let view = batch.view(r);
-            if view.table != self.table || self.left_out.contains(&r) {
-                continue;
-            }
-            let row = row_of.find(view.change.key_hash, |row| same_key(view, row));
-            if row.is_some_and(|row| batch.view(*row).change.version == view.change.version)
-                && first_of.find(view.change.key_hash, |first| same_key(view, first)).is_none()
-            {
-                first_of.insert_unique(view.change.key_hash, r, hash);
-            }
-        }
-        first_of.into_iter().map(move |r| batch.view(r))
-    }
-
-    /// Writes the item that one of the `firsts` began with, plain and as it is seen here. False: there was none here.
-    pub fn write_before(&self, first: View<'_>, out: &mut Vec<u8>) -> bool {
-        let original = first.original();
-        let (keys, old) = (original.raw(original.change.keys), original.raw(original.change.old));
-        if old.is_empty() || self.pattern.as_ref().is_some_and(|pattern| !pattern.matcher().belongs(keys, old)) {
-            return false;
-        }
-        let old = first.raw(first.change.old);
-        match &self.projection {
-            Some(projection) => value::write_plain(&projection.image(old, first.key()), out),
-            None => value::write_plain(old, out),
-        }
-        true
-    }
-
-    /// Shows the rows only as they may be seen.
-    fn project(&mut self) -> Result<(), TooLarge> {
         if let Some(projection) = &self.projection {
-            self.batch = Arc::new(projection.rows(&self.batch, &self.rows)?);
+            let mut refs: Vec<Ref> = self.rows.iter().copied().chain(self.tied()).collect();
+            refs.sort_unstable();
+            refs.dedup();
+            self.batch = Arc::new(projection.rows(&self.batch, &refs)?);
+        }
+        let mut matcher = self.pattern.as_ref().map(|pattern| pattern.matcher());
+        let mut before = |view: View<'_>| {
+            let original = view.original();
+            let (state, keys, old) = (original.change.before, original.change.keys, original.change.old);
+            let mut belongs = || matcher.as_mut().is_none_or(|m| m.belongs(original.raw(keys), original.raw(old)));
+            match state {
+                GONE | UNKNOWN => state,
+                _ if !belongs() => GONE,
+                _ => view.change.before,
+            }
+        };
+        let batch = &*self.batch;
+        self.befores = self.rows.iter().map(|&r| before(batch.view(r))).collect();
+        for (r, link) in self.ties.iter_mut().flat_map(|tie| &mut tie.changes) {
+            let view = batch.view(*r);
+            (link.before, link.after) = (before(view), after(view));
         }
         Ok(())
     }
 
-    /// Makes deletes of the rows whose new image doesn't match.
+    /// Makes deletes of the changes whose new image doesn't match: of rows, and of what shares their instant.
     fn delete_others(&mut self) {
         let Some(pattern) = &self.pattern else { return };
         let mut matcher = pattern.matcher();
-        let others = self.rows.iter().copied().filter(|&r| {
-            let view = self.batch.view(r).original();
+        let mut is_other = |r: &Ref| {
+            let view = self.batch.view(*r).original();
             let change = view.change;
             change.event != Event::Remove && !matcher.belongs(view.raw(change.keys), view.raw(change.new))
-        });
-        let others: Vec<Ref> = others.collect();
+        };
+        let mut others: Vec<Ref> = self.rows.iter().copied().filter(&mut is_other).collect();
         self.filtered = others.len();
         self.deletes += others.len();
+        others.extend(self.tied().filter(is_other));
         if !others.is_empty() {
             self.batch = Arc::new(self.batch.with_deletes(&others));
         }
     }
 
+    /// The changes of several at one instant.
+    fn tied(&self) -> impl Iterator<Item = Ref> {
+        self.ties.iter().flat_map(|tie| tie.changes.iter().map(|(r, _)| *r))
+    }
+
     fn choose(&mut self) {
-        self.batch = Arc::clone(&self.source);
-        let batch = &*self.batch;
+        let source = Arc::clone(&self.source);
+        let batch = &*source;
+        self.batch = Arc::clone(&source);
         self.rows.clear();
         self.rejections.clear();
         (self.deletes, self.filtered, self.folded) = (0, 0, 0);
         let left_out: std::collections::HashSet<(u32, u32)> = self.left_out.iter().map(|r| (r.part, r.index)).collect();
-        let mut seen: HashTable<Ref> = HashTable::with_capacity(self.decided.len());
+        // Per key, the place of its row.
+        let mut seen: HashTable<u32> = HashTable::with_capacity(self.decided.len());
         let mut refused = Vec::new();
+        let mut tied = Vec::new();
         for &r in self.decided.iter().rev() {
             let view = batch.view(r);
             if view.table != self.table || (!left_out.is_empty() && left_out.contains(&(r.part, r.index))) {
@@ -485,25 +464,95 @@ impl Rows {
                 continue;
             }
             let hash = view.change.key_hash;
-            let same = |other: &Ref| {
-                let other = batch.view(*other);
-                other.change.key_hash == hash && other.key() == view.key()
-            };
-            match seen.entry(hash, same, |other| batch.view(*other).change.key_hash) {
-                Entry::Occupied(_) => {
+            let row = |place: u32| batch.view(self.rows[place as usize]);
+            let same = |place: &u32| row(*place).change.key_hash == hash && row(*place).key() == view.key();
+            match seen.entry(hash, same, |place| row(*place).change.key_hash) {
+                Entry::Occupied(place) => {
                     self.folded += 1;
+                    let newest = row(*place.get());
+                    if newest.change.precision != Precision::Sequence && may_tie(newest, view) {
+                        tied.push((*place.get(), r));
+                    }
                     continue;
                 }
-                Entry::Vacant(place) => place.insert(r),
+                Entry::Vacant(place) => place.insert(self.rows.len() as u32),
             };
             self.deletes += usize::from(view.change.event == Event::Remove);
             self.rows.push(r);
         }
+        self.tie(tied);
         self.rows.reverse();
         refused.reverse();
         self.rejections =
             refused.into_iter().map(|(r, code)| batch.reject(r, code.slug(), code.meaning().to_owned())).collect();
         self.delete_others();
+    }
+
+    /// Finds the last of the changes that share their instant with a row's: (place of the row, change). The rows are
+    /// still in reverse.
+    fn tie(&mut self, mut tied: Vec<(u32, Ref)>) {
+        self.ties.clear();
+        tied.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
+        let batch = &*self.batch;
+        let is_delete = |r: Ref| batch.view(r).change.event == Event::Remove;
+        for others in tied.chunk_by(|(x, _), (y, _)| x == y) {
+            let row = &mut self.rows[others[0].0 as usize];
+            let mut refs: Vec<Ref> = others.iter().map(|(_, r)| *r).chain([*row]).collect();
+            refs.sort_unstable_by_key(|r| (r.part, r.index));
+            let changes: Vec<(Ref, Link)> = refs.into_iter().map(|r| (r, link(batch.view(r)))).collect();
+            let links: Vec<Link> = changes.iter().map(|(_, link)| *link).collect();
+            let after = |r: Ref| changes.iter().find(|(other, _)| *other == r).map(|(_, link)| link.after);
+            // Of changes that left the same item the order of the batch chose already.
+            let last = Some(changes[instant::last(&links).0].0).filter(|r| after(*r) != after(*row)).unwrap_or(*row);
+            self.deletes = self.deletes + usize::from(is_delete(last)) - usize::from(is_delete(*row));
+            *row = last;
+            self.ties.push(Tie { row: 0, changes });
+        }
+        let count = self.rows.len() as u32;
+        for (tie, others) in self.ties.iter_mut().zip(tied.chunk_by(|(x, _), (y, _)| x == y)) {
+            tie.row = count - 1 - others[0].0;
+        }
+    }
+
+    /// The places `lo` to before `hi`, cut to those there are.
+    pub fn range(&self, lo: usize, hi: usize) -> std::ops::Range<usize> {
+        let hi = hi.min(self.rows.len());
+        lo.min(hi)..hi
+    }
+
+    /// A row's change.
+    #[inline]
+    pub fn view(&self, row: usize) -> View<'_> {
+        self.batch.view(self.rows[row])
+    }
+
+    /// The changes that share their instant with a row's.
+    pub fn tie_of(&self, row: usize) -> Option<&Tie> {
+        self.ties.binary_search_by_key(&row, |tie| tie.row as usize).ok().map(|found| &self.ties[found])
+    }
+
+    /// A row's version: the greatest of its instant.
+    pub fn version(&self, row: usize) -> Version {
+        let own = self.batch.view(self.rows[row]).change.version;
+        let versions = self.tie_of(row).into_iter().flat_map(|tie| &tie.changes);
+        versions.map(|(r, _)| self.batch.view(*r).change.version).fold(own, Version::max)
+    }
+
+    /// What is seen of the item before a row's change.
+    #[inline]
+    pub fn before(&self, row: usize) -> u64 {
+        self.befores.get(row).copied().unwrap_or_else(|| self.view(row).change.before)
+    }
+
+    /// A row's links, in order of arrival. Its version is no sequence number.
+    pub fn links(&self, row: usize) -> Vec<Link> {
+        match self.tie_of(row) {
+            Some(tie) => tie.changes.iter().map(|(_, link)| *link).collect(),
+            None => {
+                let view = self.view(row);
+                vec![Link { before: self.before(row), after: after(view), ..link(view) }]
+            }
+        }
     }
 
     /// The key has exactly these attributes, in these types.
@@ -523,16 +572,16 @@ mod tests {
 
     #[test]
     fn a_chain_is_found_only_when_it_is_the_only_one() {
-        assert_eq!(single_chain(&[(2, 3), (0, 1), (1, 2)]), Some(vec![1, 2, 0]));
+        assert_eq!(single_chain(&[(4, 5), (2, 3), (3, 4)]), Some(vec![1, 2, 0]));
         // Put and delete at one instant: a circle.
-        assert_eq!(single_chain(&[(0, 1), (1, 0)]), None);
+        assert_eq!(single_chain(&[(2, 3), (3, 2)]), None);
         // A fork, and a gap.
-        assert_eq!(single_chain(&[(0, 1), (0, 2)]), None);
-        assert_eq!(single_chain(&[(0, 1), (2, 3)]), None);
+        assert_eq!(single_chain(&[(2, 3), (2, 4)]), None);
+        assert_eq!(single_chain(&[(2, 3), (4, 5)]), None);
         // Put, delete, put something else: only one way through.
-        assert_eq!(single_chain(&[(0, 2), (1, 0), (0, 1)]), Some(vec![2, 1, 0]));
+        assert_eq!(single_chain(&[(2, 4), (3, 2), (2, 3)]), Some(vec![2, 1, 0]));
         // Equal changes may stand for each other.
-        assert_eq!(single_chain(&[(1, 2), (2, 1), (1, 2)]), Some(vec![0, 1, 2]));
+        assert_eq!(single_chain(&[(3, 4), (4, 3), (3, 4)]), Some(vec![0, 1, 2]));
     }
 
     #[test]

@@ -5,15 +5,18 @@
 //! 1. [`frame`] takes the body of SubscribeToShard apart and checks both checksums; [`answer`] reads the JSON of
 //!    its events, and of GetRecords, and decodes the base64 of every `Data` into one arena, [`records`], where
 //!    [`aggregate`] takes apart what a producer put together. ([`document`] does the same for files.)
-//! 2. [`record`] reads one record's envelope, comparing with a [`template`] what a table's records share;
-//!    [`value`] checks its images and, in the same pass, writes the new one as plain JSON; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of
-//!    them walk the bytes with [`scan`].
+//! 2. [`record`] reads one record's envelope, comparing with a [`template`] what a table's records share; [`value`]
+//!    checks its images and, in the same pass, writes the new one as plain JSON ([`mod@set`] sorts sets), of the old
+//!    one the [`fingerprint`]; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of them
+//!    walk the bytes with [`scan`].
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
-//! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
-//!    For log sinks [`window`] holds changes until they are in order, and knows those that came before.
+//! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key; [`instant`]
+//!    tells which of several changes at one instant is the last. For log sinks [`window`] holds changes until they
+//!    are in order, and knows those that came before.
 //! 5. [`filter`] tells which changes a sink wants, [`project`] which attributes it may see, masked or hashed.
-//! 6. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Kafka's record batches; [`compress`]
-//!    makes them small.
+//! 6. [`encode`] writes what sinks take: PostgreSQL's binary COPY and arrays, JSON lines, Kafka's record batches;
+//!    [`compress`] makes them small. ([`nul`] keeps U+0000 out of documents that may not hold it.)
+//! 7. [`settle`] brings changes of one instant together when a sink holds some of them already.
 //!
 //! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
 
@@ -28,13 +31,18 @@ pub mod encode;
 pub mod error;
 pub mod extent;
 pub mod filter;
+pub mod fingerprint;
 pub mod frame;
+pub mod instant;
 pub mod key;
+pub mod nul;
 pub mod number;
 pub mod project;
 pub mod record;
 pub mod records;
 pub mod scan;
+pub mod set;
+pub mod settle;
 pub mod template;
 pub mod value;
 pub mod window;

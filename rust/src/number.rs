@@ -123,6 +123,25 @@ impl Number {
         }
     }
 
+    /// Appends it in fixed-point notation, without a zero too many: `-0.05`, `1200`.
+    pub fn write_fixed(&self, out: &mut Vec<u8>) {
+        if self.negative {
+            out.push(b'-');
+        }
+        let whole = usize::try_from(self.magnitude() + 1).unwrap_or(0);
+        let digits = self.digits();
+        if self.len == 0 || whole == 0 {
+            out.push(b'0');
+        }
+        out.extend_from_slice(&digits[..whole.min(digits.len())]);
+        out.resize(out.len() + whole.saturating_sub(digits.len()), b'0');
+        if whole < digits.len() {
+            out.push(b'.');
+            out.resize(out.len() + usize::try_from(-1 - self.magnitude()).unwrap_or(0), b'0');
+            out.extend_from_slice(&digits[whole..]);
+        }
+    }
+
     /// The number that `write` wrote.
     pub fn read(canonical: &[u8]) -> Self {
         Self::parse(canonical).unwrap_or(Self { negative: false, len: 0, digits: [0; DIGITS_MAX], exponent: 0 })
@@ -214,16 +233,29 @@ impl PartialOrd for Number {
     }
 }
 
+/// How a checked number is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Digits, perhaps a sign before them.
+    Whole,
+    /// The same with a point and more digits.
+    Decimal,
+    /// With an exponent, or oddly long.
+    Other,
+}
+
 /// Checks the number whose text begins here, behind its quote, and gives the place of its closing quote.
 #[inline(always)]
-pub fn check(b: &[u8], start: usize) -> Result<usize, Fault> {
+pub fn check(b: &[u8], start: usize) -> Result<(usize, Form), Fault> {
     let first = start + usize::from(scan::byte(b, start) == b'-');
     let whole = scan::digits(b, first);
     let mut at = first + whole;
     let mut fraction = 1;
+    let mut form = Form::Whole;
     if scan::byte(b, at) == b'.' {
         fraction = scan::digits(b, at + 1);
         at += 1 + fraction;
+        form = Form::Decimal;
     }
     // So short a text without an exponent can break neither limit.
     let plain = scan::byte(b, at) == b'"'
@@ -231,7 +263,7 @@ pub fn check(b: &[u8], start: usize) -> Result<usize, Fault> {
         && fraction != 0
         && at - start <= DIGITS_MAX
         && (whole == 1 || scan::byte(b, first) != b'0');
-    if plain { Ok(at) } else { check_slowly(b, start) }
+    if plain { Ok((at, form)) } else { check_slowly(b, start).map(|end| (end, Form::Other)) }
 }
 
 #[inline(never)]

@@ -11,12 +11,13 @@
 use std::borrow::Cow;
 
 use crate::error::{Code, Fault};
+use crate::fingerprint;
 use crate::key;
 use crate::number::Number;
 use crate::records::Span;
 use crate::scan::{self, Text, byte};
 use crate::template::{Facts, Places, Template};
-use crate::value::{self, Elements, Place};
+use crate::value::{self, Notes, Place};
 
 /// 9999-12-31T23:59:59.999999Z, the last instant that other tools can show.
 const CREATION_US_MAX: i64 = 253_402_300_799_999_999;
@@ -140,6 +141,10 @@ pub struct Found {
     pub old: Span,
     /// The new image's plain form in the output.
     pub plain: Span,
+    /// The new image holds a string with an escape.
+    pub escaped: bool,
+    /// Fingerprint of the item before.
+    pub before: u64,
 }
 
 /// The buffers that all records of a batch share.
@@ -150,8 +155,8 @@ pub struct Arenas {
     pub plain: Vec<u8>,
     /// End of what is used of `plain`.
     pub end: usize,
-    /// For sorting sets.
-    pub elements: Elements,
+    /// What the passes over images keep.
+    pub notes: Notes,
     /// The last record that was read member by member.
     template: Template,
 }
@@ -164,7 +169,7 @@ impl Arenas {
             // Mostly less than half of a record is its new image, and plain it is shorter still.
             plain: Vec::with_capacity(bytes / 2 + value::SLACK),
             end: 0,
-            elements: Vec::new(),
+            notes: Notes::default(),
             template: Template::default(),
         }
     }
@@ -192,7 +197,7 @@ struct Members {
     old: Span,
     plain: Span,
     /// What the table's records share: before `SizeBytes`, and since.
-    before: Facts,
+    earlier: Facts,
     facts: Facts,
     /// For the template: what was said before the time, if nothing but such facts and no image came earlier.
     head: Option<Facts>,
@@ -201,6 +206,8 @@ struct Members {
     close: usize,
     /// The record's beginning fits the template; the record's end does, too.
     fits: (bool, bool),
+    escaped: bool,
+    before: u64,
 }
 
 /// Reads one record. What a failure left in the arenas is for the caller to cut off.
@@ -302,20 +309,23 @@ fn in_dynamodb(b: &[u8], name: &[u8], at: usize, arenas: &mut Arenas, found: &mu
         8 if name == b"NewImage" && byte(b, at) != b'n' => {
             let o = arenas.end;
             arenas.make_room(b.len() - at);
-            let place = value::image::<true>(b, &mut arenas.plain, &mut arenas.elements, Place { at, o })?;
+            arenas.notes.escaped = false;
+            let place = value::image::<true>(b, &mut arenas.plain, &mut arenas.notes, Place { at, o })?;
             found.new = Span::new(at, place.at);
             found.plain = Span::new(o, place.o);
+            found.escaped = arenas.notes.escaped;
             arenas.end = place.o;
             Ok(place.at)
         }
         8 if name == b"OldImage" && byte(b, at) != b'n' => {
-            let place = value::image::<false>(b, &mut [], &mut arenas.elements, Place { at, o: 0 })?;
+            let place = value::image::<false>(b, &mut [], &mut arenas.notes, Place { at, o: 0 })?;
             found.old = Span::new(at, place.at);
+            found.before = place.o as u64;
             Ok(place.at)
         }
         9 if name == b"SizeBytes" => {
             let end = scan::skip(b, at)?;
-            found.before = found.before.then(std::mem::take(&mut found.facts));
+            found.earlier = found.earlier.then(std::mem::take(&mut found.facts));
             found.size_end = end;
             if found.fits.0
                 && let Some(tail) = arenas.template.tail(b, end)
@@ -388,7 +398,7 @@ impl Members {
         if self.keys.is_empty() {
             return Err(Fault::new(Code::MissingKeys, b.len()));
         }
-        let facts = self.before.then(self.facts);
+        let facts = self.earlier.then(self.facts);
         let (mut precision, power) = match facts.precision {
             Some(text) => match &b[text.start..text.end] {
                 b"MICROSECOND" => (Precision::Microsecond, 0),
@@ -424,6 +434,12 @@ impl Members {
             new: self.new,
             old: self.old,
             plain: self.plain,
+            escaped: self.escaped,
+            before: match event {
+                _ if !self.old.is_empty() => self.before,
+                Event::Insert => fingerprint::GONE,
+                _ => fingerprint::UNKNOWN,
+            },
         })
     }
 }

@@ -1,32 +1,43 @@
 //! Attribute values: checked and, in the same pass, written as plain JSON.
 //!
 //! In: the bytes of an image in DynamoDB's typed JSON. Out: the place behind it and, when `WRITE`, its plain
-//! form: numbers and strings verbatim, sets as arrays sorted by value, binary as base64. Invariants: nothing
-//! that DynamoDB couldn't hold passes; the plain form is never longer than what it was made from, so an
-//! output buffer of the input's length (and `SLACK`) always suffices.
+//! form: numbers and strings verbatim, sets as arrays sorted by value, binary as base64; else that form's
+//! fingerprint. Invariants: nothing that DynamoDB couldn't hold passes; the plain form is never longer than what
+//! it was made from, so an output buffer of the input's length (and `SLACK`) always suffices.
 
 use std::cmp::Ordering;
 
 use crate::error::{Code, Fault};
-use crate::number::{self, Number};
+use crate::fingerprint;
+use crate::number;
 use crate::scan::{self, Text, byte, copy_string, load4, load8, space, store8};
+use crate::set;
 
 /// Room behind the output, for whole words are stored.
 pub const SLACK: usize = 64;
 /// How deep lists and maps may be nested.
 const DEPTH_MAX: u32 = 32;
 
-/// A place in the input and one in the output.
+/// A place in the input, and one in the output. A pass that writes nothing has no place there: it carries the
+/// fingerprint of what it read last instead.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// Input.
     pub at: usize,
-    /// Output.
+    /// Output, or fingerprint.
     pub o: usize,
 }
 
-/// The elements of the set being read, kept to sort them; one buffer for a whole batch.
-pub type Elements = Vec<Text>;
+const _: () = assert!(usize::BITS == 64, "a place holds a fingerprint, which has 64 bits on every machine");
+
+/// What a pass keeps beside its output; one for a whole batch.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// The elements of the set being read, to sort them.
+    elements: Vec<Text>,
+    /// A string was written that holds an escape.
+    pub escaped: bool,
+}
 
 /// DynamoDB's ten types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +57,15 @@ pub enum Tag {
 
 const fn word(text: [u8; 8]) -> u64 {
     u64::from_le_bytes(text)
+}
+
+impl Notes {
+    #[inline(always)]
+    fn see(&mut self, escaped: bool) {
+        if escaped {
+            self.escaped = true;
+        }
+    }
 }
 
 /// `":{"?":"`, the type's letter left out.
@@ -112,52 +132,56 @@ fn put<const WRITE: bool>(out: &mut [u8], o: usize, c: u8) {
 
 /// An image: the object whose opening brace is here.
 #[inline]
-pub fn image<const WRITE: bool>(
-    b: &[u8],
-    out: &mut [u8],
-    elements: &mut Elements,
-    place: Place,
-) -> Result<Place, Fault> {
+pub fn image<const WRITE: bool>(b: &[u8], out: &mut [u8], notes: &mut Notes, place: Place) -> Result<Place, Fault> {
     if byte(b, place.at) != b'{' {
         return Err(wrong_kind(b, place.at));
     }
-    members::<WRITE>(b, out, elements, place, 0)
+    members::<WRITE>(b, out, notes, place, 0)
 }
 
 /// The members of an image or a map, from its opening brace on.
 fn members<const WRITE: bool>(
     b: &[u8],
     out: &mut [u8],
-    elements: &mut Elements,
+    notes: &mut Notes,
     Place { mut at, mut o }: Place,
     depth: u32,
 ) -> Result<Place, Fault> {
+    // Of the members' fingerprints: their order has no say.
+    let mut sum = 0_u64;
     put::<WRITE>(out, o, b'{');
     o += 1;
     at = space(b, at + 1);
     if byte(b, at) == b'}' {
         put::<WRITE>(out, o, b'}');
-        return Ok(Place { at: at + 1, o: o + 1 });
+        return Ok(Place { at: at + 1, o: behind::<WRITE>(o, || fingerprint::object(sum)) });
     }
     loop {
         if byte(b, at) != b'"' {
             return Err(Fault::new(Code::MalformedJson, at));
         }
         put::<WRITE>(out, o, b'"');
-        (at, o, _) = copy_string::<WRITE>(b, out, at + 1, o + 1)?;
+        let start = at + 1;
+        let mut escaped;
+        (at, o, escaped) = copy_string::<WRITE>(b, out, start, o + 1)?;
+        let name = if WRITE { 0 } else { fingerprint::text(b, start, at, escaped) };
         if WRITE {
             store8(out, o, word(*b"\":\"\0\0\0\0\0"));
+            notes.see(escaped);
+            o += 2;
         }
-        o += 2;
         // The shape that most attributes have: `":{"S":"…"},"`.
         let ahead = load8(b, at);
         if ahead & !NAME_LETTER == NAME_THEN_LETTER && matches!((ahead >> 32) as u8, b'S' | b'N') {
             if (ahead >> 32) as u8 == b'S' {
-                (at, o, _) = copy_string::<WRITE>(b, out, at + 8, o + 1)?;
-                put::<WRITE>(out, o, b'"');
-                o += 1;
+                let start = at + 8;
+                (at, o, escaped) = copy_string::<WRITE>(b, out, start, o + 1)?;
+                o = closed::<WRITE>(b, out, notes, Text { start, end: at, escaped }, o);
             } else {
                 (at, o) = copy_number::<WRITE>(b, out, at + 8, o)?;
+            }
+            if !WRITE {
+                sum = sum.wrapping_add(fingerprint::member(name, o as u64));
             }
             if load4(b, at) == u32::from_le_bytes(*b"\"},\"") {
                 put::<WRITE>(out, o, b',');
@@ -172,7 +196,10 @@ fn members<const WRITE: bool>(
                 return Err(Fault::new(Code::MalformedJson, at));
             }
             at = space(b, at + 1);
-            Place { at, o } = value::<WRITE>(b, out, elements, Place { at, o }, depth)?;
+            Place { at, o } = value::<WRITE>(b, out, notes, Place { at, o }, depth)?;
+            if !WRITE {
+                sum = sum.wrapping_add(fingerprint::member(name, o as u64));
+            }
         }
         if load4(b, at) & 0xffff == u32::from_le_bytes(*b",\"\0\0") {
             put::<WRITE>(out, o, b',');
@@ -189,11 +216,27 @@ fn members<const WRITE: bool>(
             }
             b'}' => {
                 put::<WRITE>(out, o, b'}');
-                return Ok(Place { at: at + 1, o: o + 1 });
+                return Ok(Place { at: at + 1, o: behind::<WRITE>(o, || fingerprint::object(sum)) });
             }
             _ => return Err(Fault::new(Code::MalformedJson, at)),
         }
     }
+}
+
+/// Behind the last byte of a piece, which is written at `o`; or its fingerprint.
+#[inline(always)]
+fn behind<const WRITE: bool>(o: usize, fingerprint: impl FnOnce() -> u64) -> usize {
+    if WRITE { o + 1 } else { fingerprint() as usize }
+}
+
+/// A string's closing quote, and the place behind it; or the string's fingerprint.
+#[inline(always)]
+fn closed<const WRITE: bool>(b: &[u8], out: &mut [u8], notes: &mut Notes, text: Text, o: usize) -> usize {
+    if WRITE {
+        notes.see(text.escaped);
+        put::<WRITE>(out, o, b'"');
+    }
+    behind::<WRITE>(o, || fingerprint::text(b, text.start, text.end, text.escaped))
 }
 
 /// The place behind the brace that closes a value, from behind its content.
@@ -285,7 +328,7 @@ fn no_number(b: &[u8], at: usize) -> Fault {
 fn value<const WRITE: bool>(
     b: &[u8],
     out: &mut [u8],
-    elements: &mut Elements,
+    notes: &mut Notes,
     Place { at, mut o }: Place,
     depth: u32,
 ) -> Result<Place, Fault> {
@@ -293,10 +336,11 @@ fn value<const WRITE: bool>(
     match tag {
         Tag::S => {
             put::<WRITE>(out, o, b'"');
-            (at, o, _) = copy_string::<WRITE>(b, out, at + 1, o + 1)?;
-            put::<WRITE>(out, o, b'"');
+            let start = at + 1;
+            let escaped;
+            (at, o, escaped) = copy_string::<WRITE>(b, out, start, o + 1)?;
+            o = closed::<WRITE>(b, out, notes, Text { start, end: at, escaped }, o);
             at += 1;
-            o += 1;
         }
         Tag::N => {
             (at, o) = copy_number::<WRITE>(b, out, at + 1, o)?;
@@ -307,10 +351,10 @@ fn value<const WRITE: bool>(
             let start = at + 1;
             let escaped;
             (at, o, escaped) = copy_string::<WRITE>(b, out, start, o + 1)?;
-            check_base64(b, Text { start, end: at, escaped })?;
-            put::<WRITE>(out, o, b'"');
+            let text = Text { start, end: at, escaped };
+            check_base64(b, text)?;
+            o = closed::<WRITE>(b, out, notes, text, o);
             at += 1;
-            o += 1;
         }
         Tag::Bool => {
             at = space(b, at);
@@ -324,9 +368,11 @@ fn value<const WRITE: bool>(
             };
             if WRITE {
                 store8(out, o, load8(b, at));
+                o += len;
+            } else {
+                o = (if len == 4 { fingerprint::TRUE } else { fingerprint::FALSE }) as usize;
             }
             at += len;
-            o += len;
         }
         Tag::Null => {
             at = space(b, at);
@@ -335,9 +381,11 @@ fn value<const WRITE: bool>(
             }
             if WRITE {
                 store8(out, o, word(*b"null\0\0\0\0"));
+                o += 4;
+            } else {
+                o = fingerprint::NULL as usize;
             }
             at += 4;
-            o += 4;
         }
         Tag::M | Tag::L => {
             if depth == DEPTH_MAX {
@@ -345,13 +393,13 @@ fn value<const WRITE: bool>(
             }
             let place = Place { at, o };
             Place { at, o } = if tag == Tag::M {
-                members::<WRITE>(b, out, elements, place, depth + 1)?
+                members::<WRITE>(b, out, notes, place, depth + 1)?
             } else {
-                list::<WRITE>(b, out, elements, place, depth + 1)?
+                list::<WRITE>(b, out, notes, place, depth + 1)?
             };
         }
         Tag::SS | Tag::NS | Tag::BS => {
-            Place { at, o } = set::<WRITE>(b, out, elements, Place { at, o }, tag)?;
+            Place { at, o } = set::<WRITE>(b, out, notes, Place { at, o }, tag)?;
         }
     }
     Ok(Place { at: close(b, at)?, o })
@@ -360,25 +408,29 @@ fn value<const WRITE: bool>(
 fn list<const WRITE: bool>(
     b: &[u8],
     out: &mut [u8],
-    elements: &mut Elements,
+    notes: &mut Notes,
     Place { mut at, mut o }: Place,
     depth: u32,
 ) -> Result<Place, Fault> {
+    let mut print = fingerprint::LIST;
     put::<WRITE>(out, o, b'[');
     o += 1;
     at = space(b, at + 1);
     if byte(b, at) == b']' {
         put::<WRITE>(out, o, b']');
-        return Ok(Place { at: at + 1, o: o + 1 });
+        return Ok(Place { at: at + 1, o: behind::<WRITE>(o, || print) });
     }
     loop {
-        Place { at, o } = value::<WRITE>(b, out, elements, Place { at, o }, depth)?;
+        Place { at, o } = value::<WRITE>(b, out, notes, Place { at, o }, depth)?;
+        if !WRITE {
+            print = fingerprint::element(print, o as u64);
+        }
         at = space(b, at);
         match byte(b, at) {
             b',' => put::<WRITE>(out, o, b','),
             b']' => {
                 put::<WRITE>(out, o, b']');
-                return Ok(Place { at: at + 1, o: o + 1 });
+                return Ok(Place { at: at + 1, o: behind::<WRITE>(o, || print) });
             }
             _ => return Err(Fault::new(Code::MalformedJson, at)),
         }
@@ -387,17 +439,19 @@ fn list<const WRITE: bool>(
     }
 }
 
-/// A number's text from behind its quote, without quotes in the output. Gives the place of its closing quote.
+/// A number's text from behind its quote, without quotes in the output. Gives the place of its closing quote, and
+/// that behind the output or the fingerprint.
 #[inline(always)]
 fn copy_number<const WRITE: bool>(b: &[u8], out: &mut [u8], start: usize, o: usize) -> Result<(usize, usize), Fault> {
-    let end = number::check(b, start)?;
+    let (end, form) = number::check(b, start)?;
     let len = end - start;
-    if WRITE {
-        let mut done = 0;
-        while done < len {
-            store8(out, o + done, load8(b, start + done));
-            done += 8;
-        }
+    if !WRITE {
+        return Ok((end, fingerprint::number(b, start, end, form) as usize));
+    }
+    let mut done = 0;
+    while done < len {
+        store8(out, o + done, load8(b, start + done));
+        done += 8;
     }
     Ok((end, o + len))
 }
@@ -410,18 +464,19 @@ fn check_base64(b: &[u8], text: Text) -> Result<(), Fault> {
 fn set<const WRITE: bool>(
     b: &[u8],
     out: &mut [u8],
-    elements: &mut Elements,
+    notes: &mut Notes,
     Place { mut at, o: begin }: Place,
     tag: Tag,
 ) -> Result<Place, Fault> {
     let mut o = begin + 1;
     let mut sorted = true;
-    elements.clear();
+    let mut print = fingerprint::LIST;
+    notes.elements.clear();
     put::<WRITE>(out, begin, b'[');
     at = space(b, at + 1);
     if byte(b, at) == b']' {
         put::<WRITE>(out, o, b']');
-        return Ok(Place { at: at + 1, o: o + 1 });
+        return Ok(Place { at: at + 1, o: behind::<WRITE>(o, || print) });
     }
     loop {
         if byte(b, at) != b'"' {
@@ -434,17 +489,18 @@ fn set<const WRITE: bool>(
         } else {
             put::<WRITE>(out, o, b'"');
             (at, o, escaped) = copy_string::<WRITE>(b, out, start, o + 1)?;
-            put::<WRITE>(out, o, b'"');
-            o += 1;
+            o = closed::<WRITE>(b, out, notes, Text { start, end: at, escaped }, o);
         }
         let text = Text { start, end: at, escaped };
         if tag == Tag::BS {
             check_base64(b, text)?;
         }
-        if WRITE {
-            sorted = sorted && elements.last().is_none_or(|&last| compare(b, tag, last, text) != Ordering::Greater);
-            elements.push(text);
+        if !WRITE {
+            print = fingerprint::element(print, o as u64);
         }
+        let last = notes.elements.last();
+        sorted = sorted && last.is_none_or(|&last| set::compare(b, tag, last, text) != Ordering::Greater);
+        notes.elements.push(text);
         at = space(b, at + 1);
         match byte(b, at) {
             b',' => put::<WRITE>(out, o, b','),
@@ -454,55 +510,16 @@ fn set<const WRITE: bool>(
         o += 1;
         at = space(b, at + 1);
     }
-    if WRITE && !sorted {
-        elements.sort_by(|&x, &y| compare(b, tag, x, y));
-        rewrite(b, out, elements, begin + 1, tag);
+    if !sorted {
+        notes.elements.sort_by(|&x, &y| set::compare(b, tag, x, y));
+        if WRITE {
+            set::rewrite(b, out, &notes.elements, begin + 1, tag);
+        } else {
+            print = set::fingerprint(b, &notes.elements, tag)?;
+        }
     }
     put::<WRITE>(out, o, b']');
-    Ok(Place { at: at + 1, o: o + 1 })
-}
-
-/// Writes a set's elements again, in their new order.
-fn rewrite(b: &[u8], out: &mut [u8], elements: &Elements, mut o: usize, tag: Tag) {
-    let quote: &[u8] = if tag == Tag::NS { b"" } else { b"\"" };
-    for (i, text) in elements.iter().enumerate() {
-        let comma: &[u8] = if i == 0 { b"" } else { b"," };
-        for piece in [comma, quote, &b[text.start..text.end], quote] {
-            if let Some(place) = out.get_mut(o..o + piece.len()) {
-                place.copy_from_slice(piece);
-            }
-            o += piece.len();
-        }
-    }
-}
-
-/// Two elements of one set, by value.
-fn compare(b: &[u8], tag: Tag, x: Text, y: Text) -> Ordering {
-    let (raw_x, raw_y) = (&b[x.start..x.end], &b[y.start..y.end]);
-    match tag {
-        Tag::NS => {
-            let whole = |raw: &[u8]| raw.iter().all(u8::is_ascii_digit);
-            if whole(raw_x) && whole(raw_y) {
-                return raw_x.len().cmp(&raw_y.len()).then_with(|| raw_x.cmp(raw_y));
-            }
-            Number::parse(raw_x).ok().cmp(&Number::parse(raw_y).ok())
-        }
-        Tag::BS if x.escaped || y.escaped => decode_base64(&x.bytes(b)).cmp(&decode_base64(&y.bytes(b))),
-        Tag::BS => sextets(raw_x).cmp(sextets(raw_y)),
-        _ if x.escaped || y.escaped => scan::unescaping(raw_x).cmp(scan::unescaping(raw_y)),
-        _ => raw_x.cmp(raw_y),
-    }
-}
-
-/// What the letters of a checked base64 text stand for: they sort as the bytes do.
-fn sextets(text: &[u8]) -> impl Iterator<Item = u8> {
-    text.iter().take_while(|&&letter| letter != b'=').map(|&letter| match letter {
-        b'A'..=b'Z' => letter - b'A',
-        b'a'..=b'z' => letter - b'a' + 26,
-        b'0'..=b'9' => letter - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    })
+    Ok(Place { at: at + 1, o: behind::<WRITE>(o, || print) })
 }
 
 /// The bytes of a checked base64 text.
@@ -512,15 +529,21 @@ pub fn decode_base64(text: &[u8]) -> Vec<u8> {
 
 /// A checked image's plain form, appended to `out`.
 pub fn write_plain(raw: &[u8], out: &mut Vec<u8>) {
-    write_plain_with(raw, &mut Elements::new(), out);
+    write_plain_with(raw, &mut Notes::default(), out);
 }
 
 /// As `write_plain`, with room for sorting sets that a caller keeps for many images.
-pub fn write_plain_with(raw: &[u8], elements: &mut Elements, out: &mut Vec<u8>) {
+pub fn write_plain_with(raw: &[u8], notes: &mut Notes, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + raw.len() + SLACK, 0);
-    let end = image::<true>(raw, out, elements, Place { at: 0, o: start }).map_or(start, |place| place.o);
+    let end = image::<true>(raw, out, notes, Place { at: 0, o: start }).map_or(start, |place| place.o);
     out.truncate(end);
+}
+
+/// A checked image's fingerprint.
+pub fn fingerprint(raw: &[u8]) -> u64 {
+    image::<false>(raw, &mut [], &mut Notes::default(), Place { at: 0, o: 0 })
+        .map_or(fingerprint::UNKNOWN, |place| place.o as u64)
 }
 
 /// A value of a key: its type, the text of its content, and the place behind it. The content is checked.
@@ -530,7 +553,7 @@ pub fn key_value(b: &[u8], at: usize) -> Result<(Tag, Text, usize), Fault> {
         return Err(Fault::new(Code::InvalidKey, at));
     }
     let text = if tag == Tag::N {
-        Text { start: at + 1, end: number::check(b, at + 1)?, escaped: false }
+        Text { start: at + 1, end: number::check(b, at + 1)?.0, escaped: false }
     } else {
         scan::string(b, at + 1)?
     };

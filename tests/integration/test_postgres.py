@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import traceback
 from decimal import Decimal
@@ -16,6 +17,7 @@ from replicator._core import Pattern, Projection
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, TableSchema, WriteResult, after
 from replicator.sink import PostgresSink
+from replicator.sink.postgres_payload import ARRAYS_BYTES_MAX
 from replicator.testing.servers import PostgresServer
 from tests.changes import STREAM, number, pending, put, remove
 from tests.warehouse import (
@@ -27,6 +29,9 @@ from tests.warehouse import (
     settings,
     write,
 )
+
+MANY = ARRAYS_BYTES_MAX // 100
+"""More rows than go as arrays."""
 
 # ---- shapes
 
@@ -49,6 +54,7 @@ async def test_the_table_and_its_view_are_made_as_documented(postgres_dsn: str) 
         ("generation", "bigint", "NO"),
         ("version", "numeric", "NO"),
         ("deleted", "boolean", "NO"),
+        ("chain", "bytea", "YES"),
     ]
     assert collation == "C"
 
@@ -187,7 +193,7 @@ async def test_a_table_of_another_shape_is_refused_with_both(
 ) -> None:
     own = (
         "item jsonb, generation bigint NOT NULL DEFAULT 0, version numeric NOT NULL,"
-        " deleted boolean NOT NULL"
+        " deleted boolean NOT NULL, chain bytea"
     )
     async with connected(postgres_dsn) as connection:
         await connection.execute(f"CREATE TABLE products ({ddl.format(own=own)})")
@@ -325,20 +331,23 @@ async def test_an_encoded_password_is_taken(postgres_dsn: str) -> None:
 # ---- poison
 
 
-async def test_poison_in_mid_batch_goes_to_the_dead_letters_alone(postgres_dsn: str) -> None:
-    payloads = [product(f"p{n}", 1000 + n, name={"S": "x" * n}) for n in range(100)]
-    payloads[37] = product("nul", 1037, name={"S": "a\0b"})
+@pytest.mark.parametrize("count", [100, MANY + 100])
+async def test_poison_in_mid_batch_goes_to_the_dead_letters_alone(
+    postgres_dsn: str, count: int
+) -> None:
+    payloads = [product(f"p{n}", 1000 + n, name={"S": "x" * n}) for n in range(count)]
+    payloads[37] = product("nul\0", 1037)
     payloads[73] = b"not json"
     async with opened(postgres_dsn) as sink:
         fence = await sink.fence(STREAM, "shard-1", "me")
         result = await write(sink, fence, payloads)
-        assert await sink.position(fence) == after(number(100))
+        assert await sink.position(fence) == after(number(count))
         assert (result.rows, dict(result.rejected_by_code)) == (
-            98,
+            count - 2,
             {"malformed_json": 1, "postgres_text": 1},
         )
         # Afterwards all goes on as if nothing had been.
-        assert (await write(sink, fence, [product("nul", 2000)], first=101)).rows == 1
+        assert (await write(sink, fence, [product("nul", 2000)], first=count + 1)).rows == 1
     assert await rows(
         postgres_dsn,
         "SELECT pipeline, table_name, stream, shard, sequence_number, record_index, code, raw,"
@@ -360,14 +369,16 @@ async def test_poison_in_mid_batch_goes_to_the_dead_letters_alone(postgres_dsn: 
     ((message,),) = await rows(
         postgres_dsn, "SELECT message FROM replicator_dead_letters WHERE code = 'postgres_text'"
     )
-    assert "22P05" in message
-    ((count,),) = await rows(postgres_dsn, "SELECT count(*) FROM products_live")
-    assert count == 99
+    assert "22021" in message
+    ((stored,),) = await rows(postgres_dsn, "SELECT count(*) FROM products_live")
+    assert stored == count - 1
 
 
 async def test_behind_a_poisoned_newest_change_comes_the_next_one(postgres_dsn: str) -> None:
-    bad: Any = {"S": "\0"}
+    bad: Any = {"S": "bad"}
     async with opened(postgres_dsn) as sink:
+        async with connected(postgres_dsn) as connection:
+            await connection.execute("ALTER TABLE products ADD CHECK (item->>'name' <> 'bad')")
         fence = await sink.fence(STREAM, "shard-1", "me")
         result = await write(
             sink,
@@ -381,10 +392,49 @@ async def test_behind_a_poisoned_newest_change_comes_the_next_one(postgres_dsn: 
                 product("c", 1000, name=bad),
             ],
         )
-    assert (result.rows, dict(result.rejected_by_code)) == (2, {"postgres_text": 3})
+    assert (result.rows, dict(result.rejected_by_code)) == (2, {"postgres_constraint": 3})
     assert await rows(postgres_dsn, "SELECT id, item->>'stock', version FROM products") == [
         ("a", "2", Decimal(2000)),
         ("b", None, Decimal(1000)),
+    ]
+
+
+@pytest.mark.parametrize("count", [3, MANY + 3])
+async def test_the_nul_character_in_a_document_survives(postgres_dsn: str, count: int) -> None:
+    """`jsonb` refuses it: another character stands for it, and a member without a name, which
+    no item has, tells which. A key that holds it is no `text`, and a dead letter."""
+    many = [product(f"p{n}", 1) for n in range(count - 3)]
+    name: Any = {"S": "a\0b"}
+    nested: Any = {"M": {"x\0": {"SS": ["\0", "␀"]}}}
+    made: Any = {"id": {"S": "b"}, "name": {"S": "x\0"}}
+    literal: Any = {"S": "back\\slash \\u0000"}
+    async with opened(postgres_dsn) as sink:
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        result = await write(
+            sink,
+            fence,
+            [
+                *many,
+                product("a", 7, name=name),
+                put("products", {"id": {"S": "b"}}, 7, made, nested=nested),
+                product("c", 7, literal=literal),
+                product("\0", 7),
+            ],
+        )
+        assert (result.rows, dict(result.rejected_by_code)) == (count, {"postgres_text": 1})
+        # And they are still known as the item that was before.
+        old: Any = {"id": {"S": "a"}, "name": name}
+        later = put("products", {"id": {"S": "a"}}, 7, old, name={"S": "c"})
+        early = put("products", {"id": {"S": "b"}}, 7, name=made["name"])
+        result = await write(sink, fence, [later, early], first=count + 2)
+        assert (result.rows, result.superseded, result.ambiguous) == (1, 1, 0)
+    found = await rows(
+        postgres_dsn, "SELECT id, item::text FROM products WHERE id < 'p' ORDER BY id"
+    )
+    assert [(id_, json.loads(item)) for id_, item in found] == [
+        ("a", {"id": "a", "name": "c"}),
+        ("b", {"id": "b", "nested": {"x␁": ["␁", "␀"]}, "": "␁"}),
+        ("c", {"id": "c", "literal": "back\\slash \\u0000"}),
     ]
 
 

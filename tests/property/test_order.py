@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -118,7 +119,21 @@ def settled(group: list[Change]) -> tuple[list[Change], int]:
     if len(chains) == 1 and exact_in_order(only := next(iter(chains.values()))):
         return only, 0
     exact = iter(sorted((c for c in group if c.precision == "MICROSECOND"), key=lambda c: c.us))
-    return [next(exact) if c.precision == "MICROSECOND" else c for c in group], len(group)
+    ordered = [next(exact) if c.precision == "MICROSECOND" else c for c in group]
+    last = ending(group)
+    return [*(c for c in ordered if c is not last), last], len(group)
+
+
+def ending(group: Sequence[Change]) -> Change:
+    """The last to arrive of those that may be last: what is exact has its own order, and an
+    item that is left as often as it is entered is no end. (A circle has no end.)"""
+    newest = max((c.us for c in group if c.precision == "MICROSECOND"), default=None)
+    may_be = [c for c in group if c.precision == "MILLISECOND" or c.us == newest]
+    balance = Counter[Image]()
+    for change in group:
+        balance[change.new] += 1
+        balance[change.old] -= 1
+    return [*may_be, *(c for c in may_be if balance[c.new] > 0)][-1]
 
 
 def oracle(arrived: Iterable[Change]) -> tuple[dict[str, list[Change]], int, int]:

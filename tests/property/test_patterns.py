@@ -280,7 +280,9 @@ def test_in_a_state_sink_a_change_that_does_not_match_deletes() -> None:
         turned = not is_remove and not belongs
         assert (len(rows), rows.deletes, rows.filtered) == (1, not belongs, turned), seed
         record["eventName"] = record["eventName"] if belongs else "REMOVE"
-        assert rows.copy() == decoded(record).newest("t", [("id", "S")]).copy(), seed
+        # (The last column is the chain, which knows only items that belong.)
+        same = decoded(record).newest("t", [("id", "S")]).arrays()
+        assert rows.arrays()[:-1] == same[:-1], seed
 
 
 def test_a_broken_pattern_is_an_error_or_a_pattern() -> None:

@@ -108,7 +108,7 @@ def test_copied_fields_hold_what_the_record_says(vector: dict[str, Any]) -> None
     for row, fields in enumerate(tuples(rows.copy())):
         raw = rows.record(row, "code", "message").raw
         change = json.loads(raw)["dynamodb"]
-        assert len(fields) == len(keys) + 3
+        assert len(fields) == len(keys) + 5
         for (name, kind), field in zip(keys, fields, strict=False):
             text = change["Keys"][name][kind]
             assert field is not None
@@ -119,7 +119,11 @@ def test_copied_fields_hold_what_the_record_says(vector: dict[str, Any]) -> None
                     assert EXACT.compare(numeric(field), Decimal(text)) == 0
                 case _:
                     assert field == base64.b64decode(text)
-        item, version, deleted = fields[-3:]
+        item, version, deleted, chain, ordinal = fields[-5:]
+        assert ordinal == struct.pack(">i", row)
+        assert chain is not None
+        kind = {"MICROSECOND": 0, "MILLISECOND": 1, None: 2}
+        assert chain[0] == kind[change.get("ApproximateCreationDateTimePrecision")]
         line = json.loads(decode(Records.pack([raw])).json_lines())
         assert deleted == (b"\x01" if line["event"] == "REMOVE" else b"\x00")
         if item is None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from replicator.errors import FatalError
 from replicator.model import KeyType, TableSchema
-from replicator.sink.statements import quoted
+from replicator.sink.statements import fill, quoted, statements
 
 IDENTIFIER_BYTES_MAX: Final = 63
 """Longer names are cut by the server without a word (NAMEDATALEN - 1)."""
@@ -19,7 +19,15 @@ OWN_COLUMNS: Final[Mapping[str, str]] = {
     "generation": "bigint",
     "version": "numeric",
     "deleted": "boolean",
+    "chain": "bytea",
 }
+_SENT: Final = ("item", "version", "chain")
+_ORDINAL: Final = "ordinal"
+"""A row's place in its write: known where rows are staged, not in the table."""
+_SAME_INSTANT: Final = (
+    "get_byte(stored.chain, 0) < 2 AND get_byte(staged.chain, 0) < 2"
+    " AND trunc(stored.version, -3) = trunc(staged.version, -3)"
+)
 _SYSTEM_COLUMNS: Final = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 _COLUMN_TYPES: Final[Mapping[KeyType, str]] = {"S": "text", "N": "numeric", "B": "bytea"}
 _LIVE: Final = "_live"
@@ -34,9 +42,17 @@ class KeyColumn:
 
     @property
     def definition(self) -> str:
+        return f"{quoted(self.name)} {self.type}{self._collation} NOT NULL"
+
+    @property
+    def staged(self) -> str:
+        """The column, taken from an array, in the order that the table's own has."""
+        return f"{quoted(self.name)}{self._collation} AS {quoted(self.name)}"
+
+    @property
+    def _collation(self) -> str:
         # Bytes decide the order, as DynamoDB's own keys: no locale, and faster.
-        collation = ' COLLATE "C"' if self.type == "text" else ""
-        return f"{quoted(self.name)} {self.type}{collation} NOT NULL"
+        return ' COLLATE "C"' if self.type == "text" else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +75,6 @@ class DocumentTable:
         return f"replicator_staging_{self.number}"
 
     @property
-    def before(self) -> str:
-        """Likewise, of the table that holds what the rows' changes began with."""
-        return f"replicator_before_{self.number}"
-
-    @property
     def columns(self) -> Mapping[str, str]:
         """Name → type of every column, keys first."""
         return {key.name: key.type for key in self.keys} | dict(OWN_COLUMNS)
@@ -75,14 +86,30 @@ class DocumentTable:
             "table": quoted(self.schema, self.name),
             "view": quoted(self.schema, self.view),
             "staging": quoted("pg_temp", self.staging),
-            "before": quoted("pg_temp", self.before),
             "same_key": " AND ".join(
                 f"stored.{quoted(key.name)} = staged.{quoted(key.name)}" for key in self.keys
             ),
             "keys": ", ".join(quoted(key.name) for key in self.keys),
             "key_columns": ",\n    ".join(key.definition for key in self.keys),
+            "same_instant": _SAME_INSTANT,
             "compression": " COMPRESSION lz4" if has_lz4 else "",
         }
+
+    def unnested(self, first: int) -> str:
+        """The rows of one write out of the parameters `first` and following, those of
+        `Rows.arrays`, as a table in parentheses."""
+        names = [*(quoted(key.name) for key in self.keys), *_SENT]
+        types = [*(key.type for key in self.keys), *(OWN_COLUMNS[name] for name in _SENT)]
+        texts = [f"convert_from(${number}::bytea, 'UTF8')" for number, _ in enumerate(types, first)]
+        arrays = [f"{text}::{type_}[]" for text, type_ in zip(texts, types, strict=True)]
+        item = names.index("item")
+        arrays[item] = f"string_to_array({texts[item]}, E'\\n', '')::jsonb[]"
+        words = {
+            "staged_keys": ", ".join(key.staged for key in self.keys),
+            "arrays": ", ".join(arrays),
+            "names": ", ".join(names),
+        }
+        return fill(statements("document")["unnested"], words)
 
 
 def document_tables(
@@ -134,7 +161,7 @@ def _document_table(
 def _key_columns(source: TableSchema) -> tuple[KeyColumn, ...]:
     columns: list[KeyColumn] = []
     for attribute, kind in source.keys:
-        reserved = attribute in OWN_COLUMNS or attribute in _SYSTEM_COLUMNS
+        reserved = attribute in {*OWN_COLUMNS, *_SYSTEM_COLUMNS, _ORDINAL}
         name = _shortened(f"key_{attribute}" if reserved else attribute)
         if any(column.name == name for column in columns):
             name = _shortened(f"key_{attribute}", always=True)

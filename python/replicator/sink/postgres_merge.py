@@ -1,14 +1,14 @@
 """Brings one table's rows into Postgres, inside a transaction that the caller holds.
 
-Rows go by binary COPY into a staging table of the connection and from there by
-one statement into the table, newer versions over older ones. Rows that the
-server refuses are found by halving.
+Many rows go by binary COPY into a staging table of the connection and from there
+by one statement into the table, newer versions over older ones; few go as arrays
+with that statement. Rows that the server refuses are found by halving.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,7 +19,7 @@ from replicator._core import Rejection
 from replicator.errors import FatalError
 from replicator.sink.postgres_errors import refusal_code, refusal_message
 from replicator.sink.postgres_layout import DocumentTable
-from replicator.sink.postgres_payload import TablePayload
+from replicator.sink.postgres_payload import TablePayload, encoded
 from replicator.sink.postgres_poison import find_poison
 from replicator.sink.statements import fill, statements
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from replicator.sink.postgres_session import Connection
 
 _CHUNK_BYTES: Final = 1 << 18
+_STATEMENTS: Final = {"merge": 1, "count_equal": 1, "tied": 1, "settle": 4}
+"""Those that read a write's rows, and how many other parameters each has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,17 @@ class DocumentMerge:
 
     def __init__(self, table: DocumentTable, *, generation: int, has_lz4: bool) -> None:
         identifiers = table.identifiers(has_lz4=has_lz4)
-        self._sql = {name: fill(sql, identifiers) for name, sql in statements("document").items()}
+        document = statements("document")
+        self._create_staging = fill(document["create_staging"], identifiers)
+        self._staged = {
+            name: fill(document[name], {**identifiers, "rows": identifiers["staging"]})
+            for name in _STATEMENTS
+        }
+        # The parameters before the rows' own: the generation, or what was settled.
+        self._sent = {
+            name: fill(document[name], {**identifiers, "rows": table.unnested(before + 1)})
+            for name, before in _STATEMENTS.items()
+        }
         self._session_sql = statements("session")
         self._table = table
         self._generation = generation
@@ -53,40 +65,58 @@ class DocumentMerge:
     @property
     def create_staging(self) -> str:
         """The statement that a connection runs once before its first merge."""
-        return self._sql["create_staging"]
+        return self._create_staging
 
     async def merge(self, connection: Connection, part: TablePayload) -> Merged:
         """Writes the rows that are newer than what is stored. Raises the driver's error
         when the server refuses a row; the transaction is broken then."""
-        staged = len(part.rows)
-        if not staged:
+        rows = len(part.rows)
+        if not rows:
             return Merged()
-        await self._copy(connection, self._table.staging, part.copy)
-        written = _affected(await connection.execute(self._sql["merge"], self._generation))
-        if written == staged:
+        written = await self._write(connection, part.copy, part.arrays)
+        if written == rows:
             return Merged(rows=written)
         # The slow path: redelivered and late changes, and other changes of the same instant.
-        equal, tied = await self._counts(connection, "count_equal")
-        later, ambiguous = await self._settle_ties(connection, part) if tied else (0, 0)
-        return Merged(
-            rows=written + later,
+        sql, sent = (self._sent, part.arrays) if part.arrays else (self._staged, [])
+        counted = await connection.fetchrow(sql["count_equal"], self._generation, *sent)
+        assert counted is not None
+        equal, tied = counted
+        merged = Merged(
+            rows=written,
             # Equal are those just written and those that the table held before.
-            duplicates=equal - written - tied,
-            superseded=staged - equal + tied - later,
-            ambiguous=ambiguous,
+            duplicates=equal - written,
+            superseded=rows - equal - tied,
+        )
+        if not tied:
+            return merged
+        # Law 3 across writes: changes of one instant, some of them stored already.
+        found = await connection.fetch(sql["tied"], self._generation, *sent)
+        settled = await asyncio.to_thread(part.rows.settle, [tuple(row) for row in found])
+        if settled.rows:
+            await connection.execute(
+                sql["settle"],
+                settled.rows,
+                settled.items,
+                settled.versions,
+                settled.chains,
+                *sent,
+            )
+        return replace(
+            merged,
+            rows=merged.rows + settled.later,
+            duplicates=merged.duplicates + settled.duplicates,
+            superseded=merged.superseded + settled.superseded,
+            ambiguous=settled.ambiguous,
         )
 
-    async def _settle_ties(self, connection: Connection, part: TablePayload) -> tuple[int, int]:
-        """Law 3 across batches: how many of the changes that share an instant with the
-        stored one came after it, and so replaced it; and of how many nobody can tell."""
-        await connection.execute(self._sql["create_before"])
-        await self._copy(connection, self._table.before, part.rows.copy_before())
-        return await self._counts(connection, "settle_ties")
-
-    async def _counts(self, connection: Connection, name: str) -> tuple[int, int]:
-        row = await connection.fetchrow(self._sql[name], self._generation)
-        assert row is not None
-        return row[0], row[1]
+    async def _write(self, connection: Connection, copy: bytes, arrays: Sequence[bytes]) -> int:
+        """How many of the rows were newer than what the table held."""
+        if arrays:
+            status = await connection.execute(self._sent["merge"], self._generation, *arrays)
+        else:
+            await self._copy(connection, self._table.staging, copy)
+            status = await connection.execute(self._staged["merge"], self._generation)
+        return int(status.rsplit(" ", 1)[-1])  # such as `INSERT 0 12`
 
     async def merge_carefully(self, connection: Connection, part: TablePayload) -> Merged:
         """As `merge`, but rows that the server refuses become rejections. In place of a
@@ -122,12 +152,11 @@ class DocumentMerge:
         self, connection: Connection, part: TablePayload, lo: int, hi: int
     ) -> asyncpg.PostgresError | None:
         """Tries rows lo..hi and undoes it: the server's refusal, or None."""
-        rows = await asyncio.to_thread(part.rows.copy, lo, hi)
+        copy, arrays = await asyncio.to_thread(encoded, part.rows, lo, hi)
         await connection.execute(self._session_sql["savepoint"])
         refusal: asyncpg.PostgresError | None = None
         try:
-            await self._copy(connection, self._table.staging, rows)
-            await connection.execute(self._sql["merge"], self._generation)
+            await self._write(connection, copy, arrays)
         except asyncpg.PostgresError as error:
             if refusal_code(error) is None:
                 raise
@@ -155,8 +184,3 @@ def _without(part: TablePayload, rows: list[int]) -> TablePayload:
 async def _chunks(view: memoryview) -> AsyncIterator[memoryview]:
     for start in range(0, len(view), _CHUNK_BYTES):
         yield view[start : start + _CHUNK_BYTES]
-
-
-def _affected(status: str) -> int:
-    """The row count of a command tag such as `INSERT 0 12`."""
-    return int(status.rsplit(" ", 1)[-1])

@@ -70,7 +70,8 @@ class PostgresWriter:
         shards = ", ".join(sorted({one.fence.shard_id for one in payload.pending}))
         async with self._session.use(f"writing changes of {shards}") as connection:
             for part in payload.tables:
-                await self._session.once(self._merges[part.table.number].create_staging)
+                if part.copy:
+                    await self._session.once(self._merges[part.table.number].create_staging)
             try:
                 return await self._transaction(connection, payload, careful=False)
             except asyncpg.PostgresError as error:

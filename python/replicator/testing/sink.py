@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
-from replicator._core import ChangeBatch, Rejection
+from replicator._core import ChangeBatch, Rejection, Rows
 from replicator.errors import LeaseLost, TransientError
 from replicator.model import (
     DeadLetter,
@@ -31,11 +32,22 @@ _Became: TypeAlias = Literal["row", "duplicate", "superseded", "ambiguous"]
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """A key's newest change; `item` is None for a tombstone."""
+    """A key's newest change; `item` is None for a tombstone. `text` is the item as JSON,
+    `chain` what the order of changes at one instant needs: see `_core.Rows`."""
 
     item: Mapping[str, Any] | None
     version: Decimal
-    generation: int = 0
+    chain: bytes = b""
+    text: str | None = None
+
+    @classmethod
+    def of(cls, text: str | None, version: Decimal, chain: bytes) -> StoredItem:
+        return cls(None if text is None else _exact(text), version, chain, text)
+
+    @property
+    def instant(self) -> Decimal | None:
+        """The millisecond of a creation time; None where the version is none."""
+        return self.version // 1000 if self.chain[0] < 2 else None
 
     @property
     def deleted(self) -> bool:
@@ -48,8 +60,8 @@ class MemoryPayload:
 
     pending: tuple[Pending, ...]
     rows: Mapping[tuple[str, Key], StoredItem]
-    before: Mapping[tuple[str, Key], Mapping[str, Any] | None]
-    """The item before the row's first change of its instant, where that is told."""
+    encoded: Mapping[str, Rows]
+    """Per table what `rows` was made of, in the same order."""
     rejections: tuple[Rejection, ...]
 
 
@@ -168,11 +180,14 @@ class MemoryWriter:
     def encode(self, pending: Sequence[Pending]) -> MemoryPayload:
         batch = ChangeBatch.concat([one.batch for one in pending])
         rejections = list(batch.rejections)
+        encoded: dict[str, Rows] = {}
+        rows: dict[tuple[str, Key], StoredItem] = {}
         for name in batch.tables:
             if name is not None and (table := self._sink.tables.get(name)) is not None:
-                rejections += batch.newest(name, table.keys).rejections
-        rows, before = self._rows(batch)
-        return MemoryPayload(tuple(pending), rows, before, tuple(rejections))
+                encoded[name] = batch.newest(name, table.keys)
+                rejections += encoded[name].rejections
+                rows |= {(name, key): row for key, row in _decoded(encoded[name], table)}
+        return MemoryPayload(tuple(pending), rows, encoded, tuple(rejections))
 
     async def write(self, payload: MemoryPayload) -> WriteResult:
         if self._sink.on_write is not None:
@@ -195,7 +210,11 @@ class MemoryWriter:
         moved = {fence: at for fence, at in stored.items() if not committed.agrees(fence, at)}
         if moved:
             raise TransientError("position_moved", moved_message(moved))
-        became = Counter(self._merge(key, new, payload) for key, new in payload.rows.items())
+        became = Counter[str]()
+        place = Counter[str]()
+        for key, row in payload.rows.items():
+            became.update(self._merge(key, row, payload.encoded[key[0]], place[key[0]]))
+            place[key[0]] += 1
         dead_letters = self._store_dead_letters(payload)
         for one in payload.pending:
             shard = (sink.pipeline, one.fence.stream, one.fence.shard_id)
@@ -205,7 +224,7 @@ class MemoryWriter:
         return WriteResult(
             rows=became["row"],
             duplicates=became["duplicate"],
-            superseded=became["superseded"] + became["ambiguous"],
+            superseded=became["superseded"],
             ambiguous=became["ambiguous"],
             dead_letters=dead_letters,
             lost=lost,
@@ -225,22 +244,24 @@ class MemoryWriter:
                 self._sink.committed.forget(fence)
         return frozenset(lost)
 
-    def _merge(self, key: tuple[str, Key], new: StoredItem, payload: MemoryPayload) -> _Became:
-        """Stores the newer of the two; at one instant the one that began with the other."""
+    def _merge(self, key: tuple[str, Key], new: StoredItem, rows: Rows, row: int) -> list[_Became]:
+        """Stores the newer of the two; the core tells which one of one instant is the last."""
         items = self._sink.store.items
         old = items.get(key)
-        if old is not None and (new.generation, new.version) <= (old.generation, old.version):
-            if (new.generation, new.version) != (old.generation, old.version):
-                return "superseded"
-            if new.item == old.item:
-                return "duplicate"
-            before = payload.before.get(key, ...)
-            if before is None and old.deleted:
-                return "ambiguous"  # the insert before the delete, or another: nobody can tell
-            if before != old.item:
-                return "superseded"
+        if old is not None and old.instant is not None and old.instant == new.instant:
+            settled = rows.settle([(row, old.text, int(old.version), old.chain)])
+            for item, version, chain in zip(
+                settled.items, settled.versions, settled.chains, strict=True
+            ):
+                items[key] = StoredItem.of(item, Decimal(version), chain)
+            ambiguous: list[_Became] = ["ambiguous"] * settled.ambiguous
+            if settled.duplicates:
+                return ["duplicate"]
+            return [*ambiguous, "row" if settled.later else "superseded"]
+        if old is not None and new.version <= old.version:
+            return ["duplicate" if new.version == old.version else "superseded"]
         items[key] = new
-        return "row"
+        return ["row"]
 
     def _store_dead_letters(self, payload: MemoryPayload) -> tuple[DeadLetter, ...]:
         store = self._sink.store
@@ -258,30 +279,32 @@ class MemoryWriter:
             dead_letters.append(letter)
         return tuple(dead_letters)
 
-    def _rows(
-        self, batch: ChangeBatch
-    ) -> tuple[dict[tuple[str, Key], StoredItem], dict[tuple[str, Key], Mapping[str, Any] | None]]:
-        """The newest change per key: within a batch the last one, whatever its version.
-        And what the first change of that instant began with."""
-        rows: dict[tuple[str, Key], StoredItem] = {}
-        before: dict[tuple[str, Key], Mapping[str, Any] | None] = {}
-        typed = batch.json_lines("dynamodb").splitlines()
-        for line, typed_line in zip(batch.json_lines("plain").splitlines(), typed, strict=True):
-            change = json.loads(line, parse_float=Decimal, parse_int=Decimal)
-            table = self._sink.tables.get(change["table"])
-            kinds = json.loads(typed_line)["key"]
-            if table is None or {name: [kind] for name, kind in table.keys} != {
-                name: list(value) for name, value in kinds.items()
-            }:
-                continue  # not ours, or rejected by `newest`
-            if change["item"] is None and change["event"] != "REMOVE":
-                continue
-            key = tuple(change["key"][name] for name, _ in table.keys)
-            earlier = rows.get((table.name, key))
-            if earlier is None or earlier.version != Decimal(change["version"]):
-                before.pop((table.name, key), None)
-                if change["old"] is not None or change["event"] == "INSERT":
-                    before[table.name, key] = change["old"]
-            item = None if change["event"] == "REMOVE" else change["item"]
-            rows[table.name, key] = StoredItem(item, Decimal(change["version"]))
-        return rows, before
+
+def _decoded(rows: Rows, table: TableSchema) -> Iterator[tuple[Key, StoredItem]]:
+    """The rows with their keys, out of the arrays that Postgres takes."""
+    if not len(rows):
+        return
+    *keys, items, versions, chains = rows.arrays()
+    columns = [
+        [_plain(value) if kind == "B" else value for value in _elements(column)]
+        for column, (_, kind) in zip(keys, table.keys, strict=True)
+    ]
+    texts = [text or None for text in items.decode().split("\n")]
+    for *key, text, version, chain in zip(
+        *columns, texts, _elements(versions), _elements(chains), strict=True
+    ):
+        yield tuple(key), StoredItem.of(text, Decimal(version), bytes.fromhex(chain[2:]))
+
+
+def _elements(literal: bytes) -> list[Any]:
+    """An array literal's elements: numbers, or strings in quotes with backslashes."""
+    return list(_exact("[" + literal.decode()[1:-1] + "]"))
+
+
+def _plain(bytea: str) -> str:
+    """Bytes as base64, their plain form."""
+    return base64.b64encode(bytes.fromhex(bytea[2:])).decode()
+
+
+def _exact(text: str) -> Any:
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal, strict=False)

@@ -1,99 +1,133 @@
 //! Rows as a PostgreSQL binary COPY stream.
 //!
 //! In: rows. Out: header, one tuple a row, trailer. Columns: the key attributes in the given order (S text, N
-//! numeric, B bytea), `item` jsonb (NULL for a delete), `version` numeric, `deleted` bool. Invariant: every
-//! field carries its exact length; numbers lose no digit.
+//! numeric, B bytea), `item` jsonb (NULL for a delete), `version` numeric, `deleted` bool, `chain` bytea (see
+//! [`crate::instant`]), `ordinal` integer (the row's place). Invariant: every field carries its exact length;
+//! numbers lose no digit.
 //!
 //! Format: <https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format".
 
+use std::borrow::Cow;
+
 use crate::change::View;
-use crate::dedupe::Rows;
+use crate::dedupe::{Column, Rows};
+use crate::instant::{self, Chain, Item, Kind};
 use crate::key::{self, KeyAttribute, KeyType};
+use crate::nul;
 use crate::number::{Number, write_fields};
-use crate::record::{Event, Version};
+use crate::record::{Event, Precision, Version};
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: &[u8] = &(-1_i16).to_be_bytes();
 const NULL: &[u8] = &(-1_i32).to_be_bytes();
-/// Room for a row's lengths, version and flag; more is only slower.
-const FIELDS_MAX: usize = 96;
+/// Room for a row's lengths and our own columns; more is only slower.
+const FIELDS_MAX: usize = 112;
+/// Columns beside the key's.
+const OWN: u16 = 5;
 /// The only version of `jsonb`'s binary form there is.
 const JSONB_VERSION: u8 = 1;
 
+/// Room for the rows `lo` to before `hi`.
+pub fn nbytes(rows: &Rows, lo: usize, hi: usize) -> usize {
+    let size = |view: View<'_>| view.plain().len() + view.key().len() + FIELDS_MAX;
+    rows.range(lo, hi).map(|row| size(rows.view(row))).sum()
+}
+
 /// The rows `lo` to before `hi`, cut to those there are.
 pub fn stream(rows: &Rows, lo: usize, hi: usize) -> Vec<u8> {
-    let hi = hi.min(rows.rows.len());
-    let chosen = rows.rows.get(lo.min(hi)..hi).unwrap_or(&[]);
-    let size = |view: View<'_>| view.plain().len() + view.key().len() + FIELDS_MAX;
-    let room = chosen.iter().map(|&r| size(rows.batch.view(r))).sum::<usize>();
+    let chosen = rows.range(lo, hi);
+    let room = nbytes(rows, lo, hi);
     let mut out = Vec::with_capacity(HEADER.len() + room + TRAILER.len());
     out.extend_from_slice(HEADER);
-    let fields = (rows.columns.len() as u16 + 3).to_be_bytes();
-    for &r in chosen {
-        let view = rows.batch.view(r);
-        let deleted = view.change.event == Event::Remove;
+    let fields = (rows.columns.len() as u16 + OWN).to_be_bytes();
+    for row in chosen {
+        let view = rows.view(row);
         out.extend_from_slice(&fields);
-        write_key(&mut out, rows, view);
-        if deleted {
-            out.extend_from_slice(NULL);
-        } else {
-            write_jsonb(&mut out, view.plain());
+        for column in rows.columns.iter() {
+            write_key(&mut out, view, column);
         }
-        write_version(&mut out, view.change.version);
-        out.extend_from_slice(&[0, 0, 0, 1, u8::from(deleted)]);
+        write_item(&mut out, view);
+        write_version(&mut out, rows.version(row));
+        write_deleted(&mut out, view);
+        write_chain(&mut out, rows, row);
+        out.extend_from_slice(&4_u32.to_be_bytes());
+        out.extend_from_slice(&(row as u32).to_be_bytes());
     }
     out.extend_from_slice(TRAILER);
     out
 }
 
-/// The state that each row's changes of its instant began with, as a COPY stream of its own: the key columns
-/// and `before` jsonb, NULL where no item was there. Rows whose first change doesn't tell it are left out.
-pub fn before(rows: &Rows) -> Vec<u8> {
-    let mut out = HEADER.to_vec();
-    let fields = (rows.columns.len() as u16 + 1).to_be_bytes();
-    let mut plain = Vec::new();
-    for first in rows.firsts() {
-        let old = first.raw(first.change.old);
-        if old.is_empty() && first.change.event != Event::Insert {
-            continue;
+/// A key column's field.
+fn write_key(out: &mut Vec<u8>, view: View<'_>, (name, _): &Column) {
+    match key::attributes(view.key()).find(|attribute| *attribute.name == **name) {
+        Some(KeyAttribute { kind: KeyType::N, value, .. }) => Number::read(value).write_numeric(out),
+        Some(KeyAttribute { value, .. }) => {
+            out.extend_from_slice(&(value.len() as u32).to_be_bytes());
+            out.extend_from_slice(value);
         }
-        plain.clear();
-        let was_here = rows.write_before(first, &mut plain);
-        if memchr::memmem::find(&plain, b"\\u0000").is_some() {
-            // jsonb refuses it, so no stored item can be equal.
-            continue;
-        }
-        out.extend_from_slice(&fields);
-        write_key(&mut out, rows, first);
-        if was_here {
-            write_jsonb(&mut out, &plain);
-        } else {
-            out.extend_from_slice(NULL);
-        }
-    }
-    out.extend_from_slice(TRAILER);
-    out
-}
-
-fn write_key(out: &mut Vec<u8>, rows: &Rows, view: View<'_>) {
-    for (name, _) in rows.columns.iter() {
-        match key::attributes(view.key()).find(|attribute| *attribute.name == **name) {
-            Some(KeyAttribute { kind: KeyType::N, value, .. }) => Number::read(value).write_numeric(out),
-            Some(KeyAttribute { value, .. }) => {
-                out.extend_from_slice(&(value.len() as u32).to_be_bytes());
-                out.extend_from_slice(value);
-            }
-            None => out.extend_from_slice(NULL),
-        }
+        None => out.extend_from_slice(NULL),
     }
 }
 
-fn write_jsonb(out: &mut Vec<u8>, item: &[u8]) {
+/// The field `item`.
+fn write_item(out: &mut Vec<u8>, view: View<'_>) {
+    if view.change.event == Event::Remove {
+        out.extend_from_slice(NULL);
+        return;
+    }
+    let item = item(view);
     out.extend_from_slice(&(item.len() as u32 + 1).to_be_bytes());
     out.push(JSONB_VERSION);
-    out.extend_from_slice(item);
+    out.extend_from_slice(&item);
 }
 
+/// The field `deleted`.
+fn write_deleted(out: &mut Vec<u8>, view: View<'_>) {
+    out.extend_from_slice(&[0, 0, 0, 1, u8::from(view.change.event == Event::Remove)]);
+}
+
+/// The field `chain`.
+fn write_chain(out: &mut Vec<u8>, rows: &Rows, row: usize) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    write_chain_bytes(out, rows, row);
+    let len = (out.len() - start - 4) as u32;
+    out[start..start + 4].copy_from_slice(&len.to_be_bytes());
+}
+
+/// A row's chain.
+pub(super) fn write_chain_bytes(out: &mut Vec<u8>, rows: &Rows, row: usize) {
+    let change = rows.view(row).change;
+    if change.precision == Precision::Sequence {
+        out.push(Kind::Sequence as u8);
+    } else if rows.tie_of(row).is_some() || change.id.is_empty() {
+        chain(rows, row).write(out);
+    } else {
+        let is_exact = change.precision == Precision::Microsecond;
+        instant::write_one(out, is_exact, change.id_hash, rows.before(row), None);
+    }
+}
+
+/// What is known of a row's instant.
+fn chain(rows: &Rows, row: usize) -> Chain {
+    Chain::begin(rows.links(row), items(rows, row)).1
+}
+
+/// The items that a row's changes of its instant left, in order of arrival.
+pub fn items(rows: &Rows, row: usize) -> impl Iterator<Item = Item> {
+    let tied = rows.tie_of(row).into_iter().flat_map(|tie| &tie.changes);
+    let items = tied.map(|(r, link)| (link.after, item(rows.batch.view(*r)).into_owned()));
+    let own = if rows.tie_of(row).is_some() { None } else { Some(row) };
+    items.chain(own.map(|row| (rows.links(row)[0].after, item(rows.view(row)).into_owned())))
+}
+
+/// The item after a change, as it is stored; empty where there is none.
+pub(super) fn item(view: View<'_>) -> Cow<'_, [u8]> {
+    let replaced = if view.change.escaped { nul::replaced(view.plain()) } else { None };
+    replaced.map_or(Cow::Borrowed(view.plain()), Cow::Owned)
+}
+
+/// The field `version`.
 fn write_version(out: &mut Vec<u8>, version: Version) {
     let mut groups = [0; 12];
     let groups = version.groups(&mut groups);

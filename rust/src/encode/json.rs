@@ -9,7 +9,7 @@ use crate::key::{self, KeyType};
 use crate::number::Number;
 use crate::record::{self, Event, Precision};
 use crate::scan;
-use crate::value::{self, Elements};
+use crate::value::{self, Notes};
 
 /// What one change looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +41,11 @@ impl Form {
         matches!(self, Self::Dynamodb | Self::Change)
     }
 
-    /// One change's value, appended; `elements` is room for sorting its sets.
-    pub fn write(self, out: &mut Vec<u8>, elements: &mut Elements, batch: &ChangeBatch, view: View<'_>) {
+    /// One change's value, appended; `notes` is room for sorting its sets.
+    pub fn write(self, out: &mut Vec<u8>, notes: &mut Notes, batch: &ChangeBatch, view: View<'_>) {
         match self {
-            Self::Plain | Self::Dynamodb => write_images(out, elements, batch, view, self),
-            Self::Debezium => write_debezium(out, elements, batch, view),
+            Self::Plain | Self::Dynamodb => write_images(out, notes, batch, view, self),
+            Self::Debezium => write_debezium(out, notes, batch, view),
             Self::Change => write_change(out, batch, view),
         }
     }
@@ -87,17 +87,17 @@ pub fn lines(batch: &ChangeBatch, form: Form) -> Vec<u8> {
         (change.keys.len + item.len + change.old.len) as usize + AROUND
     };
     let mut out = Vec::with_capacity(batch.views().map(room).sum());
-    let mut elements = Elements::new();
+    let mut notes = Notes::default();
     for view in batch.views() {
-        form.write(&mut out, &mut elements, batch, view);
+        form.write(&mut out, &mut notes, batch, view);
         out.push(b'\n');
     }
     out
 }
 
-fn write_images(out: &mut Vec<u8>, elements: &mut Elements, batch: &ChangeBatch, view: View<'_>, form: Form) {
+fn write_images(out: &mut Vec<u8>, notes: &mut Notes, batch: &ChangeBatch, view: View<'_>, form: Form) {
     let mut image = |out: &mut Vec<u8>, raw: &[u8]| {
-        if form.is_typed() { write_typed(out, raw) } else { write_plain(out, elements, raw) }
+        if form.is_typed() { write_typed(out, raw) } else { write_plain(out, notes, raw) }
     };
     let change = view.change;
     out.extend_from_slice(b"{\"table\":");
@@ -121,13 +121,13 @@ fn write_images(out: &mut Vec<u8>, elements: &mut Elements, batch: &ChangeBatch,
 }
 
 /// `ts_ms` and its finer sisters are the creation time, of the envelope too: the core has no clock of its own.
-fn write_debezium(out: &mut Vec<u8>, elements: &mut Elements, batch: &ChangeBatch, view: View<'_>) {
+fn write_debezium(out: &mut Vec<u8>, notes: &mut Notes, batch: &ChangeBatch, view: View<'_>) {
     let change = view.change;
     out.extend_from_slice(b"{\"before\":");
-    write_plain(out, elements, view.raw(change.old));
+    write_plain(out, notes, view.raw(change.old));
     out.extend_from_slice(b",\"after\":");
     if view.plain().is_empty() {
-        write_plain(out, elements, view.raw(change.new));
+        write_plain(out, notes, view.raw(change.new));
     } else {
         out.extend_from_slice(view.plain());
     }
@@ -252,8 +252,8 @@ fn write_late(out: &mut Vec<u8>, view: View<'_>) {
     }
 }
 
-fn write_plain(out: &mut Vec<u8>, elements: &mut Elements, image: &[u8]) {
-    if image.is_empty() { out.extend_from_slice(b"null") } else { value::write_plain_with(image, elements, out) }
+fn write_plain(out: &mut Vec<u8>, notes: &mut Notes, image: &[u8]) {
+    if image.is_empty() { out.extend_from_slice(b"null") } else { value::write_plain_with(image, notes, out) }
 }
 
 fn write_typed(out: &mut Vec<u8>, image: &[u8]) {

@@ -13,7 +13,7 @@ use crate::compress::{Codec, CompressFault, Compressor};
 use crate::encode::json::Form;
 use crate::record::Event;
 use crate::scan;
-use crate::value::Elements;
+use crate::value::Notes;
 
 /// What the records look like, and how they are packed.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ pub fn batches(changes: &ChangeBatch, options: &Options<'_>) -> Result<Vec<Batch
     let table = options.table.map(|name| changes.tables.iter().position(|known| **known == *name));
     let (mut key, mut value, mut version, mut headers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut record = Vec::new();
-    let mut elements = Elements::new();
+    let mut notes = Notes::default();
     for view in changes.views() {
         if table.is_some_and(|table| table != Some(view.table as usize)) {
             continue;
@@ -129,7 +129,7 @@ pub fn batches(changes: &ChangeBatch, options: &Options<'_>) -> Result<Vec<Batch
         key.clear();
         options.form.write_key(&mut key, view);
         value.clear();
-        options.form.write(&mut value, &mut elements, changes, view);
+        options.form.write(&mut value, &mut notes, changes, view);
         headers.clear();
         if options.headers {
             version.clear();

@@ -1,5 +1,6 @@
 //! A batch's changes as the bytes that a sink takes.
 
+pub mod arrays;
 pub mod copy;
 pub mod json;
 pub mod kafka;

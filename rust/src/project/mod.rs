@@ -122,7 +122,7 @@ impl Projection {
         for r in kept.iter().chain(batch.hidden.iter()) {
             wanted[r.part as usize].push(r.index);
         }
-        projected.parts = self.parts(batch, &wanted, true)?;
+        projected.parts = self.parts(batch, &wanted)?;
         if !refused.is_empty() {
             projected.order = Arc::new(kept);
             projected.rejections.extend(refused);
@@ -130,28 +130,21 @@ impl Projection {
         Ok(projected)
     }
 
-    /// The batch with these changes' new images as a sink may see them, and no other images.
+    /// The batch with these changes' images as a sink may see them, and no other images.
     pub(crate) fn rows(&self, batch: &ChangeBatch, rows: &[Ref]) -> Result<ChangeBatch, TooLarge> {
         let mut projected = batch.clone();
         let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); batch.parts.len()];
         for r in rows {
             wanted[r.part as usize].push(r.index);
         }
-        projected.parts = self.parts(batch, &wanted, false)?;
+        projected.parts = self.parts(batch, &wanted)?;
         Ok(projected)
     }
 
-    fn parts(&self, batch: &ChangeBatch, wanted: &[Vec<u32>], has_old: bool) -> Result<Vec<Arc<Part>>, TooLarge> {
+    fn parts(&self, batch: &ChangeBatch, wanted: &[Vec<u32>]) -> Result<Vec<Arc<Part>>, TooLarge> {
         let mut work = Work::new(self);
         let parts = batch.parts.iter().zip(wanted);
-        parts.map(|(part, wanted)| work.part(part, wanted, has_old).map(Arc::new)).collect()
-    }
-
-    /// An image as a sink may see it, of an item with this canonical key.
-    pub(crate) fn image(&self, raw: &[u8], key: &[u8]) -> Vec<u8> {
-        let mut work = Work::new(self);
-        work.image(raw, key);
-        work.out
+        parts.map(|(part, wanted)| work.part(part, wanted).map(Arc::new)).collect()
     }
 }
 
@@ -170,7 +163,7 @@ impl<'a> Work<'a> {
         Self { projection, out: Vec::new(), value: Vec::new(), changed: false }
     }
 
-    fn part(&mut self, part: &Arc<Part>, wanted: &[u32], has_old: bool) -> Result<Part, TooLarge> {
+    fn part(&mut self, part: &Arc<Part>, wanted: &[u32]) -> Result<Part, TooLarge> {
         let mut made = part.derived();
         let all = part.changes.len().max(1);
         let mut plain = Vec::with_capacity(part.plain.len() / all * wanted.len());
@@ -186,8 +179,9 @@ impl<'a> Work<'a> {
             to.id = self.copied(raw(from.id));
             to.keys = self.copied(raw(from.keys));
             let key = from.key.of(&part.keys);
-            if has_old {
-                to.old = self.image(raw(from.old), key);
+            to.old = self.image(raw(from.old), key);
+            if !to.old.is_empty() {
+                to.before = value::fingerprint(to.old.of(&self.out));
             }
             to.new = self.image(raw(from.new), key);
             let start = plain.len();

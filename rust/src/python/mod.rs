@@ -22,7 +22,7 @@ use self::batch::{PyChangeBatch, PyRejection, decode};
 use self::filter::{PyPattern, PyProjection};
 use self::kafka::PyKafkaBatch;
 use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
-use self::rows::PyRows;
+use self::rows::{PyRows, PySettled};
 use self::window::PyWindow;
 use crate::error::Code;
 
@@ -53,6 +53,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyAnswer>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
+    module.add_class::<PySettled>()?;
     module.add_class::<PyPattern>()?;
     module.add_class::<PyProjection>()?;
     module.add_class::<PyWindow>()?;

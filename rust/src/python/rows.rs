@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::PyBytes;
 
 use super::batch::{PyRejection, rejections};
 use crate::dedupe::{Column, Rows};
-use crate::encode::copy;
+use crate::encode::{arrays, copy};
 use crate::key::KeyType;
+use crate::record::Version;
+use crate::settle::{self, Settled, Stored};
 
 pub(super) fn column((name, letter): (String, String)) -> PyResult<Column> {
     let kind = match letter.as_bytes() {
@@ -18,6 +21,60 @@ pub(super) fn column((name, letter): (String, String)) -> PyResult<Column> {
     };
     let kind = kind.ok_or_else(|| PyValueError::new_err("a key attribute's type must be 'S', 'N' or 'B'"))?;
     Ok((name.into_bytes().into_boxed_slice(), kind))
+}
+
+/// Place of the row, item, version, chain.
+type StoredRow = (usize, Option<PyBackedStr>, u64, PyBackedBytes);
+
+#[pyclass(name = "Settled", module = "replicator._core", frozen)]
+pub(super) struct PySettled(Settled);
+
+#[pymethods]
+impl PySettled {
+    #[getter]
+    fn later(&self) -> usize {
+        self.0.later
+    }
+
+    #[getter]
+    fn duplicates(&self) -> usize {
+        self.0.duplicates
+    }
+
+    #[getter]
+    fn superseded(&self) -> usize {
+        self.0.superseded
+    }
+
+    #[getter]
+    fn ambiguous(&self) -> usize {
+        self.0.ambiguous
+    }
+
+    #[getter]
+    fn rows(&self) -> Vec<usize> {
+        self.0.updates.iter().map(|update| update.row).collect()
+    }
+
+    #[getter]
+    fn items(&self) -> Vec<Option<&str>> {
+        self.0.updates.iter().map(|update| update.item.as_deref()).collect()
+    }
+
+    #[getter]
+    fn versions(&self) -> Vec<String> {
+        let text = |version: Version| {
+            let mut out = Vec::new();
+            version.write(&mut out);
+            String::from_utf8_lossy(&out).into_owned()
+        };
+        self.0.updates.iter().map(|update| text(update.version)).collect()
+    }
+
+    #[getter]
+    fn chains<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        self.0.updates.iter().map(|update| PyBytes::new(py, &update.chain)).collect()
+    }
 }
 
 #[pyclass(name = "Rows", module = "replicator._core", frozen)]
@@ -45,6 +102,11 @@ impl PyRows {
     }
 
     #[getter]
+    fn nbytes(&self) -> usize {
+        copy::nbytes(&self.0, 0, usize::MAX)
+    }
+
+    #[getter]
     fn rejections(&self) -> Vec<PyRejection> {
         rejections(&self.0.rejections)
     }
@@ -55,8 +117,22 @@ impl PyRows {
         PyBytes::new(py, &stream)
     }
 
-    fn copy_before<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| copy::before(&self.0)))
+    #[pyo3(signature = (lo=0, hi=None))]
+    fn arrays<'py>(&self, py: Python<'py>, lo: usize, hi: Option<usize>) -> Vec<Bound<'py, PyBytes>> {
+        let columns = py.detach(|| arrays::columns(&self.0, lo, hi.unwrap_or(usize::MAX)));
+        columns.iter().map(|column| PyBytes::new(py, column)).collect()
+    }
+
+    fn settle(&self, py: Python<'_>, stored: Vec<StoredRow>) -> PyResult<PySettled> {
+        if stored.iter().any(|one| one.0 >= self.0.rows.len()) {
+            return Err(PyIndexError::new_err("no such row"));
+        }
+        Ok(PySettled(py.detach(|| {
+            settle::settle(
+                &self.0,
+                stored.iter().map(|(row, item, us, chain)| Stored { row: *row, item: item.as_deref(), us: *us, chain }),
+            )
+        })))
     }
 
     fn record(&self, row: usize, code: &str, message: String) -> PyResult<PyRejection> {

@@ -85,8 +85,6 @@ pub struct Window {
     given_ms: i64,
     held_count: usize,
     held_bytes: usize,
-    /// Room for a number's text.
-    scratch: Vec<u8>,
     /// What was counted.
     pub counts: Counts,
 }
@@ -105,7 +103,6 @@ impl Window {
             given_ms: i64::MIN,
             held_count: 0,
             held_bytes: 0,
-            scratch: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -211,7 +208,7 @@ impl Window {
     }
 
     fn is_new(&mut self, view: View<'_>) -> bool {
-        let (id, fact) = (print::id(view), print::fact(view, print::key(view), &mut self.scratch));
+        let (id, fact) = (print::id(view), print::fact(view, print::key(view)));
         match (id, fact) {
             // A sequence number says all there is to say.
             (_, Some(fact)) if view.change.precision == Precision::Sequence => {
@@ -326,7 +323,7 @@ impl Window {
             _ => newest.event_us == change.event_us,
         };
         if tie {
-            let before = print::before(view, &mut self.scratch);
+            let before = print::before(view);
             before.is_some() && newest.after.is_some() && before != newest.after
         } else {
             change.event_us < newest.event_us
@@ -335,7 +332,7 @@ impl Window {
 
     fn remember(&mut self, view: View<'_>, key: u128) {
         let change = view.change;
-        let after = print::after(view, &mut self.scratch);
+        let after = print::after(view);
         self.memory.set_newest(key, Newest { event_us: change.event_us, precision: change.precision, after });
     }
 

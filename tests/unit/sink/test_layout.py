@@ -42,6 +42,7 @@ def test_columns_have_the_types_of_the_keys() -> None:
         "generation": "bigint",
         "version": "numeric",
         "deleted": "boolean",
+        "chain": "bytea",
     }
     assert [key.definition for key in table.keys] == [
         '"customer" text COLLATE "C" NOT NULL',
@@ -55,6 +56,7 @@ def test_columns_have_the_types_of_the_keys() -> None:
     [
         (["version"], ["key_version"]),
         (["item", "deleted"], ["key_item", "key_deleted"]),
+        (["chain", "ordinal"], ["key_chain", "key_ordinal"]),
         (["Item"], ["Item"]),
         (["ctid"], ["key_ctid"]),
         (["key_version"], ["key_version"]),

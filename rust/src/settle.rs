@@ -1,0 +1,87 @@
+//! Rows that a sink holds already, of the same instant: which of the two states is the last.
+//!
+//! In: rows of a batch, and for some of them what the sink stores (item, version, chain). Out: what to store instead,
+//! and how each was settled. Invariant: whatever the splits and the order of deliveries, what is stored once all of an
+//! instant's changes have arrived is the last of them, unless they end where they began (see [`crate::instant`]).
+
+use crate::dedupe::Rows;
+use crate::encode::copy;
+use crate::fingerprint::{self, GONE, UNKNOWN};
+use crate::instant::{Certainty, Chain};
+use crate::record::Version;
+
+/// What a sink stores of the key of a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// The row's place.
+    pub row: usize,
+    /// The item in plain JSON; None: it was deleted.
+    pub item: Option<&'a str>,
+    /// The version, UTC microseconds.
+    pub us: u64,
+    /// The chain.
+    pub chain: &'a [u8],
+}
+
+/// What to store instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The row's place.
+    pub row: usize,
+    /// The item in plain JSON; None: it is deleted.
+    pub item: Option<String>,
+    /// The version.
+    pub version: Version,
+    /// The chain.
+    pub chain: Vec<u8>,
+}
+
+/// What became of rows.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
+    /// Stored rows that change.
+    pub updates: Vec<Update>,
+    /// Rows that came after the stored state.
+    pub later: usize,
+    /// Rows that were stored already.
+    pub duplicates: usize,
+    /// Rows that came before the stored state.
+    pub superseded: usize,
+    /// Rows, later or superseded, that only the arrival put in order.
+    pub ambiguous: usize,
+}
+
+/// Settles rows with what is stored of the same keys and instants.
+pub fn settle<'a>(rows: &Rows, stored: impl IntoIterator<Item = Stored<'a>>) -> Settled {
+    let mut settled = Settled::default();
+    for one in stored {
+        settle_row(rows, one, &mut settled);
+    }
+    settled
+}
+
+fn settle_row(rows: &Rows, stored: Stored<'_>, settled: &mut Settled) {
+    let held = stored.item.map_or(GONE, |item| fingerprint::of_plain(item.as_bytes()).unwrap_or(UNKNOWN));
+    // A chain that can't be read isn't ours: then nothing is known but what is stored.
+    let mut chain = Chain::read(stored.chain, stored.us, || held).unwrap_or_default();
+    let item = (held, stored.item.unwrap_or_default().as_bytes().to_vec());
+    let links = rows.links(stored.row);
+    let Some(((state, item), certainty)) = chain.settle(item, &links, copy::items(rows, stored.row)) else {
+        settled.duplicates += 1;
+        return;
+    };
+    if state == held {
+        settled.superseded += 1;
+    } else {
+        settled.later += 1;
+    }
+    settled.ambiguous += usize::from(certainty == Certainty::Ambiguous);
+    let mut bytes = Vec::new();
+    chain.write(&mut bytes);
+    settled.updates.push(Update {
+        row: stored.row,
+        item: (state != GONE).then(|| String::from_utf8_lossy(&item).into_owned()),
+        version: Version::from_us(chain.us().max(stored.us)),
+        chain: bytes,
+    });
+}

@@ -394,10 +394,10 @@ class Rows:
 @final
 class Settled:
     """What to store in place of rows of the same instant, as parallel lists, and what
-    became of the rows given: each is `later` than what was stored, a duplicate or
-    superseded. Once all changes of an instant have come, in whatever order and splits,
-    the last one is what is stored; only where they end in the state in which they began
-    does the arrival decide, and the row is `ambiguous` too."""
+    became of the rows given: each is `later` than what was stored (or shows that another
+    was), a duplicate, or superseded. Once all changes of an instant have come, in whatever
+    order and splits, the last one is what is stored; only where they end in the state in
+    which they began does the arrival decide, and the row is `ambiguous` too."""
 
     @property
     def rows(self) -> list[int]: ...

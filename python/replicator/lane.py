@@ -220,7 +220,9 @@ class Lane:
         if result.filtered:
             stats.dropped["filtered_deletes"] += result.filtered
         if result.ambiguous:
-            log.warning("ambiguous_order", changes=result.ambiguous, action="the last to arrive stands")
+            log.warning(
+                "ambiguous_order", changes=result.ambiguous, action="the last to arrive stands"
+            )
         stats.dead_letters += len(result.dead_letters)
         stats.rejected.update(result.rejected_by_code)
         for letter in result.dead_letters:

@@ -192,13 +192,14 @@ impl Chain {
     }
 
     /// More links of the instant, with the items after them; `stored` is what lies beside the chain. Gives what should
-    /// lie there now, and how sure that is; None when there is no new link.
+    /// lie there now, whether one of the new links is the last, and how sure that is; None when there is none.
     pub fn settle(
         &mut self,
         stored: Item,
         links: &[Link],
         items: impl Iterator<Item = Item>,
-    ) -> Option<(Item, Certainty)> {
+    ) -> Option<(Item, bool, Certainty)> {
+        let known = self.links.len();
         if self.take(links) == 0 {
             return None;
         }
@@ -212,7 +213,7 @@ impl Chain {
             None => items[0].clone(),
         };
         self.keep_items(last.0, items.into_iter());
-        Some((last, certainty))
+        Some((last, index >= known, certainty))
     }
 
     /// Takes the links that aren't there yet. Says how many there were.
@@ -297,7 +298,7 @@ mod tests {
                 let mut chain = Chain::read(&self.chain, self.us, || self.item.0).unwrap();
                 match chain.settle(self.item.clone(), batch, items(batch)) {
                     None => self.duplicates += 1,
-                    Some((item, certainty)) => {
+                    Some((item, _, certainty)) => {
                         self.item = item;
                         self.ambiguous += usize::from(certainty == Certainty::Ambiguous);
                     }
@@ -448,6 +449,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn in_a_circle_what_is_exact_keeps_its_order() {
+        let links = links(&[2, 3, 4, 2], &[Some(100), Some(200), None]);
+        // The first can't be the last, whenever it arrives.
+        assert_eq!(last(&[links[2], links[1], links[0]]), (1, Certainty::Ambiguous));
+        assert_eq!(last(&[links[1], links[2], links[0]]), (1, Certainty::Ambiguous));
+        assert_eq!(last(&[links[0], links[1], links[2]]), (2, Certainty::Ambiguous));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Update {
 pub struct Settled {
     /// Stored rows that change.
     pub updates: Vec<Update>,
-    /// Rows that came after the stored state.
+    /// Rows that came after the stored state, or by which another is the last now.
     pub later: usize,
     /// Rows that were stored already.
     pub duplicates: usize,
@@ -66,15 +66,14 @@ fn settle_row(rows: &Rows, stored: Stored<'_>, settled: &mut Settled) {
     let mut chain = Chain::read(stored.chain, stored.us, || held).unwrap_or_default();
     let item = (held, stored.item.unwrap_or_default().as_bytes().to_vec());
     let links = rows.links(stored.row);
-    let Some(((state, item), certainty)) = chain.settle(item, &links, copy::items(rows, stored.row)) else {
+    let Some(((state, item), is_later, certainty)) = chain.settle(item, &links, copy::items(rows, stored.row)) else {
         settled.duplicates += 1;
         return;
     };
-    if state == held {
-        settled.superseded += 1;
-    } else {
-        settled.later += 1;
-    }
+    // One that isn't the last may still prove that another, which isn't stored, is.
+    let is_later = is_later || state != held;
+    settled.later += usize::from(is_later);
+    settled.superseded += usize::from(!is_later);
     settled.ambiguous += usize::from(certainty == Certainty::Ambiguous);
     let mut bytes = Vec::new();
     chain.write(&mut bytes);

@@ -88,11 +88,13 @@ fn write_deleted(out: &mut Vec<u8>, view: View<'_>) {
 
 /// The field `chain`.
 fn write_chain(out: &mut Vec<u8>, rows: &Rows, row: usize) {
-    let start = out.len();
+    let start = out.len() + 4;
     out.extend_from_slice(&[0; 4]);
     write_chain_bytes(out, rows, row);
-    let len = (out.len() - start - 4) as u32;
-    out[start..start + 4].copy_from_slice(&len.to_be_bytes());
+    let len = ((out.len() - start) as u32).to_be_bytes();
+    if let Some(place) = out.get_mut(start - 4..start) {
+        place.copy_from_slice(&len);
+    }
 }
 
 /// A row's chain.

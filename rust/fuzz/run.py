@@ -44,6 +44,14 @@ def seeds(target: str) -> Iterator[bytes]:
             for row in vectors("frames.json"):
                 body = base64.b64decode(row["body_base64"])
                 yield from (bytes([how]) + body for how in (0x00, 0x0A, 0x85))
+        case "answer":
+            kinesis = json.dumps({"Records": [{"Data": "e30=", "SequenceNumber": "1"}]}).encode()
+            yield b"\x00" + kinesis
+            yield from (b"\x00" + row["document"].encode() for row in vectors("documents.json"))
+            yield from (b"\x01" + row["document"].encode() for row in vectors("documents.json"))
+            # An aggregate's message: a partition key, and two records of one field each.
+            yield b"\x02\x0a\x01k" + b"\x1a\x06\x08\x00\x1a\x02{}" * 2
+            yield b"\x02" + b"\x1a\x44\x08\x00\x1a\x40" + b"{}" * 32
         case "document":
             yield from (row["document"].encode() for row in vectors("documents.json"))
         case "order":

@@ -7,7 +7,7 @@
 //!    [`aggregate`] takes apart what a producer put together. ([`document`] does the same for files.)
 //! 2. [`record`] reads one record's envelope, comparing with a [`template`] what a table's records share;
 //!    [`value`] checks its images and, in the same pass, writes the new one as plain JSON; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of
-//!    them walk the bytes with [`scan`].
+//!    them walk the bytes with [`scan`]; [`escape`] undoes a string's escapes.
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
 //!    For log sinks [`window`] holds changes until they are in order, and knows those that came before.
@@ -25,6 +25,7 @@ pub mod dedupe;
 pub mod document;
 pub mod encode;
 pub mod error;
+pub mod escape;
 pub mod frame;
 pub mod key;
 pub mod number;

@@ -1,0 +1,70 @@
+//! The escapes of JSON strings, undone.
+//!
+//! In: the body of a string that [`crate::scan`] has checked. Out: its bytes, or an iterator of them for whoever only
+//! compares. Invariant: a pair of surrogates is one character; nothing is read past the body.
+
+use crate::error::{Code, Fault};
+use crate::scan::byte;
+
+/// Four hexadecimal digits.
+pub(crate) fn hex4(b: &[u8], at: usize) -> Result<u32, Fault> {
+    let mut value = 0;
+    for i in at..at + 4 {
+        let digit = char::from(byte(b, i)).to_digit(16).ok_or(Fault::new(Code::MalformedJson, i))?;
+        value = value << 4 | digit;
+    }
+    Ok(value)
+}
+
+/// A checked string body without its escapes.
+#[cold]
+pub fn unescaped(raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len());
+    out.extend(unescaping(raw));
+    out
+}
+
+/// The bytes of a checked string body without its escapes.
+pub fn unescaping(raw: &[u8]) -> impl Iterator<Item = u8> {
+    let mut at = 0;
+    let (mut character, mut given, mut len) = ([0; 4], 0, 0);
+    std::iter::from_fn(move || {
+        if given == len {
+            match *raw.get(at)? {
+                b'\\' => {
+                    let found;
+                    (found, at) = escaped_character(raw, at + 1);
+                    (given, len) = (0, found.encode_utf8(&mut character).len());
+                }
+                plain => {
+                    at += 1;
+                    return Some(plain);
+                }
+            }
+        }
+        given += 1;
+        Some(character[given - 1])
+    })
+}
+
+/// The character of a checked escape, from behind its backslash, and the place behind it.
+fn escaped_character(raw: &[u8], at: usize) -> (char, usize) {
+    let character = match byte(raw, at) {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => {
+            let (mut code, mut end) = (hex4(raw, at + 1).unwrap_or(0), at + 5);
+            if (0xD800..=0xDBFF).contains(&code) {
+                let low = hex4(raw, end + 2).unwrap_or(0);
+                code = 0x10000 + ((code - 0xD800) << 10) + (low & 0x3FF);
+                end += 6;
+            }
+            return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), end);
+        }
+        other => char::from(other),
+    };
+    (character, at + 1)
+}

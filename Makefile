@@ -57,7 +57,7 @@ test: $(KAFKA) $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product
 	cargo test --locked --release --no-default-features
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(EXTENSION) ## Ratios measured side by side; ARGS="core|end-to-end --output json --quick"
+bench: $(EXTENSION) ## Ratios measured side by side; ARGS="core|ingest|end-to-end --output json --quick"
 	@$(BIN)/python -m bench.run $(ARGS)
 
 fuzz: $(ENVIRONMENT) ## Fuzzes the core with a nightly compiler and cargo-fuzz; ARGS="kinesis_record 600" (seconds)

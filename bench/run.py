@@ -1,6 +1,6 @@
 """`make bench`: what the product does, beside what it is measured by, in one run.
 
-    python -m bench.run [core] [end-to-end] [kafka] [compress] [--output text|json] [--quick]
+    python -m bench.run [PART ...] [--output text|json] [--quick]
 
 Rates are higher-is-better. With `--output json` the last line of stdout is one JSON object, and the
 tables go to stderr.
@@ -18,7 +18,7 @@ from bench import records
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "end-to-end", "kafka", "compress")
+PARTS = ("core", "ingest", "end-to-end", "kafka", "compress", "patterns")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +50,42 @@ def _core_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table
         ratio = result.rates["ours"] / result.rates["orjson.loads"]
         cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in _CORE]
         _line(out, shape, *cells, f"{ratio:.2f}")
+        report[shape] = {"unit": "MB/s", **result.rates}
+    return report
+
+
+def _ingest_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+    from bench import ingest  # noqa: PLC0415 - see above
+
+    report: Report = {}
+    for place, measure, names in (
+        ("in memory", ingest.measure_in_memory, _INGEST_MEMORY),
+        ("over HTTP", ingest.measure_over_http, _INGEST_HTTP),
+    ):
+        _line(out, f"ingest {place}, records/s", *names, "x stock+orjson", "x floor's time")
+        for shape in records.SHAPES:
+            for way, result in measure(shape, is_quick=is_quick):
+                rates = result.rates
+                cells = [f"{rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in names]
+                ratio = rates["ours to COPY"] / rates["stock+orjson"]
+                above = rates["floor"] / rates["ours to COPY"] if "floor" in rates else None
+                _line(
+                    out, f"{shape} {way}", *cells, f"{ratio:.2f}", f"{above:.2f}" if above else ""
+                )
+                report[f"{shape} {way} {place}"] = {"unit": "records/s", **rates}
+    return report
+
+
+def _patterns_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import patterns  # noqa: PLC0415 - see above
+
+    report = {}
+    for shape in records.SHAPES:
+        result = patterns.measure(shape, is_quick=is_quick)
+        _line(out, f"patterns, {shape}", "MB/s of input", "time / decoding's")
+        for name, rate in result.rates.items():
+            share = result.rates["decode"] / rate
+            _line(out, f"  {name}", f"{rate:.0f} (+{result.spreads[name]:.0%})", f"{share:.2f}")
         report[shape] = {"unit": "MB/s", **result.rates}
     return report
 
@@ -120,10 +156,14 @@ def _compress_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see
 
 
 _CORE = ("ours", "orjson.loads", "orjson+TypeDeserializer")
+_INGEST_MEMORY = ("stock", "stock+orjson", "ours to payloads", "ours to COPY")
+_INGEST_HTTP = ("stock+orjson", "floor", "ours to COPY")
 _END_TO_END = ("ours", "ready-made")
 _KAFKA = ("ours", "aiokafka")
 _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
     "core": _core_part,
+    "ingest": _ingest_part,
+    "patterns": _patterns_part,
     "end-to-end": _end_to_end_part,
     "kafka": _kafka_part,
     "compress": _compress_part,
@@ -131,7 +171,7 @@ _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
 
 
 def _line(out: TextIO, first: str, *cells: str) -> None:
-    print(f"{first:<22}" + "".join(f"{cell:>26}" for cell in cells), file=out, flush=True)
+    print(f"{first:<30}" + "".join(f"{cell:>26}" for cell in cells), file=out, flush=True)
 
 
 if __name__ == "__main__":

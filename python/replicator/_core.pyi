@@ -23,6 +23,8 @@ __all__ = [
     "ChangeBatch",
     "EventStream",
     "KafkaBatch",
+    "Pattern",
+    "Projection",
     "Records",
     "Rejection",
     "Rows",
@@ -156,6 +158,53 @@ class EventStream:
         """Bytes of an unfinished frame; not 0 at the end of a body means it was cut."""
 
 @final
+class Pattern:
+    """Event patterns as EventBridge and Lambda's `FilterCriteria` write them, compiled:
+    a change matches when one of them does. Over all members of a record, images in
+    DynamoDB's typed form: `{"dynamodb": {"NewImage": {"price": {"N": [{"numeric": [">", 10]}]}}}}`.
+
+    Operators: exact values, `prefix`, `suffix` (both also `{"equals-ignore-case": …}`),
+    `equals-ignore-case`, `wildcard`, `anything-but` (a value or one of these, or lists of
+    them), `numeric`, `exists`, `cidr`, `$or`. A list or set matches when an element does;
+    what is asked of a list together must hold in one element together.
+
+    Unlike AWS, numbers are compared with `N` and `NS` as numbers, exactly; `exists` also
+    sees attributes (in any type), maps, lists and images; and what no record can match is
+    an error. At most 64 KiB a pattern, 128 alternatives in all after `$or` multiplied out."""
+
+    def __new__(cls, patterns: str | Sequence[str]) -> Pattern:
+        """Each a JSON text; several are alternatives. Raises ValueError that names the
+        place in the pattern and says what to write."""
+    @property
+    def names(self) -> list[str]:
+        """What they speak of: `eventName`, `dynamodb.NewImage`, …, sorted."""
+
+@final
+class Projection:
+    r"""What a sink may see of images. A path is an attribute's name, or names joined by dots
+    into maps; a list stands for each of its elements; `\.` is a dot and `\\` a backslash of
+    a name. Where a path ends at what is neither map nor list it says nothing of it.
+
+    `include` keeps these only (and the key), `exclude` leaves out, `mask` writes the text
+    `***` (it tells that a value was there, which NULL wouldn't), `hash` the HMAC-SHA-256 of
+    the value with its type in hexadecimal: equal values have equal hashes in any spelling."""
+
+    def __new__(
+        cls,
+        *,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        mask: Sequence[str] = (),
+        hash: Sequence[str] = (),  # noqa: A002 - one word for one thing
+        key: bytes | None = None,
+    ) -> Projection:
+        """Raises ValueError for paths that contradict each other, and for a hash without a
+        key of at least 16 bytes."""
+    def check(self, keys: Sequence[str]) -> None:
+        """Raises ValueError when it would change one of these attributes of a key, which
+        sinks need as they are."""
+
+@final
 class Answer:
     """An answer of GetRecords: of Kinesis
     (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html), or of DynamoDB
@@ -192,7 +241,7 @@ class ChangeBatch:
         """Memory held in bytes, undecoded bytes included."""
     @property
     def records(self) -> int:
-        """Records decoded: changes + duplicates + rejections."""
+        """Records decoded: changes + filtered + duplicates + rejections."""
     @property
     def duplicates(self) -> int:
         """Exact duplicates taken out: the same `eventID`, or equal key,
@@ -204,6 +253,9 @@ class ChangeBatch:
     @property
     def late(self) -> int:
         """Changes that a window marked late; JSON lines say `"late":true` of them."""
+    @property
+    def filtered(self) -> int:
+        """Changes that `filter` left out."""
     @property
     def rejections(self) -> list[Rejection]: ...
     @property
@@ -224,10 +276,26 @@ class ChangeBatch:
     def concat(batches: Sequence[ChangeBatch]) -> ChangeBatch:
         """One batch over several (of several shards, say), ordered and deduped
         across them, sharing their memory. `Rejection.part` is the index in `batches`."""
-    def newest(self, table: str, keys: Sequence[tuple[str, Literal["S", "N", "B"]]]) -> Rows:
+    def newest(
+        self,
+        table: str,
+        keys: Sequence[tuple[str, Literal["S", "N", "B"]]],
+        pattern: Pattern | None = None,
+        projection: Projection | None = None,
+    ) -> Rows:
         """The newest change per key of one table: what a state sink writes. A change
         that doesn't have exactly these key attributes in these types, or whose new
-        image is missing though it is no REMOVE, goes to `Rows.rejections`."""
+        image is missing though it is no REMOVE, goes to `Rows.rejections`. With a
+        pattern, a change whose new image doesn't match is a delete (of its version);
+        with a projection, rows are what it shows. Raises ValueError when the pattern
+        speaks of more than `dynamodb.Keys` and `NewImage`, or the projection of a key."""
+    def filter(self, pattern: Pattern) -> ChangeBatch:
+        """Without the changes that don't match: what a log sink writes. Those left out are
+        counted in `filtered`, and still decide the order of others in a later `concat`."""
+    def project(self, projection: Projection) -> ChangeBatch:
+        """With both images as a sink may see them, for every form. Order, duplicates,
+        patterns and `Rejection.raw` go by the images as they came. A change whose key
+        would be changed goes to `rejections`. Raises ValueError beyond 4 GiB."""
     def json_lines(
         self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
     ) -> bytes:
@@ -292,6 +360,9 @@ class Rows:
     def __len__(self) -> int: ...
     @property
     def deletes(self) -> int: ...
+    @property
+    def filtered(self) -> int:
+        """Deletes among them that are no REMOVE: their new image doesn't match the pattern."""
     @property
     def folded(self) -> int:
         """Changes left out because a newer one of the same key is here."""

@@ -12,6 +12,7 @@
 
 use crate::aggregate;
 use crate::error::{Code, Fault};
+use crate::extent::extent;
 use crate::number::Number;
 use crate::records::Records;
 use crate::scan::{self, Text, byte};
@@ -186,25 +187,27 @@ fn read_element(b: &[u8], at: usize, records: &mut Records) -> Result<usize, Fau
             created_ms = seconds_as_ms(&b[at..end]);
             Ok(end)
         }
-        _ => scan::extent(b, at),
+        _ => extent(b, at),
     };
     let walked = match byte(b, at) {
         b'{' => scan::object(b, at, |name, at| match byte(b, at) {
             b'{' if name == b"dynamodb" => scan::object(b, at, &mut dynamodb),
-            _ => scan::extent(b, at),
+            _ => extent(b, at),
         }),
-        _ => scan::extent(b, at),
+        _ => extent(b, at),
     };
     // What isn't JSON inside may still have an end: then it is this record alone that decoding refuses.
-    let end = walked.or_else(|_| scan::extent(b, at))?;
+    let end = walked.or_else(|_| extent(b, at))?;
     records.push(&b[at..end], &number.bytes(b), created_ms, 0).map_err(|_| malformed(at))?;
     Ok(end)
 }
 
 /// Epoch seconds, as text, in milliseconds.
 pub fn seconds_as_ms(text: &[u8]) -> Option<i64> {
-    // Epoch seconds with three decimals: what the service writes.
-    if let Some((seconds, [b'.', decimals @ ..])) = text.split_at_checked(10)
+    // Ten digits, and up to three decimals: what the services write.
+    if let Some((seconds, rest)) = text.split_at_checked(10)
+        && let [] | [b'.', ..] = rest
+        && let decimals = rest.get(1..).unwrap_or(&[])
         && decimals.len() <= 3
         && seconds.iter().chain(decimals).all(u8::is_ascii_digit)
     {
@@ -258,6 +261,7 @@ mod tests {
             ("1706542773.915", Some(1_706_542_773_915)),
             ("1706542773.9", Some(1_706_542_773_900)),
             ("1706542773", Some(1_706_542_773_000)),
+            ("-170654277", Some(-170_654_277_000)),
             ("1.706542773915E9", Some(1_706_542_773_915)),
             ("1706542773.9159", Some(1_706_542_773_915)),
             ("0", Some(0)),

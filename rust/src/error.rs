@@ -58,6 +58,7 @@ codes! {
     InvalidSequenceNumber "invalid_sequence_number" "The SequenceNumber is no text of 1 to 40 digits."
     KeyMismatch "key_mismatch" "The key attributes differ in name or type from those the table has."
     MissingNewImage "missing_new_image" "The change writes an item, but carries no new image."
+    ProjectedKey "projected_key" "The projection would leave out, mask or hash an attribute of the key."
 }
 
 /// A code and the byte of the record where it was noticed.

@@ -11,7 +11,8 @@
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
 //!    For log sinks [`window`] holds changes until they are in order, and knows those that came before.
-//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Kafka's record batches; [`compress`]
+//! 5. [`filter`] tells which changes a sink wants, [`project`] which attributes it may see, masked or hashed.
+//! 6. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Kafka's record batches; [`compress`]
 //!    makes them small.
 //!
 //! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
@@ -26,9 +27,12 @@ pub mod document;
 pub mod encode;
 pub mod error;
 pub mod escape;
+pub mod extent;
+pub mod filter;
 pub mod frame;
 pub mod key;
 pub mod number;
+pub mod project;
 pub mod record;
 pub mod records;
 pub mod scan;

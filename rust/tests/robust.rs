@@ -9,8 +9,10 @@ use _core::dedupe::Rows;
 use _core::document;
 use _core::encode::copy;
 use _core::encode::json::{Form, lines};
+use _core::filter::{Pattern, leave_out};
 use _core::frame::EventStream;
 use _core::key::KeyType;
+use _core::project::Projection;
 use _core::records::Records;
 use proptest::prelude::*;
 
@@ -25,6 +27,15 @@ fn seeds() -> Vec<Vec<u8>> {
         seeds.extend(all.iter().filter_map(|v| Some(v["document"].as_str()?.as_bytes().to_vec())));
     }
     seeds
+}
+
+/// The texts of all patterns, good and bad.
+fn patterns() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/patterns.json");
+    let all: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let good = all["patterns"].as_array().unwrap().iter().flat_map(|v| v["patterns"].as_array().unwrap());
+    let bad = all["errors"].as_array().unwrap().iter().map(|v| v["pattern"].as_str().unwrap().to_owned());
+    good.map(ToString::to_string).chain(bad).map(String::into_bytes).collect()
 }
 
 fn bodies() -> Vec<Vec<u8>> {
@@ -120,13 +131,21 @@ fn exercise(payloads: &[Vec<u8>]) {
         }
         assert_eq!(count, all.order.len());
     }
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let (mask, hash) = (names(&["name", "Price"]), names(&["Stock", "a.b"]));
+    let projection = Projection::new(None, &names(&["SKU"]), &mask, &hash, b"0123456789abcdef").unwrap();
+    let projected = projection.apply(&all).unwrap();
+    assert_eq!(projected.records(), all.records());
+    for line in lines(&projected, Form::Plain).split(|&c| c == b'\n').filter(|line| !line.is_empty()) {
+        assert!(serde_json::from_slice::<serde_json::Value>(line).is_ok(), "{:?}", String::from_utf8_lossy(line));
+    }
     for view in all.views() {
         assert!(serde_json::from_slice::<serde_json::Value>(&payloads[view.change.record as usize]).is_ok());
     }
     let rows = Rows::newest(Arc::clone(&batch), "t", vec![((*b"id").into(), KeyType::S)]);
     assert!(rows.rows.len() + rows.folded + rows.rejections.len() <= batch.order.len());
     assert!(copy::stream(&rows, 0, usize::MAX).ends_with(b"\xff\xff"));
-    let less = rows.without(&(0..rows.rows.len()).collect::<Vec<_>>());
+    let less = rows.without(&(0..rows.rows.len()).collect::<Vec<_>>()).unwrap();
     assert_eq!(less.rows.len() + less.folded + rows.rows.len(), rows.rows.len() + rows.folded);
     let twice = ChangeBatch::concat(&[Arc::clone(&batch), Arc::clone(&batch)]);
     assert!(twice.order.len() >= batch.order.len() && twice.order.len() <= 2 * batch.order.len());
@@ -156,6 +175,24 @@ proptest! {
         let records = document::read(&data).unwrap();
         let payloads: Vec<_> = (0..records.len()).map(|i| records.payload(i).to_vec()).collect();
         exercise(&payloads);
+    }
+
+    #[test]
+    fn any_pattern(
+        text in (prop::sample::select(patterns()), edits()).prop_map(|(seed, edits)| edited(seed, &edits)),
+        payloads in prop::collection::vec(any_record(), 1..4),
+    ) {
+        let Ok(pattern) = Pattern::compile(&[&String::from_utf8_lossy(&text)]) else { return Ok(()) };
+        let mut records = Records::default();
+        for payload in &payloads {
+            records.push(payload, b"", None, 0).unwrap();
+        }
+        let batch = Arc::new(decode(Arc::new(records), Some("t"), true));
+        let kept = leave_out(&batch, &pattern);
+        prop_assert_eq!(kept.order.len() + kept.hidden.len(), batch.order.len());
+        let columns = vec![((*b"id").into(), KeyType::S)];
+        let rows = Rows::shown(Arc::clone(&batch), "t", columns, Some(Arc::new(pattern)), None).unwrap();
+        prop_assert!(rows.filtered <= rows.deletes && rows.deletes <= rows.rows.len());
     }
 
     #[test]

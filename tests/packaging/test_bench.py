@@ -24,6 +24,7 @@ pytestmark = [
     ("part", "unit", "variants"),
     [
         ("core", "MB/s", {"ours", "orjson.loads", "orjson+TypeDeserializer"}),
+        ("ingest", "records/s", {"stock+orjson", "ours to COPY"}),
         ("end-to-end", "records/s", {"ours", "ready-made"}),
     ],
 )
@@ -38,10 +39,10 @@ def test_the_last_line_is_one_object(part: str, unit: str, variants: set[str]) -
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert set(report) == {part}
-    assert set(report[part]) == set(records.SHAPES)
+    assert {name.split()[0] for name in report[part]} == set(records.SHAPES)
     for rates in report[part].values():
         assert rates.pop("unit") == unit
-        assert set(rates) == variants
+        assert set(rates) >= variants
         assert all(rate > 0 for rate in rates.values())
     assert "small" in done.stderr, "the tables go to stderr then"
 

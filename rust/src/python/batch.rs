@@ -6,6 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use super::filter::{PyPattern, PyProjection, of_items};
 use super::kafka::PyKafkaBatch;
 use super::records::PyRecords;
 use super::rows::{PyRows, column};
@@ -14,6 +15,7 @@ use crate::compress::Codec;
 use crate::dedupe::Rows;
 use crate::encode::json::{self, Form};
 use crate::encode::kafka::{self, Options};
+use crate::filter;
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
 pub(super) struct PyRejection(pub(super) change::Rejection);
@@ -154,10 +156,39 @@ impl PyChangeBatch {
         Self(Arc::new(py.detach(|| ChangeBatch::concat(&batches))))
     }
 
-    fn newest(&self, py: Python<'_>, table: &str, keys: Vec<(String, String)>) -> PyResult<PyRows> {
+    #[pyo3(signature = (table, keys, pattern=None, projection=None))]
+    fn newest(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        keys: Vec<(String, String)>,
+        pattern: Option<&Bound<'_, PyPattern>>,
+        projection: Option<&Bound<'_, PyProjection>>,
+    ) -> PyResult<PyRows> {
         let columns = keys.into_iter().map(column).collect::<PyResult<Vec<_>>>()?;
+        let pattern = of_items(pattern)?;
+        let projection = projection.map(|projection| Arc::clone(&projection.get().0));
+        if let Some(projection) = &projection {
+            let names = columns.iter().map(|(name, _)| &**name);
+            projection.check(names).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        }
         let batch = Arc::clone(&self.0);
-        Ok(PyRows(Arc::new(py.detach(|| Rows::newest(batch, table, columns)))))
+        Ok(PyRows(Arc::new(py.detach(|| Rows::shown(batch, table, columns, pattern, projection))?)))
+    }
+
+    #[getter]
+    fn filtered(&self) -> usize {
+        self.0.hidden.len()
+    }
+
+    fn filter(&self, py: Python<'_>, pattern: &Bound<'_, PyPattern>) -> Self {
+        let pattern = Arc::clone(&pattern.get().0);
+        Self(Arc::new(py.detach(|| filter::leave_out(&self.0, &pattern))))
+    }
+
+    fn project(&self, py: Python<'_>, projection: &Bound<'_, PyProjection>) -> PyResult<Self> {
+        let projection = &projection.get().0;
+        Ok(Self(Arc::new(py.detach(|| projection.apply(&self.0))?)))
     }
 
     #[pyo3(signature = (form="plain"))]

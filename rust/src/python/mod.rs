@@ -8,6 +8,7 @@
 
 mod batch;
 mod compress;
+mod filter;
 mod kafka;
 mod records;
 mod rows;
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use self::batch::{PyChangeBatch, PyRejection, decode};
+use self::filter::{PyPattern, PyProjection};
 use self::kafka::PyKafkaBatch;
 use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::PyRows;
@@ -52,6 +54,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
     module.add_class::<PyWindow>()?;
+    module.add_class::<PyPattern>()?;
+    module.add_class::<PyProjection>()?;
     module.add_class::<PyKafkaBatch>()?;
     module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)

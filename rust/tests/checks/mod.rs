@@ -15,10 +15,12 @@ use _core::dedupe::Rows;
 use _core::document as documents;
 use _core::encode::copy;
 use _core::encode::json::{Form, lines};
+use _core::filter::{self, Pattern};
 use _core::frame::{EventStream, ShardEvent};
 use _core::key::KeyType;
 use _core::record::Precision;
 use _core::records::Records;
+use _core::scan;
 use md5::{Digest, Md5};
 
 use self::json::{NUMBER, Node, parse};
@@ -28,12 +30,13 @@ use self::oracle::Change;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Check); 6] = [
+pub const TARGETS: [(&str, Check); 7] = [
     ("answer", answer),
     ("document", document),
     ("frames", frames),
     ("kinesis_record", kinesis_record),
     ("order", order),
+    ("pattern", pattern),
     ("streams_record", streams_record),
 ];
 
@@ -442,6 +445,35 @@ fn member_text(node: &Node, wanted: &str) -> String {
         _ => None,
     });
     texts.next_back().unwrap_or_default()
+}
+
+/// A pattern, a NUL, and a record that it may match.
+pub fn pattern(data: &[u8]) {
+    let Some(at) = data.iter().position(|&c| c == 0) else { return };
+    let (Ok(text), record) = (std::str::from_utf8(&data[..at]), &data[at + 1..]) else { return };
+    let Ok(one) = Pattern::compile(&[text]) else { return };
+    assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "a pattern is JSON");
+    let batch = decode(packed([record]), Some("t"), true);
+    let matches = |pattern: &Pattern, batch: &ChangeBatch| {
+        let mut matcher = pattern.matcher();
+        batch.views().map(|view| matcher.matches(view)).collect::<Vec<_>>()
+    };
+    let found = matches(&one, &batch);
+    // Asked twice, and beside others that it says nothing of, it answers the same.
+    assert_eq!(Pattern::compile(&[text, text]).map(|both| matches(&both, &batch)), Ok(found.clone()));
+    let mut compact = Vec::new();
+    if !found.is_empty() {
+        scan::compact(record, &mut compact);
+        assert_eq!(matches(&one, &decode(packed([&compact[..]]), Some("t"), true)), found, "blanks say nothing");
+    }
+    let twice = decode(packed([record, USUAL.as_bytes(), record]), Some("t"), true);
+    let answers = matches(&one, &twice);
+    if let [alone] = found[..] {
+        assert_eq!((answers[0], answers[2]), (alone, alone), "neighbours say nothing");
+    }
+    let less = filter::leave_out(&twice, &one);
+    assert_eq!(less.order.len(), answers.iter().filter(|matches| **matches).count());
+    assert_eq!(less.order.len() + less.hidden.len(), twice.order.len());
 }
 
 /// A small history, three bytes a change; whatever its order of arrival and its cuts, where nothing is ambiguous

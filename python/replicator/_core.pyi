@@ -251,11 +251,11 @@ class ChangeBatch:
         """Changes of one key at one instant whose images form no single chain;
         they follow the order of arrival."""
     @property
-    def late(self) -> int:
-        """Changes that a window marked late; JSON lines say `"late":true` of them."""
-    @property
     def filtered(self) -> int:
         """Changes that `filter` left out."""
+    @property
+    def late(self) -> int:
+        """Changes that a window marked late; JSON lines say `"late":true` of them."""
     @property
     def rejections(self) -> list[Rejection]: ...
     @property

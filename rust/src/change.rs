@@ -129,8 +129,7 @@ impl Part {
         self.changes.get(index as usize).map_or(0, |change| size_of::<Change>() + payload(change))
     }
 
-    /// A part of its own with copies of these changes only, of one that wasn't derived. (Their records are numbered
-    /// anew.)
+    /// A part of its own with copies of these changes only. (Their records are numbered anew.)
     pub(crate) fn picked(&self, indexes: &[u32]) -> Self {
         let chosen = || indexes.iter().filter_map(|&index| self.changes.get(index as usize));
         let sum = |of: fn(&Change) -> usize| chosen().map(of).sum();
@@ -144,8 +143,10 @@ impl Part {
             projected: None,
             original: None,
         };
-        let mut keys = Vec::with_capacity(sum(|change| change.key.len as usize));
-        let mut plain = Vec::with_capacity(sum(|change| change.plain.len as usize));
+        let (mut keys, mut plain) = (
+            Vec::with_capacity(sum(|change| change.key.len as usize)),
+            Vec::with_capacity(sum(|change| change.plain.len as usize)),
+        );
         for change in chosen() {
             let (start, record) = (records.arena().len() as u32, records.len() as u32);
             if records.push_copy(&self.records, change.record as usize).is_err() {
@@ -450,19 +451,6 @@ impl ChangeBatch {
         all
     }
 
-    /// A batch of changes of these parts, given in order of arrival; the parts are `part` 0, 1, 2 of a rejection.
-    pub(crate) fn gathered(parts: Vec<Arc<Part>>, refs: Vec<Ref>) -> Self {
-        let mut batch = Self::concat(&[]);
-        for (origin, part) in parts.iter().enumerate() {
-            let map = part.tables.iter().map(|name| batch.table(name)).collect();
-            batch.origins.push(origin as u32);
-            batch.maps.push(map);
-        }
-        batch.parts = parts;
-        batch.arrange(refs);
-        batch
-    }
-
     /// The batch with these changes made deletes. What was decoded stays their original.
     pub(crate) fn with_deletes(&self, refs: &[Ref]) -> Self {
         let mut made: Vec<Option<Part>> = self.parts.iter().map(|_| None).collect();
@@ -476,6 +464,19 @@ impl ChangeBatch {
         }
         let parts = self.parts.iter().zip(made).map(|(from, made)| made.map_or(Arc::clone(from), Arc::new)).collect();
         Self { parts, ..self.clone() }
+    }
+
+    /// A batch of changes of these parts, given in order of arrival; the parts are `part` 0, 1, 2 of a rejection.
+    pub(crate) fn gathered(parts: Vec<Arc<Part>>, refs: Vec<Ref>) -> Self {
+        let mut batch = Self::concat(&[]);
+        for (origin, part) in parts.iter().enumerate() {
+            let map = part.tables.iter().map(|name| batch.table(name)).collect();
+            batch.origins.push(origin as u32);
+            batch.maps.push(map);
+        }
+        batch.parts = parts;
+        batch.arrange(refs);
+        batch
     }
 
     fn table(&mut self, name: &Arc<str>) -> u32 {
@@ -509,7 +510,10 @@ impl ChangeBatch {
         let part = &self.parts[r.part as usize];
         let change = &part.changes[r.index as usize];
         let table = self.maps[r.part as usize].get(change.table as usize).copied().unwrap_or(NO_TABLE);
-        let late = !self.late.is_empty() && self.late.binary_search(&r).is_ok();
+        let late = !self.late.is_empty() && {
+            let place = |other: &Ref| (other.part, other.index).cmp(&(r.part, r.index));
+            self.late.binary_search_by(place).is_ok()
+        };
         View { part, change, index: r.index, table, late }
     }
 

@@ -6,8 +6,28 @@
 use crate::error::{Code, Fault};
 use crate::scan::byte;
 
-/// Four hexadecimal digits.
-pub(crate) fn hex4(b: &[u8], at: usize) -> Result<u32, Fault> {
+/// Length of the escape that begins at this backslash; a surrogate pair is one escape.
+#[inline]
+pub fn length(b: &[u8], at: usize) -> Result<usize, Fault> {
+    match byte(b, at + 1) {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(2),
+        b'u' => match hex4(b, at + 2)? {
+            0xD800..=0xDBFF => {
+                if byte(b, at + 6) == b'\\' && byte(b, at + 7) == b'u' && (0xDC00..=0xDFFF).contains(&hex4(b, at + 8)?)
+                {
+                    Ok(12)
+                } else {
+                    Err(Fault::new(Code::LoneSurrogate, at))
+                }
+            }
+            0xDC00..=0xDFFF => Err(Fault::new(Code::LoneSurrogate, at)),
+            _ => Ok(6),
+        },
+        _ => Err(Fault::new(Code::MalformedJson, at)),
+    }
+}
+
+fn hex4(b: &[u8], at: usize) -> Result<u32, Fault> {
     let mut value = 0;
     for i in at..at + 4 {
         let digit = char::from(byte(b, i)).to_digit(16).ok_or(Fault::new(Code::MalformedJson, i))?;
@@ -67,4 +87,30 @@ fn escaped_character(raw: &[u8], at: usize) -> (char, usize) {
         other => char::from(other),
     };
     (character, at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::string;
+
+    #[test]
+    fn undoes_escapes_and_refuses_halves_of_pairs() {
+        let text = br#"a\"\\\/\b\f\n\r\t\u00e9\u4e2d\ud83d\ude00z""#;
+        let found = string(text, 0).unwrap();
+        assert_eq!(found.text(text), "a\"\\/\u{8}\u{c}\n\r\té中😀z");
+        for (text, code) in [
+            (&br#"\ud83d""#[..], Code::LoneSurrogate),
+            (br#"\ude00""#, Code::LoneSurrogate),
+            (br#"\ud83d\u0041""#, Code::LoneSurrogate),
+            (br#"\ud83d\u00""#, Code::MalformedJson),
+            (br#"\x""#, Code::MalformedJson),
+            (br"\", Code::MalformedJson),
+            (b"abc", Code::MalformedJson),
+            (b"a\nb\"", Code::ControlCharacter),
+            (b"a\0b\"", Code::ControlCharacter),
+        ] {
+            assert_eq!(string(text, 0).unwrap_err().code, code, "{text:?}");
+        }
+    }
 }

@@ -53,9 +53,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyAnswer>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
-    module.add_class::<PyWindow>()?;
     module.add_class::<PyPattern>()?;
     module.add_class::<PyProjection>()?;
+    module.add_class::<PyWindow>()?;
     module.add_class::<PyKafkaBatch>()?;
     module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)

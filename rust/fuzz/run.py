@@ -14,48 +14,81 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 VECTORS = ROOT / "tests" / "vectors"
 BUILD = ROOT / "target" / "fuzz" / "build"
-TARGETS = sorted(path.stem for path in (HERE / "fuzz_targets").glob("*.rs"))
 INPUT_BYTES_MAX = 4096
 KEPT_BYTES_MAX = 24_000
 
 
-def vectors(name: str) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = json.loads((VECTORS / name).read_text("utf-8"))
-    return rows
+def vectors(name: str) -> Any:
+    return json.loads((VECTORS / name).read_text("utf-8"))
+
+
+def frames() -> Iterator[bytes]:
+    for row in vectors("frames.json"):
+        body = base64.b64decode(row["body_base64"])
+        yield from (bytes([how]) + body for how in (0x00, 0x0A, 0x85))
+
+
+def documents() -> Iterator[bytes]:
+    yield from (row["document"].encode() for row in vectors("documents.json"))
+
+
+def answers() -> Iterator[bytes]:
+    for kind in (b"\x00", b"\x01"):
+        yield from (kind + document for document in documents())
+        bodies = (row for row in vectors("answers.json") if row.get("body") is not None)
+        yield from (kind + row["body"].encode() for row in bodies)
+    # Messages of aggregates: a partition key, and records of their data alone.
+    yield b"\x02\x0a\x01k" + b"\x1a\x06\x08\x00\x1a\x02{}" * 2
+    yield b"\x02" + b"\x1a\x44\x08\x00\x1a\x40" + b"{}" * 32
+
+
+def orders() -> Iterator[bytes]:
+    # Key, instant and precision; old and new state; which copy it is.
+    yield bytes([2, 4, 0, 2, 9, 0, 2, 14, 0, 2, 3, 0])
+    yield bytes([2, 4, 0, 2, 1, 0, 2, 4, 1, 3, 8, 0, 3, 8, 1])
+    yield bytes([0, 4, 0, 2, 9, 0, 8, 6, 0, 10, 11, 2])
+
+
+def patterns() -> Iterator[bytes]:
+    found = vectors("patterns.json")
+    for row in found["patterns"]:
+        record = json.dumps(found["records"][row["record"]])
+        yield from (f"{json.dumps(one)}\0{record}".encode() for one in row["patterns"])
+
+
+def records() -> Iterator[bytes]:
+    for row in vectors("changes.json") + vectors("rejections.json"):
+        text = row.get("payload")
+        yield base64.b64decode(row["payload_base64"]) if text is None else text.encode()
+
+
+SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "answer": answers,
+    "document": documents,
+    "frames": frames,
+    "kinesis_record": records,
+    "order": orders,
+    "pattern": patterns,
+    "streams_record": records,
+}
 
 
 def seeds(target: str) -> Iterator[bytes]:
     """The inputs that a target starts from."""
+    yield from SEEDS[target]()
     kept = VECTORS / "fuzz" / f"{target}.json"
-    if kept.exists():
-        yield from map(base64.b64decode, json.loads(kept.read_text("utf-8")))
+    yield from map(base64.b64decode, vectors(f"fuzz/{target}.json") if kept.exists() else [])
     for row in vectors("fuzz/findings.json"):
         if row["target"] == target:
             yield base64.b64decode(row["base64"])
-    match target:
-        case "frames":
-            for row in vectors("frames.json"):
-                body = base64.b64decode(row["body_base64"])
-                yield from (bytes([how]) + body for how in (0x00, 0x0A, 0x85))
-        case "document":
-            yield from (row["document"].encode() for row in vectors("documents.json"))
-        case "order":
-            # Key, instant and precision; old and new state; which copy it is.
-            yield bytes([2, 4, 0, 2, 9, 0, 2, 14, 0, 2, 3, 0])
-            yield bytes([2, 4, 0, 2, 1, 0, 2, 4, 1, 3, 8, 0, 3, 8, 1])
-            yield bytes([0, 4, 0, 2, 9, 0, 8, 6, 0, 10, 11, 2])
-        case _:
-            for name in ("changes.json", "rejections.json"):
-                for row in vectors(name):
-                    text = row.get("payload")
-                    yield base64.b64decode(row["payload_base64"]) if text is None else text.encode()
 
 
 def cargo(command: str, target: str, *arguments: str) -> None:
@@ -81,7 +114,7 @@ def keep(target: str, corpus: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("target", choices=SEEDS)
     parser.add_argument("seconds", type=int, nargs="?", default=600)
     parser.add_argument(
         "--keep", action="store_true", help="keep a small corpus in tests/vectors/fuzz"

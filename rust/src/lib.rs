@@ -8,7 +8,7 @@
 //! 2. [`record`] reads one record's envelope, comparing with a [`template`] what a table's records share; [`value`]
 //!    checks its images and, in the same pass, writes the new one as plain JSON ([`mod@set`] sorts sets), of the old
 //!    one the [`fingerprint`]; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of them
-//!    walk the bytes with [`scan`].
+//!    walk the bytes with [`scan`]; [`escape`] undoes a string's escapes.
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key; [`instant`]
 //!    tells which of several changes at one instant is the last. For log sinks [`window`] holds changes until they
@@ -29,6 +29,7 @@ pub mod dedupe;
 pub mod document;
 pub mod encode;
 pub mod error;
+pub mod escape;
 pub mod extent;
 pub mod filter;
 pub mod fingerprint;

@@ -47,9 +47,10 @@ fn items_of_400_kilobytes() {
         ("pairs", r"\ud83d\ude00"),
         ("mixed", r"a\né😀\u00e9"),
     ] {
-        // Beginning at every place in a word.
-        for shift in 0..9 {
-            let text = ".".repeat(shift) + &unit.repeat(ITEM_BYTES_MAX / unit.len());
+        // Beginning at every place in a word of sixteen bytes.
+        for shift in 0..17 {
+            let bytes = if shift == 0 { ITEM_BYTES_MAX } else { 4096 };
+            let text = ".".repeat(shift) + &unit.repeat(bytes / unit.len());
             holds(name, &format!(r#"{{"a":{{"S":"{text}"}},"z":{{"BOOL":true}}}}"#));
         }
     }

@@ -1,4 +1,4 @@
-"""Items at DynamoDB's limits, compared with boto3's deserializer. (rust/tests/hardest.rs has more.)"""
+"""Items at DynamoDB's limits, compared with boto3's deserializer; more in rust/tests/hardest.rs."""
 
 from __future__ import annotations
 

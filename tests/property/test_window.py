@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator._core import ChangeBatch, Records, Window, decode
+from replicator._core import ChangeBatch, Projection, Records, Window, decode
 
 T = 1_706_542_773_000_000
 REORDER_US = 5_000
@@ -393,3 +393,13 @@ def test_a_window_that_has_seen_nothing() -> None:
     assert (ours.held, ours.oldest, ours.given_us, ours.nbytes) == (0, None, None, 0)
     assert len(ours.flush()) == len(ours.add(batch([]))) == 0
     assert len(ours.advance(T)) == 0
+
+
+def test_a_projection_makes_no_duplicates() -> None:
+    """What was decoded decides, not what a sink may see of it."""
+    changes = [one(1, T, 1, 2), one(2, T, 2, 3)]
+    seen = batch(changes).project(Projection(exclude=["n"]))
+    ours = window()
+    ours.add(seen)
+    given = ours.flush()
+    assert (len(given), given.late, given.duplicates) == (2, 0, 0)

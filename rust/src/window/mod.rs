@@ -128,7 +128,7 @@ impl Window {
         let mut given = Given::default();
         self.take(batch, before, &mut given);
         let given = given.gathered();
-        for view in given.views() {
+        for view in given.views().map(View::original) {
             let key = print::key(view);
             if !self.is_older(view, key) {
                 self.remember(view, key);
@@ -175,7 +175,7 @@ impl Window {
     /// go to `given`, the others are held.
     fn take(&mut self, batch: &ChangeBatch, before: i64, given: &mut Given) -> usize {
         let mut refs: Vec<Ref> = batch.order.to_vec();
-        refs.sort_unstable_by_key(|r| (r.part, r.index));
+        refs.sort_unstable();
         let call = self.calls;
         self.calls += 1;
         let mut duplicates = 0;
@@ -208,6 +208,7 @@ impl Window {
     }
 
     fn is_new(&mut self, view: View<'_>) -> bool {
+        let view = view.original();
         let (id, fact) = (print::id(view), print::fact(view, print::key(view)));
         match (id, fact) {
             // A sequence number says all there is to say.
@@ -282,7 +283,7 @@ impl Window {
         let (mut kept, mut late) = (Vec::with_capacity(answer.order.len()), Vec::new());
         let mut newer = Vec::with_capacity(answer.order.len());
         for &r in answer.order.iter() {
-            let view = answer.view(r);
+            let view = answer.view(r).original();
             if view.change.precision == Precision::Sequence {
                 kept.push(r);
                 continue;
@@ -304,9 +305,9 @@ impl Window {
             kept.push(r);
         }
         for (r, key) in newer {
-            self.remember(answer.view(r), key);
+            self.remember(answer.view(r).original(), key);
         }
-        late.sort_unstable_by_key(|r| (r.part, r.index));
+        late.sort_unstable();
         answer.late = Arc::new(late);
         answer.order = Arc::new(kept);
     }
@@ -339,7 +340,7 @@ impl Window {
     /// Copies what is held out of parts that hold mostly other things.
     fn copy_out(&mut self) {
         let is_pinned = |source: &Source| {
-            // One that was filtered or projected shares its bytes with what it was made from.
+            // (A part that a filter or a projection made keeps its original: it is left as it is.)
             let nbytes = source.part.as_ref().filter(|part| part.original.is_none()).map_or(0, |part| part.nbytes());
             nbytes > COPIED_MIN && source.bytes * PINNED_MAX < nbytes
         };

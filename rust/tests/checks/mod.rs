@@ -8,15 +8,20 @@ mod oracle;
 
 use std::sync::Arc;
 
+use _core::aggregate as aggregates;
+use _core::answer::{self as answers, Kind};
 use _core::change::{ChangeBatch, decode};
 use _core::dedupe::Rows;
 use _core::document as documents;
 use _core::encode::copy;
 use _core::encode::json::{Form, lines};
+use _core::filter::{self, Pattern};
 use _core::frame::{EventStream, ShardEvent};
 use _core::key::KeyType;
 use _core::record::Precision;
 use _core::records::Records;
+use _core::scan;
+use md5::{Digest, Md5};
 
 use self::json::{NUMBER, Node, parse};
 use self::oracle::Change;
@@ -25,11 +30,13 @@ use self::oracle::Change;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Check); 5] = [
+pub const TARGETS: [(&str, Check); 7] = [
+    ("answer", answer),
     ("document", document),
     ("frames", frames),
     ("kinesis_record", kinesis_record),
     ("order", order),
+    ("pattern", pattern),
     ("streams_record", streams_record),
 ];
 
@@ -52,12 +59,16 @@ pub fn streams_record(data: &[u8]) {
 }
 
 fn record(data: &[u8], table: Option<&str>) {
-    if data.windows(NUMBER.len()).any(|window| window == NUMBER.as_bytes()) {
+    if has_number_text(data) {
         // The second reading can't tell it from a number.
         return;
     }
     let batch = Arc::new(decode(packed([data]), table, false));
     assert_eq!(batch.records(), 1);
+    let usual = USUAL.as_bytes();
+    for neighbours in [[usual, data, usual, data], [data, data, usual, data]] {
+        alone_as_together(&neighbours, table);
+    }
     assert_eq!(batch.order.len() + batch.rejections.len(), 1);
     let tree = parse(data);
     let wanted = tree.as_ref().and_then(|tree| oracle::read(tree, table));
@@ -75,6 +86,26 @@ fn record(data: &[u8], table: Option<&str>) {
         (None, Some(wanted)) => accepted(&batch, wanted, tree.as_ref().expect("wanted")),
         (Some(_), None) => {}
     }
+}
+
+/// What most records of a table look like.
+const USUAL: &str = r#"{"awsRegion":"eu-north-1","eventID":"5938778f-5dd2-4be0-9693-5c190fec8917","eventName":"MODIFY","userIdentity":null,"recordFormat":"application/json","tableName":"products","dynamodb":{"ApproximateCreationDateTime":1706542773915835,"Keys":{"id":{"S":"6d3296ab-3baf-422c-83bf-94d94c2e8894"}},"NewImage":{"Stock":{"N":"120"},"id":{"S":"6d3296ab-3baf-422c-83bf-94d94c2e8894"}},"OldImage":{"Stock":{"N":"100"},"id":{"S":"6d3296ab-3baf-422c-83bf-94d94c2e8894"}},"SizeBytes":223,"ApproximateCreationDateTimePrecision":"MICROSECOND"},"eventSource":"aws:dynamodb"}"#;
+
+/// A record is read as the same change, or refused for the same reason, whatever its neighbours are.
+fn alone_as_together(payloads: &[&[u8]], table: Option<&str>) {
+    let read = |payloads: &[&[u8]]| {
+        let batch = decode(packed(payloads.iter().copied()), table, true);
+        let refused: Vec<_> = batch.rejections.iter().map(|r| (r.message.clone(), r.table.clone())).collect();
+        (lines(&batch, Form::Plain), lines(&batch, Form::Change), refused)
+    };
+    let (mut plain, mut change, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for payload in payloads {
+        let alone = read(&[payload]);
+        plain.extend(alone.0);
+        change.extend(alone.1);
+        refused.extend(alone.2);
+    }
+    assert!(read(payloads) == (plain, change, refused), "neighbours change what a record is");
 }
 
 /// No less deep than the text is nested.
@@ -214,6 +245,7 @@ pub fn document(data: &[u8]) {
             body.split(|&c| c == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).collect();
         assert_eq!((0..records.len()).map(|i| records.payload(i)).collect::<Vec<_>>(), wanted);
     }
+    alone_as_together(&(0..records.len()).map(|i| records.payload(i)).collect::<Vec<_>>(), None);
     let mut before = 0;
     for (index, entry) in records.entries().iter().enumerate() {
         assert!(entry.line as usize <= lines && entry.line >= before.max(1), "lines rise");
@@ -222,7 +254,7 @@ pub fn document(data: &[u8]) {
     }
     if let Some(tree) = parse(body)
         && let Node::Object(members) = &tree
-        && !data.windows(NUMBER.len()).any(|window| window == NUMBER.as_bytes())
+        && !has_number_text(data)
     {
         let lists: Vec<_> = members.iter().filter(|(name, _)| name == "Records").map(|(_, value)| value).collect();
         match lists[..] {
@@ -249,7 +281,7 @@ pub fn frames(data: &[u8]) {
     let mut events = whole.0.iter().filter(|event| event.exception.is_none());
     for payload in payloads(&body) {
         let Some(tree) = parse(payload) else { continue };
-        let has_text = payload.windows(NUMBER.len()).any(|window| window == NUMBER.as_bytes());
+        let has_text = has_number_text(payload);
         let Some(event) = events.next() else { return };
         if !has_text {
             compare(event, &tree);
@@ -325,19 +357,123 @@ fn compare(event: &ShardEvent, tree: &Node) {
         .collect();
     assert_eq!(event.records.len(), records.len());
     for (index, record) in records.into_iter().enumerate() {
-        let Node::Object(members) = record else { panic!("a record is an object") };
-        let text = |wanted: &str| {
-            let mut texts = members.iter().filter(|(name, _)| name == wanted).filter_map(|(_, value)| match value {
-                Node::Text(text) => Some(text.clone()),
-                _ => None,
-            });
-            texts.next_back().unwrap_or_default()
-        };
-        let data = text("Data");
+        let data = member_text(record, "Data");
         let payload = oracle::base64(&data).unwrap_or_else(|| data.into_bytes());
         assert_eq!(event.records.payload(index), payload, "{index}");
-        assert_eq!(event.records.sequence_number(index), text("SequenceNumber"));
+        assert_eq!(event.records.sequence_number(index), member_text(record, "SequenceNumber"));
     }
+}
+
+/// A body of GetRecords, its first byte says whose; or an aggregate, whose frame is put around it first.
+pub fn answer(data: &[u8]) {
+    let Some((&how, body)) = data.split_first() else { return };
+    let kind = match how % 3 {
+        0 => Kind::Kinesis,
+        1 => Kind::Streams,
+        _ => return aggregate(body),
+    };
+    let (Ok(found), false) = (answers::read(body, kind), has_number_text(body)) else { return };
+    let Some(Node::Object(members)) = parse(body) else {
+        // A record that is no JSON costs no other: decoding refuses it.
+        let count = found.records.len();
+        assert_eq!(decode(Arc::new(found.records), Some("t"), true).records(), count);
+        return;
+    };
+    let last = |name: &str| members.iter().rev().find(|(n, v)| n == name && *v != Node::Null).map(|(_, value)| value);
+    let records = match last("Records") {
+        Some(Node::List(records)) => &records[..],
+        None => &[],
+        Some(_) => panic!("no list was read as one"),
+    };
+    match last("NextShardIterator") {
+        Some(Node::Text(next)) => assert_eq!(found.next.as_ref(), Some(next).filter(|next| !next.is_empty())),
+        other => assert!(found.next.is_none() && other.is_none()),
+    }
+    let mut at = 0;
+    for record in records {
+        let payload = found.records.payload(at);
+        if kind == Kind::Streams {
+            assert_eq!(parse(payload).as_ref(), Some(record), "a record's own bytes");
+        } else {
+            let data = member_text(record, "Data");
+            let bytes = oracle::base64(&data).unwrap_or_else(|| data.into_bytes());
+            if found.records.entries()[at].sub_sequence_number == 0 && bytes.starts_with(&MAGIC) && payload != bytes {
+                // An aggregate: its pieces are looked at below.
+                return;
+            }
+            assert_eq!(payload, bytes);
+            assert_eq!(found.records.sequence_number(at), member_text(record, "SequenceNumber"));
+        }
+        at += 1;
+    }
+    assert_eq!(found.records.len(), at);
+    drop(decode(Arc::new(found.records), Some("t"), true));
+}
+
+const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
+
+/// An aggregate is its pieces, in their order, or stays one record with all its bytes.
+fn aggregate(message: &[u8]) {
+    let whole = [&MAGIC[..], message, &Md5::digest(message)].concat();
+    let mut records = Records::default();
+    records.push(b"before", b"1", Some(1), 0).expect("small");
+    records.push(&whole, b"2", Some(2), 0).expect("small");
+    aggregates::take_apart(&mut records);
+    assert_eq!((records.payload(0), records.sequence_number(0)), (&b"before"[..], "1"));
+    if records.len() == 2 && records.payload(1) == whole {
+        return;
+    }
+    let mut rest = message;
+    for index in 1..records.len() {
+        let piece = records.payload(index);
+        let entry = &records.entries()[index];
+        assert_eq!((records.sequence_number(index), entry.sub_sequence_number), ("2", index as u32 - 1));
+        let at = memchr::memmem::find(rest, piece).expect("pieces lie in the message, one after the other");
+        rest = &rest[at + piece.len()..];
+    }
+}
+
+fn has_number_text(text: &[u8]) -> bool {
+    text.windows(NUMBER.len()).any(|window| window == NUMBER.as_bytes())
+}
+
+/// The last text of this name; empty when there is none.
+fn member_text(node: &Node, wanted: &str) -> String {
+    let Node::Object(members) = node else { panic!("a record is an object") };
+    let mut texts = members.iter().filter(|(name, _)| name == wanted).filter_map(|(_, value)| match value {
+        Node::Text(text) => Some(text.clone()),
+        _ => None,
+    });
+    texts.next_back().unwrap_or_default()
+}
+
+/// A pattern, a NUL, and a record that it may match.
+pub fn pattern(data: &[u8]) {
+    let Some(at) = data.iter().position(|&c| c == 0) else { return };
+    let (Ok(text), record) = (std::str::from_utf8(&data[..at]), &data[at + 1..]) else { return };
+    let Ok(one) = Pattern::compile(&[text]) else { return };
+    assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "a pattern is JSON");
+    let batch = decode(packed([record]), Some("t"), true);
+    let matches = |pattern: &Pattern, batch: &ChangeBatch| {
+        let mut matcher = pattern.matcher();
+        batch.views().map(|view| matcher.matches(view)).collect::<Vec<_>>()
+    };
+    let found = matches(&one, &batch);
+    // Asked twice, and beside others that it says nothing of, it answers the same.
+    assert_eq!(Pattern::compile(&[text, text]).map(|both| matches(&both, &batch)), Ok(found.clone()));
+    let mut compact = Vec::new();
+    if !found.is_empty() {
+        scan::compact(record, &mut compact);
+        assert_eq!(matches(&one, &decode(packed([&compact[..]]), Some("t"), true)), found, "blanks say nothing");
+    }
+    let twice = decode(packed([record, USUAL.as_bytes(), record]), Some("t"), true);
+    let answers = matches(&one, &twice);
+    if let [alone] = found[..] {
+        assert_eq!((answers[0], answers[2]), (alone, alone), "neighbours say nothing");
+    }
+    let less = filter::leave_out(&twice, &one);
+    assert_eq!(less.order.len(), answers.iter().filter(|matches| **matches).count());
+    assert_eq!(less.order.len() + less.hidden.len(), twice.order.len());
 }
 
 /// A small history, three bytes a change; whatever its order of arrival and its cuts, where nothing is ambiguous

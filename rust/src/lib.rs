@@ -29,6 +29,7 @@ pub mod extent;
 pub mod filter;
 pub mod frame;
 pub mod key;
+pub mod members;
 pub mod number;
 pub mod project;
 pub mod record;

@@ -36,6 +36,7 @@ pub mod fingerprint;
 pub mod frame;
 pub mod instant;
 pub mod key;
+pub mod members;
 pub mod nul;
 pub mod number;
 pub mod project;

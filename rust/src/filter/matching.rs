@@ -8,7 +8,8 @@ use super::test::Scalar;
 use super::{Mask, Node, NodeId, Pattern};
 use crate::change::View;
 use crate::error::Fault;
-use crate::scan::{self, Members, byte};
+use crate::members::{Members, past};
+use crate::scan::{self, byte};
 
 /// Matches changes; it holds what every change needs anew, so that nothing is allocated for one.
 pub struct Matcher<'a> {
@@ -117,11 +118,11 @@ impl<'a> Matcher<'a> {
                     mask &= found;
                     end
                 }
-                None => scan::past(b, at)?,
+                None => past(b, at)?,
             };
         }
         while END && let Some((_, at)) = members.advance()? {
-            members.at = scan::past(b, at)?;
+            members.at = past(b, at)?;
         }
         Ok((mask, members.at))
     }

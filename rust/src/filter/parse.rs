@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::context::Context;
 use super::test::Tests;
 use super::{Mask, Node, NodeId, Pattern};
-use crate::scan::{self, Members, byte};
+use crate::members::Members;
+use crate::scan::{self, byte};
 
 const TEXT_BYTES_MAX: usize = 65_536;
 const ALTERNATIVES_MAX: usize = Mask::BITS as usize;

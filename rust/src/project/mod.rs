@@ -21,8 +21,9 @@ use crate::canonical::canonical_value;
 use crate::change::{ChangeBatch, Part, Ref, Rejection};
 use crate::error::{Code, Fault};
 use crate::key;
+use crate::members::{Members, past};
 use crate::records::{Span, TooLarge};
-use crate::scan::{self, Members};
+use crate::scan;
 use crate::value::{self, Tag, close, tag};
 
 /// What stands in a masked value's place: a text, since it tells that something was there, which NULL would not.
@@ -256,7 +257,7 @@ impl<'a> Work<'a> {
     /// One value; whether something of it stays, and the place behind it.
     fn value(&mut self, b: &[u8], at: usize, action: &Action) -> Result<(usize, bool), Fault> {
         let end = match action {
-            Action::Keep | Action::Exclude | Action::Mask => scan::past(b, at)?,
+            Action::Keep | Action::Exclude | Action::Mask => past(b, at)?,
             Action::Hash => {
                 self.value.clear();
                 canonical_value(b, at, &mut self.value)?

@@ -6,6 +6,7 @@
 //! spelling of a number and the escapes of a string have no say. It is stored: neither it nor its constants may change.
 
 use crate::error::{Code, Fault};
+use crate::escape;
 use crate::nul;
 use crate::number::{self, Number};
 use crate::scan::{self, byte, load8, space};
@@ -98,23 +99,43 @@ fn escaped_text(raw: &[u8]) -> u64 {
     if is_usual(raw) {
         return piece(raw, 0, raw.len());
     }
-    let usual = escaped(&scan::unescaped(raw));
-    piece(&usual, 0, usual.len())
+    // The usual form is never longer. Mostly there is room for it here, and nothing is allocated.
+    let (mut small, mut large) = ([0; SMALL], Vec::new());
+    let usual = match small.get_mut(..raw.len()) {
+        Some(room) => room,
+        None => {
+            large.resize(raw.len(), 0);
+            &mut large[..]
+        }
+    };
+    let len = write_usual(escape::unescaping(raw), usual);
+    piece(usual, 0, len)
 }
 
-/// The body of a JSON string as `jsonb` prints it.
-fn escaped(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 8);
-    for &c in text {
+/// A text as the body of a JSON string as `jsonb` prints it; gives its length.
+fn write_usual(text: impl Iterator<Item = u8>, out: &mut [u8]) -> usize {
+    let mut len = 0;
+    let mut put = |bytes: &[u8]| {
+        if let Some(place) = out.get_mut(len..len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            len += bytes.len();
+        }
+    };
+    let hex = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
+    for c in text {
         match (USUAL.iter().position(|&usual| usual == c), c) {
-            (Some(at), _) => out.extend_from_slice(&[b'\\', USUAL_LETTERS[at]]),
-            (None, 0..0x20) => out.extend_from_slice(format!("\\u{c:04x}").as_bytes()),
-            _ => out.push(c),
+            (Some(at), _) => put(&[b'\\', USUAL_LETTERS[at]]),
+            (None, 0..0x20) => put(&[b'\\', b'u', b'0', b'0', hex(c >> 4), hex(c & 15)]),
+            _ => put(&[c]),
         }
     }
-    out
+    len
 }
 
+/// A character's longest escape.
+const ESCAPE_MAX: usize = 6;
+/// Bytes of a string that are respelled without allocating.
+const SMALL: usize = 1024;
 const USUAL: &[u8; 7] = b"\"\\\x08\x0c\n\r\t";
 const USUAL_LETTERS: &[u8; 7] = b"\"\\bfnrt";
 
@@ -200,8 +221,9 @@ fn plain_object(b: &[u8], at: usize, unnamed: bool, depth: u32) -> Result<(u64, 
     let end = scan::object(b, at, |name, at| {
         let (value, end) = plain_value(b, at, depth + 1)?;
         if !(unnamed && name.is_empty()) {
-            let name = escaped(name);
-            sum = sum.wrapping_add(member(piece(&name, 0, name.len()), value));
+            let mut usual = vec![0; name.len() * ESCAPE_MAX];
+            let len = write_usual(name.iter().copied(), &mut usual);
+            sum = sum.wrapping_add(member(piece(&usual, 0, len), value));
         }
         Ok(end)
     })?;

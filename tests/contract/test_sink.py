@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
@@ -20,45 +17,22 @@ from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
     Fence,
-    Pending,
-    Stream,
-    TableSchema,
     WriteResult,
     after,
     at_timestamp,
 )
-from replicator.sink import PostgresSettings, PostgresSink
-from replicator.testing.servers import PostgresServer
-from replicator.testing.sink import MemorySink, MemoryStore
 from tests.aggregates import aggregate
 from tests.changes import STREAM, number, pending, put, received, remove
-from tests.warehouse import connected
-
-ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
-PRODUCTS = TableSchema("products", (("id", "S"),))
-RECREATED = Stream(STREAM.name, STREAM.arn, STREAM.created_at_s + 1)
-
-AnySink: TypeAlias = PostgresSink | MemorySink
-Content: TypeAlias = dict[tuple[Any, ...], tuple[dict[str, Any] | None, Decimal]]
-
-
-@dataclass(frozen=True, slots=True)
-class Rig:
-    """One destination; `worker()` is another process at it, `content` what a reader sees.
-    `copied` makes a replica that then falls behind, `failed_over` puts it in the place of
-    the destination, which is gone; both cut all connections."""
-
-    worker: Callable[[], Awaitable[AnySink]]
-    content: Callable[[TableSchema], Awaitable[Content]]
-    dead_letters: Callable[[], Awaitable[dict[tuple[str, str, int], tuple[str, bytes, int]]]]
-    copied: Callable[[], Awaitable[None]]
-    failed_over: Callable[[], Awaitable[None]]
-
-
-async def write(sink: AnySink, *several: Pending) -> WriteResult:
-    writer: Any = sink.writer(several[0].fence)
-    result: WriteResult = await writer.write(writer.encode(several))
-    return result
+from tests.sink_rig import (
+    ORDERS,
+    PRODUCTS,
+    RECREATED,
+    Content,
+    Rig,
+    memory_rig,
+    postgres_rig,
+    write,
+)
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -69,91 +43,6 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         else:
             server = request.getfixturevalue("postgres_server")
             yield postgres_rig(stack, server, request.getfixturevalue("postgres_dsn"))
-
-
-def memory_rig(stack: AsyncExitStack) -> Rig:
-    store = MemoryStore()
-
-    async def worker() -> AnySink:
-        sink = MemorySink("shop", store)
-        stack.push_async_callback(sink.close)
-        await sink.open([ORDERS, PRODUCTS])
-        return sink
-
-    async def content(table: TableSchema) -> Content:
-        return {
-            key: (None if stored.item is None else dict(stored.item), stored.version)
-            for (name, key), stored in store.items.items()
-            if name == table.name
-        }
-
-    async def dead_letters() -> dict[tuple[str, str, int], tuple[str, bytes, int]]:
-        return {
-            at[2:]: (letter.rejection.code, letter.rejection.raw, store.attempts[at])
-            for at, letter in store.dead_letters.items()
-        }
-
-    replica = MemoryStore()
-
-    async def copied() -> None:
-        nonlocal replica
-        replica = copy.deepcopy(store)
-
-    async def failed_over() -> None:
-        for field in fields(store):
-            setattr(store, field.name, getattr(replica, field.name))
-
-    return Rig(worker, content, dead_letters, copied, failed_over)
-
-
-def postgres_rig(stack: AsyncExitStack, server: PostgresServer, dsn: str) -> Rig:
-    name = dsn.partition("?")[0].rpartition("/")[2]
-
-    async def worker() -> AnySink:
-        sink = PostgresSink(PostgresSettings("warehouse", "shop", dsn))
-        stack.push_async_callback(sink.close)
-        await sink.open([ORDERS, PRODUCTS])
-        return sink
-
-    async def content(table: TableSchema) -> Content:
-        async with connected(dsn) as reader:
-            rows = await reader.fetch(f'SELECT * FROM "{table.name}"')
-        found: Content = {}
-        for row in rows:
-            item = None if row["item"] is None else json.loads(row["item"], parse_int=Decimal)
-            assert row["deleted"] == (item is None)
-            found[tuple(row[name] for name, _ in table.keys)] = (item, row["version"])
-        return found
-
-    async def dead_letters() -> dict[tuple[str, str, int], tuple[str, bytes, int]]:
-        async with connected(dsn) as reader:
-            rows = await reader.fetch("SELECT * FROM replicator_dead_letters")
-        return {
-            (row["shard"], row["sequence_number"], row["record_index"]): (
-                row["code"],
-                row["raw"],
-                row["attempts"],
-            )
-            for row in rows
-        }
-
-    async def execute(*statements: str) -> None:
-        for sql in statements:  # each on its own: none of them can be part of a transaction
-            await asyncio.to_thread(server.execute, sql)
-
-    async def copied() -> None:
-        await execute(
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
-            f'CREATE DATABASE "{name}_replica" TEMPLATE "{name}"',
-        )
-
-    async def failed_over() -> None:
-        await execute(
-            f'DROP DATABASE "{name}" WITH (FORCE)',
-            f'ALTER DATABASE "{name}_replica" RENAME TO "{name}"',
-        )
-
-    return Rig(worker, content, dead_letters, copied, failed_over)
 
 
 # ---- the stream's beginning

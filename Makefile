@@ -16,6 +16,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --re
 ENVIRONMENT := $(VENV)/.environment
 EXTENSION := $(VENV)/.extension
 EMULATORS := .emulators/.environment
+# What the core is measured by. Go and Node are no prerequisites: without them their rows stay empty.
+PEERS := target/peers/python/.environment target/peers/rust/release/peers
 LIBRARY := python/replicator/_core.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -type f 2>/dev/null)
 
@@ -52,7 +54,7 @@ test: $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go
 	cargo test --locked --release --no-default-features
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(EXTENSION) ## Ratios measured side by side; ARGS="core|end-to-end --output json --quick"
+bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|end-to-end --output json --quick"
 	@$(BIN)/python -m bench.run $(ARGS)
 
 demo: $(EXTENSION) $(EMULATORS) ## A supermarket's table arrives in Postgres; ARGS="--seconds 20 --rate 500 --keep"
@@ -70,6 +72,7 @@ requirements: $(ENVIRONMENT) ## Compiles requirements*.in anew: the newest allow
 	$(COMPILE) requirements.in --output-file requirements.txt
 	$(COMPILE) requirements-build.in --output-file requirements-build.txt
 	$(COMPILE) requirements-dev.in --output-file requirements-dev.txt --constraints requirements.txt --constraints requirements-build.txt
+	$(COMPILE) requirements-bench.in --output-file requirements-bench.txt
 	$(COMPILE) requirements-emulators.in --output-file requirements-emulators.txt
 
 clean: ## Removes what the verbs made
@@ -98,4 +101,15 @@ $(EMULATORS): requirements-emulators.txt
 	@echo "making .emulators (some seconds, once)" >&2
 	@test -x .emulators/bin/python || $(PYTHON) -m venv --clear .emulators >&2
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 .emulators/bin/python -m pip install --quiet --require-hashes -r requirements-emulators.txt >&2
+	@touch $@
+
+target/peers/python/.environment: requirements-bench.txt
+	@echo "installing the Python peers (some seconds, once)" >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv --clear $(@D) >&2
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(@D)/bin/python -m pip install --quiet --require-hashes -r requirements-bench.txt >&2
+	@touch $@
+
+target/peers/rust/release/peers: bench/peers/rust/Cargo.toml bench/peers/rust/Cargo.lock $(wildcard bench/peers/rust/src/*)
+	@echo "building the Rust peers (half a minute, once)" >&2
+	@cargo build --release --locked --quiet --manifest-path bench/peers/rust/Cargo.toml --target-dir target/peers/rust >&2
 	@touch $@

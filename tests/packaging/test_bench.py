@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import records
+from bench.peers.child import started, write_payloads
+from bench.peers.known import PEERS
 from replicator import _core
 
 ROOT = Path(__file__).parents[2]
@@ -20,14 +24,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("part", "unit", "variants"),
-    [
-        ("core", "MB/s", {"ours", "orjson.loads", "orjson+TypeDeserializer"}),
-        ("end-to-end", "records/s", {"ours", "ready-made"}),
-    ],
-)
-def test_the_last_line_is_one_object(part: str, unit: str, variants: set[str]) -> None:
+def run(part: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "bench.run", part, "--quick", "--output", "json"],
         cwd=ROOT,
@@ -36,14 +33,47 @@ def test_the_last_line_is_one_object(part: str, unit: str, variants: set[str]) -
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "small" in done.stderr, "the tables go to stderr then"
     report = json.loads(done.stdout.splitlines()[-1])
     assert set(report) == {part}
-    assert set(report[part]) == set(records.SHAPES)
-    for rates in report[part].values():
-        assert rates.pop("unit") == unit
-        assert set(rates) == variants
+    found: dict[str, Any] = report[part]
+    return found
+
+
+def test_the_core_is_measured_by_every_peer_that_is_installed() -> None:
+    report = run("core")
+    assert set(report) == set(records.SHAPES)
+    installed = {peer.name for peer in PEERS if peer.is_installed}
+    assert installed >= {"orjson.loads", "orjson+TypeDeserializer"}, "they need no set-up"
+    for of_shape in report.values():
+        ratios, targets = of_shape.pop("ratios"), of_shape.pop("targets")
+        assert of_shape.pop("unit") == "MB/s"
+        assert set(of_shape) == {"ours", *installed}
+        assert all(rate > 0 for rate in of_shape.values())
+        assert set(ratios) == installed
+        assert all(0 < ratio["low"] <= ratio["high"] for ratio in ratios.values())
+        assert set(targets) <= {peer.name for peer in PEERS}
+
+
+def test_committed_rows_are_measured_by_ready_made_ones() -> None:
+    report = run("end-to-end")
+    assert set(report) == set(records.SHAPES)
+    for rates in report.values():
+        assert rates.pop("unit") == "records/s"
+        assert set(rates) == {"ours", "ready-made"}
         assert all(rate > 0 for rate in rates.values())
-    assert "small" in done.stderr, "the tables go to stderr then"
+
+
+def test_a_peer_that_finds_something_else_is_no_result(tmp_path: Path) -> None:
+    peer = next(peer for peer in PEERS if peer.name == "orjson.loads")
+    payloads = records.payloads("small", 20)
+    file = tmp_path / "payloads"
+    write_payloads(file, payloads)
+    with started(peer, file, payloads) as run_a_round:
+        assert run_a_round() > 0
+    half_blind = replace(peer, images=("NewImage",))
+    with pytest.raises(AssertionError, match="found"), started(half_blind, file, payloads):
+        pass
 
 
 def test_the_records_are_the_same_on_every_run() -> None:

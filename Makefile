@@ -18,6 +18,8 @@ EXTENSION := $(VENV)/.extension
 EMULATORS := .emulators/.environment
 # What the core is measured by. Go and Node are no prerequisites: without them their rows stay empty.
 PEERS := target/peers/python/.environment target/peers/rust/release/peers
+PEERS += $(if $(shell command -v go 2>/dev/null),target/peers/go/peers)
+PEERS += $(if $(shell command -v npm 2>/dev/null),bench/peers/node/node_modules/.package-lock.json)
 LIBRARY := python/replicator/_core.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -type f 2>/dev/null)
 
@@ -77,6 +79,7 @@ requirements: $(ENVIRONMENT) ## Compiles requirements*.in anew: the newest allow
 
 clean: ## Removes what the verbs made
 	rm -rf $(VENV) .emulators target dist $(LIBRARY)
+	rm -rf bench/peers/node/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -112,4 +115,14 @@ target/peers/python/.environment: requirements-bench.txt
 target/peers/rust/release/peers: bench/peers/rust/Cargo.toml bench/peers/rust/Cargo.lock $(wildcard bench/peers/rust/src/*)
 	@echo "building the Rust peers (half a minute, once)" >&2
 	@cargo build --release --locked --quiet --manifest-path bench/peers/rust/Cargo.toml --target-dir target/peers/rust >&2
+	@touch $@
+
+target/peers/go/peers: bench/peers/go/main.go bench/peers/go/go.mod bench/peers/go/go.sum
+	@echo "building the Go peers (half a minute, once)" >&2
+	@cd $(<D) && go build -o $(CURDIR)/$@ . >&2
+	@touch $@
+
+bench/peers/node/node_modules/.package-lock.json: bench/peers/node/package.json bench/peers/node/package-lock.json
+	@echo "installing the Node peer (some seconds, once)" >&2
+	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent >&2
 	@touch $@

@@ -49,6 +49,17 @@ def _rust(name: str, package: str) -> Peer:
     return Peer(name, package, (str(program),), program)
 
 
+def _go(name: str, package: str) -> Peer:
+    program = BUILT / "go" / "peers"
+    return Peer(name, package, (str(program),), program, is_slow=True)
+
+
+def _node(name: str, package: str) -> Peer:
+    program = HERE / "node" / "peers.mjs"
+    packages = HERE / "node" / "node_modules" / ".package-lock.json"
+    return Peer(name, package, ("node", str(program)), packages, is_slow=True)
+
+
 _PYTHON = Path(sys.executable)  # has orjson and boto3
 
 PEERS = (
@@ -62,4 +73,7 @@ PEERS = (
     _rust("simd-json", "simd-json"),
     _rust("serde_json", "serde_json"),
     _rust("serde_json+serde_dynamo", "serde_dynamo"),
+    _go("Go attributevalue", "aws-sdk-go-v2/feature/dynamodb/attributevalue"),
+    _go("Go goccy+attributevalue", "goccy/go-json"),
+    _node("Node unmarshall", "@aws-sdk/util-dynamodb"),
 )

@@ -4,7 +4,7 @@
 //!
 //! 1. [`frame`] takes the body of SubscribeToShard apart, checks both checksums and decodes the base64 of every
 //!    `Data` into one arena, [`records`]. ([`document`] does the same for files.)
-//! 2. [`record`] reads one record's envelope; [`value`] checks its images and, in the same pass, writes the
+//! 2. [`record`] reads one record's envelope, what a table's records share by comparison with a [`template`]; [`value`] checks its images and, in the same pass, writes the
 //!    new one as plain JSON; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of
 //!    them walk the bytes with [`scan`].
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
@@ -25,6 +25,7 @@ pub mod number;
 pub mod record;
 pub mod records;
 pub mod scan;
+pub mod template;
 pub mod value;
 
 /// A batch's arenas are megabytes that live for milliseconds. The system's allocator hands such back to the kernel

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from bench import records
-from bench.peers.child import started, write_payloads
+from bench.peers.child import started
 from bench.peers.known import PEERS
-from bench.timing import Ratio, interleaved, ratio
+from bench.timing import Ratio, cpu_seconds, interleaved, ratio
 from replicator import _core
 
 KEYS: Sequence[tuple[str, Literal["S", "N", "B"]]] = (("id", "S"),)
@@ -62,7 +62,7 @@ def verdict(peer: str, shape: str, measured: Ratio) -> str:
     wanted = targets(shape).get(peer)
     if wanted is None:
         return str(measured)
-    return f"{measured} {'≥' if measured.best >= wanted else '<'} {wanted:g}"
+    return f"{measured} {'≥' if measured.median >= wanted else '<'} {wanted:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Result:
     """One shape. A peer that isn't installed is in neither table."""
 
     rates: Mapping[str, float]
-    """MB/s of input, each variant by its best round."""
+    """MB/s of input, each variant by its middle round."""
     ratios: Mapping[str, Ratio]
     """How many times faster ours is."""
 
@@ -86,15 +86,15 @@ def measure(shape: str, *, is_quick: bool) -> Result:
     nbytes = {OURS: sum(map(len, payloads))}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder) / "payloads"
-        write_payloads(file, payloads)
+        records.write(file, payloads)
         for peer in PEERS:
             if peer.is_installed:
                 part = payloads[: size.prefix // share] if peer.is_slow else payloads
                 variants[peer.name] = stack.enter_context(started(peer, file, part))
                 nbytes[peer.name] = sum(map(len, part))
-        timings = interleaved(variants, rounds=3 if is_quick else 15)
+        timings = interleaved(variants, rounds=3 if is_quick else 15, clock=cpu_seconds)
     return Result(
-        rates={name: round(nbytes[name] / timings[name].best / 1e6, 1) for name in variants},
+        rates={name: round(nbytes[name] / timings[name].median / 1e6, 1) for name in variants},
         ratios={
             name: ratio(timings[OURS], timings[name], nbytes[OURS] / nbytes[name])
             for name in variants

@@ -15,10 +15,12 @@ import base64
 import json
 import random
 import struct
+import sys
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 SEED: Final = 20240801
@@ -233,3 +235,22 @@ def _frame(payload: bytes) -> bytes:
 
 def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def write(file: Path, payloads: Iterable[bytes]) -> None:
+    """The payloads for other languages: each behind its length in four bytes, little-endian."""
+    with file.open("wb") as out:
+        for payload in payloads:
+            out.write(struct.pack("<I", len(payload)))
+            out.write(payload)
+
+
+def main(folder: Path) -> None:
+    """One batch of each shape, for `cargo bench`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shape in SHAPES:
+        write(folder / shape, payloads(shape, 250 if shape == "large" else 2_500))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

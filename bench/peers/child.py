@@ -2,13 +2,12 @@
 
 It is started as `COMMAND VARIANT FILE COUNT`, reads that many payloads (each behind its length in
 four bytes, little-endian), decodes them once, and prints what it found: payloads, images, and the
-sum of their `Stock`. Then it runs one round for each line of its standard input and prints the
-seconds that it took. Between its turns it waits for a line, and costs nothing.
+sum of their `Stock`. Then, for each line of its standard input, it runs one round and prints a
+line. Between its turns it waits, and costs nothing.
 """
 
 from __future__ import annotations
 
-import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 import orjson
 
 from bench.peers.known import Peer
+from bench.timing import cpu_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Found:
 
 @contextmanager
 def started(peer: Peer, file: Path, payloads: Sequence[bytes]) -> Iterator[Callable[[], float]]:
-    """One round of the peer as a function, which gives the seconds by the peer's own clock."""
+    """One round of the peer as a function, which gives its CPU seconds, all threads together."""
     command = [*peer.command, peer.package, str(file), str(len(payloads))]
     # The end of its input ends it.
     with subprocess.Popen(
@@ -49,21 +49,15 @@ def started(peer: Peer, file: Path, payloads: Sequence[bytes]) -> Iterator[Calla
             return line
 
         def run() -> float:
+            began = cpu_seconds(process.pid)
             requests.write("\n")
-            return float(answer())
+            answer()
+            return cpu_seconds(process.pid) - began
 
         found = Found(*map(int, answer().split()))
         # One that fails fast is no result.
         assert found == _expected(payloads, peer.images), f"{peer.name} found {found}"
         yield run
-
-
-def write_payloads(file: Path, payloads: Iterable[bytes]) -> None:
-    """The payloads as a child reads them."""
-    with file.open("wb") as out:
-        for payload in payloads:
-            out.write(struct.pack("<I", len(payload)))
-            out.write(payload)
 
 
 def _expected(payloads: Iterable[bytes], images: Sequence[str]) -> Found:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench import records
-from bench.peers.child import started, write_payloads
+from bench.peers.child import started
 from bench.peers.known import PEERS
 from replicator import _core
 
@@ -68,7 +68,7 @@ def test_a_peer_that_finds_something_else_is_no_result(tmp_path: Path) -> None:
     peer = next(peer for peer in PEERS if peer.name == "orjson.loads")
     payloads = records.payloads("small", 20)
     file = tmp_path / "payloads"
-    write_payloads(file, payloads)
+    records.write(file, payloads)
     with started(peer, file, payloads) as run_a_round:
         assert run_a_round() > 0
     half_blind = replace(peer, images=("NewImage",))

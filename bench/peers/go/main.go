@@ -9,7 +9,6 @@ import (
 	"log"
 	"os"
 	"strconv"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/feature/dynamodb/attributevalue"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
@@ -152,13 +151,12 @@ func main() {
 
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		began := time.Now()
 		for _, payload := range payloads {
 			if _, err := decode(payload); err != nil {
 				log.Fatal(err)
 			}
 		}
-		fmt.Println(time.Since(began).Seconds())
+		fmt.Println("done")
 	}
 }
 

@@ -38,7 +38,6 @@ const found = payloads.flatMap((payload) => {
 console.log(payloads.length, found.length, found.reduce((sum, stock) => sum + stock, 0));
 
 for await (const _ of createInterface({ input: process.stdin })) {
-  const began = process.hrtime.bigint();
   for (const payload of payloads) decode(payload);
-  console.log(Number(process.hrtime.bigint() - began) / 1e9);
+  console.log("done");
 }

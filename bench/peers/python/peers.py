@@ -10,7 +10,6 @@ import gc
 import importlib
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,16 +92,12 @@ def main(variant: str, file: str, count: int) -> None:
     payloads = list(_payloads(Path(file).read_bytes(), count))
     found = [stocks(decode(payload)) for payload in payloads]
     print(len(found), sum(map(len, found)), sum(int(s) for of in found for s in of), flush=True)
+    # Off, which favours all that make objects.
+    gc.disable()
     for _ in sys.stdin:
-        # Off inside a round, which favours all that make objects.
-        gc.collect()
-        gc.disable()
-        began = time.perf_counter()
         for payload in payloads:
             decode(payload)
-        took = time.perf_counter() - began
-        gc.enable()
-        print(took, flush=True)
+        print("done", flush=True)
 
 
 def _payloads(file: bytes, count: int) -> Iterator[bytes]:

@@ -1,10 +1,9 @@
 //! Peers in Rust. `peers VARIANT FILE COUNT` reads that many payloads, prints what a first round found
-//! (payloads, images, the sum of their `Stock`), then runs a round for each line of stdin and prints its seconds.
+//! (payloads, images, the sum of their `Stock`), then, for each line of stdin, runs a round and prints a line.
 
 use std::error::Error;
 use std::hint::black_box;
 use std::io::{BufRead, Write};
-use std::time::Instant;
 
 use serde::Deserialize;
 use serde_dynamo::Item;
@@ -122,9 +121,8 @@ fn rounds(payloads: &[&[u8]], mut decode: impl FnMut(&[u8], &mut Tally) -> Outco
     writeln!(out, "{} {} {}", payloads.len(), tally.images, tally.stock)?;
     for line in std::io::stdin().lock().lines() {
         line?;
-        let began = Instant::now();
         round(&mut tally)?;
-        writeln!(out, "{}", began.elapsed().as_secs_f64())?;
+        writeln!(out, "done")?;
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ test: $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go
 	cargo test --locked --release --no-default-features
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|end-to-end --output json --quick"
+bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|scale|end-to-end --output json|markdown --quick"
 	@$(BIN)/python -m bench.run $(ARGS)
 
 demo: $(EXTENSION) $(EMULATORS) ## A supermarket's table arrives in Postgres; ARGS="--seconds 20 --rate 500 --keep"

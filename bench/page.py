@@ -22,9 +22,9 @@ class Page:
             self._print(f"\n## `{name}`")
 
     def note(self, text: str) -> None:
-        """A sentence. It ends the table before it."""
+        """A line of text. It ends the table before it."""
         self._is_in_table = False
-        self._print(f"\n{text}" if self._form == "markdown" else text)
+        self._print(text)
 
     def head(self, first: str, *cells: str) -> None:
         """A new table."""

@@ -12,14 +12,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from bench import records
+from bench import environment, records
 from bench.page import Page
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "end-to-end")
+PARTS = ("core", "scale", "end-to-end")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr if options.output == "json" else sys.stdout,
         "markdown" if options.output == "markdown" else "text",
     )
+    if options.output == "markdown":
+        for line in environment.lines(sys.argv[1:] if arguments is None else arguments):
+            page.note(f"- {line}")
     report: Report = {}
     for part in options.part or PARTS:
         page.part(part)
@@ -77,6 +81,37 @@ def _core_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table 
     }
 
 
+def _scale_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import scale  # noqa: PLC0415 - see above
+
+    report: Report = {}
+    for what, costs, per in (
+        ("bytes a record", scale.by_record_bytes(is_quick=is_quick), "ns per further byte"),
+        ("keys in 2,500 records", scale.by_keys(is_quick=is_quick), ""),
+        ("records a batch", scale.by_batch(is_quick=is_quick), "us per further record"),
+    ):
+        page.head(what, "us/record", *([per] if per else []))
+        for cost in costs:
+            marginal = "" if cost.marginal is None else f"{cost.marginal:.2f}"
+            cells = [f"{cost.us:.2f} (+{cost.spread:.0%})", *([marginal] if per else [])]
+            page.row(f"{cost.size:.0f}", *cells)
+        report[what] = [asdict(cost) for cost in costs]
+    report["threads"] = {}
+    page.head("times the work of one", *scale.THREADS)
+    for shape in records.SHAPES:
+        ratios = scale.threads(shape, is_quick=is_quick)
+        page.row(shape, *(scale.verdict(name, ratio) for name, ratio in ratios.items()))
+        report["threads"][shape] = {name: ratio.report() for name, ratio in ratios.items()}
+    report["memory"] = {}
+    page.head("MB of payloads in flight", "MB grown", "times what is in flight")
+    for shape in records.SHAPES:
+        peaks = list(scale.memory(shape, is_quick=is_quick))
+        for nbytes, grown in peaks:
+            page.row(f"{shape} {nbytes / 1e6:.0f}", f"{grown / 1e6:.0f}", f"{grown / nbytes:.1f}")
+        report["memory"][shape] = [{"in_flight_bytes": n, "grown_bytes": g} for n, g in peaks]
+    return report
+
+
 def _end_to_end_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
     from bench import end_to_end  # noqa: PLC0415 - see above
 
@@ -94,6 +129,7 @@ _NOT_INSTALLED = "not installed"
 _END_TO_END = ("ours", "ready-made")
 _RUN: dict[str, Callable[[bool, Page], Report]] = {
     "core": _core_part,
+    "scale": _scale_part,
     "end-to-end": _end_to_end_part,
 }
 

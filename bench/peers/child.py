@@ -30,31 +30,50 @@ class Found:
     stock: int
 
 
+class Child:
+    """A process that answers by lines."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin
+        assert process.stdout
+        self.pid = process.pid
+        self._process = process
+        self._requests, self._answers = process.stdin, process.stdout
+
+    def ask(self) -> None:
+        """Begins a round, and doesn't wait for its end."""
+        self._requests.write("\n")
+
+    def answer(self) -> str:
+        """Its next line, waited for."""
+        line = self._answers.readline()
+        if not line:
+            status = self._process.wait()
+            raise RuntimeError(f"{self._process.args!r} ended with status {status}, see its stderr")
+        return line
+
+
 @contextmanager
-def started(peer: Peer, file: Path, payloads: Sequence[bytes]) -> Iterator[Callable[[], float]]:
-    """One round of the peer as a function, which gives its CPU seconds, all threads together."""
-    command = [*peer.command, peer.package, str(file), str(len(payloads))]
-    # The end of its input ends it.
+def running(command: Sequence[str]) -> Iterator[Child]:
+    """A process of this command. The end of its input ends it."""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
-        assert process.stdin
-        assert process.stdout
-        requests, answers = process.stdin, process.stdout
+        yield Child(process)
 
-        def answer() -> str:
-            line = answers.readline()
-            if not line:
-                raise RuntimeError(f"{command} ended with status {process.wait()}; see its stderr")
-            return line
+
+@contextmanager
+def started(peer: Peer, file: Path, payloads: Sequence[bytes]) -> Iterator[Callable[[], float]]:
+    """One round of the peer as a function, which gives its CPU seconds, all threads together."""
+    with running([*peer.command, peer.package, str(file), str(len(payloads))]) as child:
 
         def run() -> float:
-            began = cpu_seconds(process.pid)
-            requests.write("\n")
-            answer()
-            return cpu_seconds(process.pid) - began
+            began = cpu_seconds(child.pid)
+            child.ask()
+            child.answer()
+            return cpu_seconds(child.pid) - began
 
-        found = Found(*map(int, answer().split()))
+        found = Found(*map(int, child.answer().split()))
         # One that fails fast is no result.
         assert found == _expected(payloads, peer.images), f"{peer.name} found {found}"
         yield run

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import platform
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import records
+from bench import environment, records
+from bench.page import Page
 from bench.peers.child import started
 from bench.peers.known import PEERS
 from replicator import _core
@@ -53,6 +57,52 @@ def test_the_core_is_measured_by_every_peer_that_is_installed() -> None:
         assert set(ratios) == installed
         assert all(0 < ratio["low"] <= ratio["high"] for ratio in ratios.values())
         assert set(targets) <= {peer.name for peer in PEERS}
+
+
+def test_cost_is_measured_as_it_grows() -> None:
+    report = run("scale")
+    for what in ("bytes a record", "keys in 2,500 records", "records a batch"):
+        sizes = [cost["size"] for cost in report[what]]
+        assert len(sizes) >= 5
+        assert sizes == sorted(set(sizes))
+        assert all(cost["us"] > 0 for cost in report[what])
+    assert set(report["threads"]) == set(report["memory"]) == set(records.SHAPES)
+    for ratios in report["threads"].values():
+        assert set(ratios) == {"two threads", "two processes", "two threads that hash"}
+    for peaks in report["memory"].values():
+        assert all(peak["grown_bytes"] > peak["in_flight_bytes"] for peak in peaks)
+
+
+def test_a_page_of_results_says_how_it_was_made() -> None:
+    page = "\n".join(environment.lines(["core", "--quick"]))
+    for fact in ("core --quick", _core.COMMIT, "cores", f"orjson {metadata.version('orjson')}"):
+        assert fact in page
+    assert platform.node() not in page
+
+
+def test_a_table_is_markdown_on_request() -> None:
+    out = io.StringIO()
+    page = Page(out, "markdown")
+    page.part("core")
+    page.row("shape", "MB/s")
+    page.row("small", "1|2")
+    assert out.getvalue().split("\n")[1:] == [
+        "## `core`",
+        "",
+        "| shape | MB/s |",
+        "|---|---:|",
+        "| small | 1\\|2 |",
+        "",
+    ]
+
+
+def test_sized_records_have_their_size_and_decode() -> None:
+    for nbytes in (512, 4_000, 64_000):
+        payloads = records.sized(nbytes, 6, keys=3)
+        assert all(abs(len(payload) - nbytes) < 60 for payload in payloads)
+        batch = _core.decode(_core.Records.pack(payloads))
+        assert not batch.rejections
+        assert len(batch.newest(records.TABLE, [("id", "S")])) == 3
 
 
 def test_committed_rows_are_measured_by_ready_made_ones() -> None:

@@ -12,6 +12,9 @@ ARGS ?=
 missing = $(shell .ci/prerequisites '$(PYTHON)')
 need = $(if $(missing),$(error $(missing)),@:)
 
+missing_java = $(shell .ci/prerequisites '$(PYTHON)' java)
+need_java = $(if $(missing_java),$(error $(missing_java)),@:)
+
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --require-hashes
 ENVIRONMENT := $(VENV)/.environment
 EXTENSION := $(VENV)/.extension
@@ -20,8 +23,10 @@ EMULATORS := .emulators/.environment
 PEERS := target/peers/python/.environment target/peers/rust/release/peers
 PEERS += $(if $(shell command -v go 2>/dev/null),target/peers/go/peers)
 PEERS += $(if $(shell command -v npm 2>/dev/null),bench/peers/node/node_modules/.package-lock.json)
+KAFKA := .kafka/.jars
+KAFKA_POM := python/replicator/testing/kafka.pom.xml
 LIBRARY := python/replicator/_core.abi3.so
-RUST := Cargo.toml Cargo.lock $(shell find rust -type f 2>/dev/null)
+RUST := Cargo.toml Cargo.lock $(shell find rust -path rust/fuzz -prune -o -type f -print 2>/dev/null)
 
 # Cargo finds the interpreter of the environment, not another that happens to be in PATH.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
@@ -29,12 +34,12 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # What `replicator --version` names; the core takes it in when it is compiled (option_env!).
 export BUILD_COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help setup build lint test bench demo format requirements clean FORCE
+.PHONY: help setup build lint test bench fuzz demo format requirements clean FORCE
 
 help: ## Lists the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(ENVIRONMENT) $(EXTENSION) $(EMULATORS) ## Makes both environments and the extension: all that the other verbs need
+setup: $(KAFKA) $(ENVIRONMENT) $(EXTENSION) $(EMULATORS) ## Makes both environments, the extension and the tests' Kafka: all that the other verbs need
 
 build: $(EXTENSION) ## Builds the release extension and a wheel in dist/
 	$(need)
@@ -51,13 +56,16 @@ lint: $(EXTENSION) ## Formats, types, stub, layers, clippy: changes nothing
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
 
-test: $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go to pytest
+test: $(KAFKA) $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go to pytest
 	$(need)
 	cargo test --locked --release --no-default-features
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|scale|end-to-end --output json|markdown --quick"
+bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|scale|ingest|… --output json|markdown --quick"
 	@$(BIN)/python -m bench.run $(ARGS)
+
+fuzz: $(ENVIRONMENT) ## Fuzzes the core with a nightly compiler and cargo-fuzz; ARGS="kinesis_record 600" (seconds)
+	@$(BIN)/python rust/fuzz/run.py $(ARGS)
 
 demo: $(EXTENSION) $(EMULATORS) ## A supermarket's table arrives in Postgres; ARGS="--seconds 20 --rate 500 --keep"
 	@$(BIN)/replicator demo $(ARGS)
@@ -78,7 +86,7 @@ requirements: $(ENVIRONMENT) ## Compiles requirements*.in anew: the newest allow
 	$(COMPILE) requirements-emulators.in --output-file requirements-emulators.txt
 
 clean: ## Removes what the verbs made
-	rm -rf $(VENV) .emulators target dist $(LIBRARY)
+	rm -rf $(VENV) .emulators .kafka target dist $(LIBRARY)
 	rm -rf bench/peers/node/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -125,4 +133,12 @@ target/peers/go/peers: bench/peers/go/main.go bench/peers/go/go.mod bench/peers/
 bench/peers/node/node_modules/.package-lock.json: bench/peers/node/package.json bench/peers/node/package-lock.json
 	@echo "installing the Node peer (some seconds, once)" >&2
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent >&2
+	@touch $@
+
+# Only the tests need it, and only they need Java.
+$(KAFKA): $(KAFKA_POM)
+	$(need_java)
+	@echo "making .kafka (some seconds, once)" >&2
+	@rm -rf .kafka
+	@mvn --batch-mode --quiet --strict-checksums --file $(KAFKA_POM) dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka >&2
 	@touch $@

@@ -7,19 +7,19 @@ key and encodes binary COPY. A peer only parses, or makes values of its language
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from bench import records
+from bench import records, worker
+from bench.page import Page
 from bench.peers.child import started
 from bench.peers.known import PEERS
 from bench.timing import Ratio, cpu_seconds, interleaved, ratio
 from replicator import _core
 
-KEYS: Sequence[tuple[str, Literal["S", "N", "B"]]] = (("id", "S"),)
 OURS = "ours"
 
 
@@ -104,21 +104,43 @@ def measure(shape: str, *, is_quick: bool) -> Result:
 
 
 def _ours(payloads: list[bytes], step: int) -> Callable[[], None]:
-    batches = [
-        _core.Records.pack(payloads[start : start + step])
-        for start in range(0, len(payloads), step)
-    ]
+    batches = worker.pack(payloads, step)
     # A fast refusal is no result.
     for batch in batches:
         decoded = _core.decode(batch)
-        rows = decoded.newest(records.TABLE, KEYS)
+        rows = decoded.newest(records.TABLE, worker.KEYS)
         assert not decoded.rejections, decoded.rejections[0].message
         assert not rows.rejections, rows.rejections[0].message
         assert decoded.duplicates
         assert 0 < len(rows) < len(decoded)
+    return lambda: worker.decode(batches)
 
-    def run() -> None:
-        for batch in batches:
-            _core.decode(batch).newest(records.TABLE, KEYS).copy()
 
-    return run
+def report(page: Page, *, is_quick: bool) -> dict[str, Any]:
+    """All shapes: prints the tables, gives the figures."""
+    results = {shape: measure(shape, is_quick=is_quick) for shape in records.SHAPES}
+    peers = [peer.name for peer in PEERS]
+    page.head("core, MB/s of input", *results)
+    for name in (OURS, *peers):
+        rates = [result.rates.get(name) for result in results.values()]
+        page.row(name, *("not installed" if rate is None else f"{rate:.0f}" for rate in rates))
+    page.head("ours, times faster than", *results)
+    for name in peers:
+        page.row(
+            name,
+            *(
+                verdict(name, shape, result.ratios[name])
+                if name in result.ratios
+                else "not installed"
+                for shape, result in results.items()
+            ),
+        )
+    return {
+        shape: {
+            "unit": "MB/s",
+            **result.rates,
+            "ratios": {name: ratio.report() for name, ratio in result.ratios.items()},
+            "targets": targets(shape),
+        }
+        for shape, result in results.items()
+    }

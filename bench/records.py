@@ -271,6 +271,62 @@ def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def kinesis_answer(records: list[bytes]) -> bytes:
+    """The records as one answer of Kinesis GetRecords.
+
+    https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html
+    """
+    return _json(
+        {
+            "MillisBehindLatest": 0,
+            "NextShardIterator": "A" * 200,
+            "Records": [
+                {
+                    "ApproximateArrivalTimestamp": 1_706_542_774.123,
+                    "Data": base64.b64encode(payload).decode(),
+                    "PartitionKey": "5B9B9FFE9C2B6C2F",
+                    "SequenceNumber": f"{number:056d}",
+                }
+                for number, payload in enumerate(records)
+            ],
+        }
+    )
+
+
+def streams_answer(records: list[bytes]) -> bytes:
+    """The same changes as one answer of DynamoDB Streams GetRecords.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_GetRecords.html
+    """
+    return _json(
+        {
+            "NextShardIterator": "A" * 200,
+            "Records": [
+                _streams_record(json.loads(payload), number)
+                for number, payload in enumerate(records)
+            ],
+        }
+    )
+
+
+def _streams_record(record: Item, number: int) -> Item:
+    change = record["dynamodb"]
+    del change["ApproximateCreationDateTimePrecision"]
+    return {
+        "eventID": record["eventID"],
+        "eventName": record["eventName"],
+        "eventVersion": "1.1",
+        "eventSource": "aws:dynamodb",
+        "awsRegion": record["awsRegion"],
+        "dynamodb": {
+            **change,
+            "ApproximateCreationDateTime": change["ApproximateCreationDateTime"] // 1_000_000,
+            "SequenceNumber": str(10**20 + number),
+            "StreamViewType": "NEW_AND_OLD_IMAGES",
+        },
+    }
+
+
 def write(file: Path, payloads: Iterable[bytes]) -> None:
     """The payloads for other languages: each behind its length in four bytes, little-endian."""
     with file.open("wb") as out:

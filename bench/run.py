@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from bench import environment, records
@@ -20,7 +19,7 @@ from bench.page import Page
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "scale", "end-to-end")
+PARTS = ("core", "scale", "ingest", "end-to-end", "kafka", "compress", "patterns")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,64 +50,99 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _core_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
     from bench import core  # noqa: PLC0415 - each part has imports of its own
-    from bench.peers.known import PEERS  # noqa: PLC0415 - see above
 
-    results = {shape: core.measure(shape, is_quick=is_quick) for shape in records.SHAPES}
-    peers = [peer.name for peer in PEERS]
-    page.head("core, MB/s of input", *results)
-    for name in (core.OURS, *peers):
-        rates = [result.rates.get(name) for result in results.values()]
-        page.row(name, *(_NOT_INSTALLED if rate is None else f"{rate:.0f}" for rate in rates))
-    page.head("ours, times faster than", *results)
-    for name in peers:
-        page.row(
-            name,
-            *(
-                core.verdict(name, shape, result.ratios[name])
-                if name in result.ratios
-                else _NOT_INSTALLED
-                for shape, result in results.items()
-            ),
-        )
-    return {
-        shape: {
-            "unit": "MB/s",
-            **result.rates,
-            "ratios": {name: ratio.report() for name, ratio in result.ratios.items()},
-            "targets": core.targets(shape),
-        }
-        for shape, result in results.items()
-    }
+    return core.report(page, is_quick=is_quick)
 
 
-def _scale_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
+def _scale_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
     from bench import scale  # noqa: PLC0415 - see above
 
+    return scale.report(page, is_quick=is_quick)
+
+
+def _ingest_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
+    from bench import ingest  # noqa: PLC0415 - see above
+
     report: Report = {}
-    for what, costs, per in (
-        ("bytes a record", scale.by_record_bytes(is_quick=is_quick), "ns per further byte"),
-        ("keys in 2,500 records", scale.by_keys(is_quick=is_quick), ""),
-        ("records a batch", scale.by_batch(is_quick=is_quick), "us per further record"),
+    for place, measure, names in (
+        ("in memory", ingest.measure_in_memory, _INGEST_MEMORY),
+        ("over HTTP", ingest.measure_over_http, _INGEST_HTTP),
     ):
-        page.head(what, "us/record", *([per] if per else []))
-        for cost in costs:
-            marginal = "" if cost.marginal is None else f"{cost.marginal:.2f}"
-            cells = [f"{cost.us:.2f} (+{cost.spread:.0%})", *([marginal] if per else [])]
-            page.row(f"{cost.size:.0f}", *cells)
-        report[what] = [asdict(cost) for cost in costs]
-    report["threads"] = {}
-    page.head("times the work of one", *scale.THREADS)
+        page.head(f"ingest {place}, records/s", *names, "x stock+orjson", "x floor's time")
+        for shape in records.SHAPES:
+            for way, result in measure(shape, is_quick=is_quick):
+                rates = result.rates
+                cells = [f"{rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in names]
+                ratio = rates["ours to COPY"] / rates["stock+orjson"]
+                above = rates["floor"] / rates["ours to COPY"] if "floor" in rates else None
+                page.row(f"{shape} {way}", *cells, f"{ratio:.2f}", f"{above:.2f}" if above else "")
+                report[f"{shape} {way} {place}"] = {"unit": "records/s", **rates}
+    return report
+
+
+def _patterns_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import patterns  # noqa: PLC0415 - see above
+
+    report = {}
     for shape in records.SHAPES:
-        ratios = scale.threads(shape, is_quick=is_quick)
-        page.row(shape, *(scale.verdict(name, ratio) for name, ratio in ratios.items()))
-        report["threads"][shape] = {name: ratio.report() for name, ratio in ratios.items()}
-    report["memory"] = {}
-    page.head("MB of payloads in flight", "MB grown", "times what is in flight")
-    for shape in records.SHAPES:
-        peaks = list(scale.memory(shape, is_quick=is_quick))
-        for nbytes, grown in peaks:
-            page.row(f"{shape} {nbytes / 1e6:.0f}", f"{grown / 1e6:.0f}", f"{grown / nbytes:.1f}")
-        report["memory"][shape] = [{"in_flight_bytes": n, "grown_bytes": g} for n, g in peaks]
+        result = patterns.measure(shape, is_quick=is_quick)
+        page.head(f"patterns, {shape}", "MB/s of input", "time / decoding's")
+        for name, rate in result.rates.items():
+            share = result.rates["decode"] / rate
+            page.row(f"  {name}", f"{rate:.0f} (+{result.spreads[name]:.0%})", f"{share:.2f}")
+        report[shape] = {"unit": "MB/s", **result.rates}
+    return report
+
+
+def _kafka_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
+    from bench import kafka  # noqa: PLC0415 - see above
+    from replicator.errors import FatalError  # noqa: PLC0415 - see above
+    from replicator.testing.kafka_server import start_kafka  # noqa: PLC0415 - see above
+
+    report: Report = {}
+    page.head("kafka, us a record", *_KAFKA, "share")
+
+    def say(name: str, result: kafka.Result) -> None:
+        cells = [f"{result.us[peer]:.2f} (+{result.spreads[peer]:.0%})" for peer in _KAFKA]
+        page.row(name, *cells, f"{result.share:.2f}")
+        report[name] = {"unit": "us", **result.us}
+
+    for shape, codec, headers in kafka.CASES:
+        result = kafka.measure(shape, codec, headers=headers, is_quick=is_quick)
+        say(f"{shape} {codec}" + ("" if headers else " bare"), result)
+    try:
+        with start_kafka() as broker:
+            for shape, codec, headers in kafka.SENT:
+                result = kafka.measure_sending(
+                    broker, shape, codec, headers=headers, is_quick=is_quick
+                )
+                say(f"{shape} {codec} sent", result)
+    except FatalError as error:
+        if error.code != "kafka_missing":
+            raise
+        page.note(f"not sent: {error}")
+    return report
+
+
+def _compress_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
+    from bench import compress  # noqa: PLC0415 - see above
+
+    report: Report = {}
+    page.head("compress, MB/s, size", *compress.CODECS)
+    for shape in compress.SIZES:
+        result = compress.measure(shape, is_quick=is_quick)
+        cells = [
+            f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%}) {result.sizes[name]:.3f}"
+            for name in compress.CODECS
+        ]
+        page.row(shape, *cells)
+        gzip, zstd = (
+            f"{result.rates[ours] / result.rates[peer]:.2f} x,"
+            f" size {result.sizes[ours] / result.sizes[peer]:.2f} x"
+            for ours, peer in (("gzip", "stdlib gzip 6"), ("zstd", "bare zstd 3"))
+        )
+        page.row("", gzip, "", zstd)
+        report[shape] = {"unit": "MB/s", **result.rates, "sizes": result.sizes}
     return report
 
 
@@ -125,12 +159,18 @@ def _end_to_end_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a 
     return report
 
 
-_NOT_INSTALLED = "not installed"
+_INGEST_MEMORY = ("stock", "stock+orjson", "ours to payloads", "ours to COPY")
+_INGEST_HTTP = ("stock+orjson", "floor", "ours to COPY")
+_KAFKA = ("ours", "aiokafka")
 _END_TO_END = ("ours", "ready-made")
 _RUN: dict[str, Callable[[bool, Page], Report]] = {
     "core": _core_part,
     "scale": _scale_part,
+    "ingest": _ingest_part,
     "end-to-end": _end_to_end_part,
+    "kafka": _kafka_part,
+    "compress": _compress_part,
+    "patterns": _patterns_part,
 }
 
 

@@ -13,11 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from bench import records, worker
+from bench.page import Page
 from bench.peers.child import Child, running
 from bench.timing import Ratio, cpu_seconds, interleaved, ratio
 from replicator import _core
@@ -216,3 +218,33 @@ def memory(shape: str, *, is_quick: bool) -> Iterator[tuple[int, int]]:
                 text=True,
             )
         yield sum(map(len, payloads)), int(done.stdout)
+
+
+def report(page: Page, *, is_quick: bool) -> dict[str, Any]:
+    """Prints the tables, gives the figures."""
+    figures: dict[str, Any] = {}
+    for what, costs, per in (
+        ("bytes a record", by_record_bytes(is_quick=is_quick), "ns per further byte"),
+        ("keys in 2,500 records", by_keys(is_quick=is_quick), ""),
+        ("records a batch", by_batch(is_quick=is_quick), "us per further record"),
+    ):
+        page.head(what, "us/record", *([per] if per else []))
+        for cost in costs:
+            marginal = "" if cost.marginal is None else f"{cost.marginal:.2f}"
+            cells = [f"{cost.us:.2f} (+{cost.spread:.0%})", *([marginal] if per else [])]
+            page.row(f"{cost.size:.0f}", *cells)
+        figures[what] = [asdict(cost) for cost in costs]
+    figures["threads"] = {}
+    page.head("times the work of one", *THREADS)
+    for shape in records.SHAPES:
+        ratios = threads(shape, is_quick=is_quick)
+        page.row(shape, *(verdict(name, ratio) for name, ratio in ratios.items()))
+        figures["threads"][shape] = {name: ratio.report() for name, ratio in ratios.items()}
+    figures["memory"] = {}
+    page.head("MB of payloads in flight", "MB grown", "times what is in flight")
+    for shape in records.SHAPES:
+        peaks = list(memory(shape, is_quick=is_quick))
+        for nbytes, grown in peaks:
+            page.row(f"{shape} {nbytes / 1e6:.0f}", f"{grown / 1e6:.0f}", f"{grown / nbytes:.1f}")
+        figures["memory"][shape] = [{"in_flight_bytes": n, "grown_bytes": g} for n, g in peaks]
+    return figures

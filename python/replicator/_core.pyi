@@ -10,6 +10,7 @@ digits, magnitudes 1E-130 to 9.99…E+125, depth 32
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html).
 """
 
+import builtins
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
@@ -17,14 +18,20 @@ __all__ = [
     "BUILD_PROFILE",
     "COMMIT",
     "REJECTION_CODES",
+    "Answer",
+    "BodyError",
     "ChangeBatch",
     "EventStream",
-    "FrameError",
+    "KafkaBatch",
+    "Pattern",
+    "Projection",
     "Records",
     "Rejection",
     "Rows",
     "ShardEvent",
+    "Window",
     "__version__",
+    "compress",
     "decode",
 ]
 
@@ -35,11 +42,12 @@ COMMIT: Final[str]
 REJECTION_CODES: Final[dict[str, str]]
 """Every rejection code with one sentence of meaning; a code never changes."""
 
-class FrameError(ValueError):
-    """An event-stream body that can't be trusted further: bad CRC, impossible
-    length, missing header. `code` is a stable slug: `frame_length`,
-    `prelude_checksum`, `message_checksum`, `frame_headers`, `missing_header`,
-    `frame_envelope`. Reconnect and go on from the last event's continuation."""
+class BodyError(ValueError):
+    """A body of the service that can't be read further. `code` is a stable slug. Of an
+    event stream (bad CRC, impossible length, missing header, JSON that can't be read):
+    `frame_length`, `prelude_checksum`, `message_checksum`, `frame_headers`,
+    `missing_header`, `frame_envelope`; reconnect and go on from the last event's
+    continuation. Of GetRecords: `answer_envelope`; ask again with the same iterator."""
 
     code: str
 
@@ -54,6 +62,9 @@ class Rejection:
     def line(self) -> int:
         """The line it began on, from 1, when it came from a document; else 0."""
     @property
+    def sub_sequence_number(self) -> int:
+        """Which user record of a KPL aggregate it is, from 0; 0 when it is in none."""
+    @property
     def part(self) -> int:
         """Which of the concatenated batches it came from, from 0."""
     @property
@@ -62,7 +73,8 @@ class Rejection:
     def message(self) -> str: ...
     @property
     def raw(self) -> bytes:
-        """The record's own bytes, unchanged (Kinesis: the decoded `Data`). A rejection
+        """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user
+        record's part of it). A rejection
         shares its batch's memory, and so keeps all of it."""
     @property
     def sequence_number(self) -> str:
@@ -74,7 +86,12 @@ class Rejection:
 @final
 class Records:
     """Undecoded records: one arena of bytes, and per record its payload's place,
-    its sequence number and its arrival time."""
+    its sequence number and its arrival time.
+
+    Kinesis records are taken apart where the Kinesis Producer Library put several user
+    records into one: each becomes a record, in order, and all carry the aggregate's
+    sequence number, so that no position lies between them. What fails the aggregate's
+    checksum, or isn't one in every respect, stays one record, which decoding rejects."""
 
     @staticmethod
     def pack(
@@ -102,7 +119,8 @@ class Records:
     def last_sequence_number(self) -> str | None: ...
     @property
     def last_arrival_ms(self) -> int | None:
-        """Arrival time of the last record at the stream, epoch milliseconds."""
+        """Arrival time of the last record at the stream, epoch milliseconds. Of
+        DynamoDB Streams, which tells no arrival: its creation time, in whole seconds."""
 
 @final
 class ShardEvent:
@@ -131,13 +149,83 @@ class EventStream:
 
     def __new__(cls, frame_bytes_max: int = 33554432) -> EventStream: ...
     def feed(self, chunk: bytes) -> list[ShardEvent]:
-        """The events that this chunk completes. Raises FrameError; events that
+        """The events that this chunk completes. Raises BodyError; events that
         were complete before the broken frame are given first, and the error is
         raised by the next call, and by every one after it (`buffered_bytes` is not 0
         then). `Data` that is no base64 stays as it is: decoding rejects that record."""
     @property
     def buffered_bytes(self) -> int:
         """Bytes of an unfinished frame; not 0 at the end of a body means it was cut."""
+
+@final
+class Pattern:
+    """Event patterns as EventBridge and Lambda's `FilterCriteria` write them, compiled:
+    a change matches when one of them does. Over all members of a record, images in
+    DynamoDB's typed form: `{"dynamodb": {"NewImage": {"price": {"N": [{"numeric": [">", 10]}]}}}}`.
+
+    Operators: exact values, `prefix`, `suffix` (both also `{"equals-ignore-case": …}`),
+    `equals-ignore-case`, `wildcard`, `anything-but` (a value or one of these, or lists of
+    them), `numeric`, `exists`, `cidr`, `$or`. A list or set matches when an element does;
+    what is asked of a list together must hold in one element together.
+
+    Unlike AWS, numbers are compared with `N` and `NS` as numbers, exactly; `exists` also
+    sees attributes (in any type), maps, lists and images; and what no record can match is
+    an error. At most 64 KiB a pattern, 128 alternatives in all after `$or` multiplied out."""
+
+    def __new__(cls, patterns: str | Sequence[str]) -> Pattern:
+        """Each a JSON text; several are alternatives. Raises ValueError that names the
+        place in the pattern and says what to write."""
+    @property
+    def names(self) -> list[str]:
+        """What they speak of: `eventName`, `dynamodb.NewImage`, …, sorted."""
+
+@final
+class Projection:
+    r"""What a sink may see of images. A path is an attribute's name, or names joined by dots
+    into maps; a list stands for each of its elements; `\.` is a dot and `\\` a backslash of
+    a name. Where a path ends at what is neither map nor list it says nothing of it.
+
+    `include` keeps these only (and the key), `exclude` leaves out, `mask` writes the text
+    `***` (it tells that a value was there, which NULL wouldn't), `hash` the HMAC-SHA-256 of
+    the value with its type in hexadecimal: equal values have equal hashes in any spelling."""
+
+    def __new__(
+        cls,
+        *,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        mask: Sequence[str] = (),
+        hash: Sequence[str] = (),  # noqa: A002 - one word for one thing
+        key: bytes | None = None,
+    ) -> Projection:
+        """Raises ValueError for paths that contradict each other, and for a hash without a
+        key of at least 16 bytes."""
+    def check(self, keys: Sequence[str]) -> None:
+        """Raises ValueError when it would change one of these attributes of a key, which
+        sinks need as they are."""
+
+@final
+class Answer:
+    """An answer of GetRecords: of Kinesis
+    (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html), or of DynamoDB
+    Streams (…/amazondynamodb/latest/APIReference/API_streams_GetRecords.html)."""
+
+    @staticmethod
+    def read(body: bytes, source: Literal["kinesis", "streams"]) -> Answer:
+        """Reads the raw body in one pass. A record of DynamoDB Streams is its own payload.
+        Raises BodyError, which names the byte, when the JSON around the records can't be
+        read; a record that is unreadable inside is left to decoding, which rejects it."""
+    @property
+    def records(self) -> Records: ...
+    @property
+    def next_iterator(self) -> str | None:
+        """Where the next call goes on; None at the end of the shard."""
+    @property
+    def millis_behind_latest(self) -> int | None:
+        """None from DynamoDB Streams, which doesn't tell."""
+    @property
+    def child_shards(self) -> list[tuple[str, list[str]]]:
+        """As on `ShardEvent`; DynamoDB Streams names none here."""
 
 @final
 class ChangeBatch:
@@ -153,7 +241,7 @@ class ChangeBatch:
         """Memory held in bytes, undecoded bytes included."""
     @property
     def records(self) -> int:
-        """Records decoded: changes + duplicates + rejections."""
+        """Records decoded: changes + filtered + duplicates + rejections."""
     @property
     def duplicates(self) -> int:
         """Exact duplicates taken out: the same `eventID`, or equal key,
@@ -162,6 +250,12 @@ class ChangeBatch:
     def ambiguous(self) -> int:
         """Changes of one key at one instant whose images form no single chain;
         they follow the order of arrival."""
+    @property
+    def filtered(self) -> int:
+        """Changes that `filter` left out."""
+    @property
+    def late(self) -> int:
+        """Changes that a window marked late; JSON lines say `"late":true` of them."""
     @property
     def rejections(self) -> list[Rejection]: ...
     @property
@@ -182,15 +276,82 @@ class ChangeBatch:
     def concat(batches: Sequence[ChangeBatch]) -> ChangeBatch:
         """One batch over several (of several shards, say), ordered and deduped
         across them, sharing their memory. `Rejection.part` is the index in `batches`."""
-    def newest(self, table: str, keys: Sequence[tuple[str, Literal["S", "N", "B"]]]) -> Rows:
+    def newest(
+        self,
+        table: str,
+        keys: Sequence[tuple[str, Literal["S", "N", "B"]]],
+        pattern: Pattern | None = None,
+        projection: Projection | None = None,
+    ) -> Rows:
         """The newest change per key of one table: what a state sink writes. A change
         that doesn't have exactly these key attributes in these types, or whose new
-        image is missing though it is no REMOVE, goes to `Rows.rejections`."""
-    def json_lines(self, form: Literal["plain", "dynamodb"] = "plain") -> bytes:
-        """One JSON object a change and line: `table`, `event`, `key`, `version` (text),
-        `item`, `old` (null when absent). Plain: numbers as JSON numbers with all their
+        image is missing though it is no REMOVE, goes to `Rows.rejections`. With a
+        pattern, a change whose new image doesn't match is a delete (of its version);
+        with a projection, rows are what it shows. Raises ValueError when the pattern
+        speaks of more than `dynamodb.Keys` and `NewImage`, or the projection of a key."""
+    def filter(self, pattern: Pattern) -> ChangeBatch:
+        """Without the changes that don't match: what a log sink writes. Those left out are
+        counted in `filtered`, and still decide the order of others in a later `concat`."""
+    def project(self, projection: Projection) -> ChangeBatch:
+        """With both images as a sink may see them, for every form. Order, duplicates,
+        patterns and `Rejection.raw` go by the images as they came. A change whose key
+        would be changed goes to `rejections`. Raises ValueError beyond 4 GiB."""
+    def json_lines(
+        self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
+    ) -> bytes:
+        """One JSON object a change and line. `plain`: `table`, `event`, `key`, `version` (text),
+        `item`, `old` (null when absent); numbers as JSON numbers with all their
         digits, sets as arrays sorted by value, binary as base64. `dynamodb`: `key`,
-        `item` and `old` as the wire carried them, typed."""
+        `item` and `old` as the wire carried them, typed. `debezium`: its envelope
+        (`before`, `after`, `source`, `op` c/u/d, `ts_ms`), images plain, every time the
+        change's creation, `source.sequence` the record's sequence number. `change`: the
+        whole change in the shape of a Kinesis payload, with `version`, `position` (the
+        sequence number) and `userIdentity` where it has them: `decode` reads it again."""
+    def kafka(
+        self,
+        partitions: int,
+        *,
+        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
+        table: str | None = None,
+        headers: bool = True,
+        tombstones: bool = True,
+        batch_bytes_max: int = 1_000_000,
+    ) -> list[KafkaBatch]:
+        """The changes, of one table or of all, as record batches by partition, in order.
+
+        Value: a line of `json_lines`. Key: the key attributes as one JSON object, sorted by
+        name, numbers in one spelling; typed for `dynamodb` and `change`, else plain.
+        Partition: murmur2 of the key, as Java's default partitioner. Timestamp: creation.
+        Headers: `table`, `event`, `version`, `position`, `event_id`, those that are known.
+        With `tombstones` a REMOVE is followed by the same record without a value. A batch
+        holds `batch_bytes_max` before compression; a larger record has one of its own."""
+
+@final
+class KafkaBatch:
+    """A finished record batch of format 2 (https://kafka.apache.org/documentation/#recordbatch)."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def count(self) -> int:
+        """Records, tombstones included."""
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, compressed."""
+    @property
+    def base_timestamp(self) -> int:
+        """Of its first record, epoch milliseconds."""
+    @property
+    def max_timestamp(self) -> int: ...
+    def bytes(
+        self,
+        producer_id: int = -1,
+        producer_epoch: int = -1,
+        base_sequence: int = -1,
+        transactional: bool = False,
+    ) -> builtins.bytes:
+        """The batch in the name of a producer, checksum (CRC-32C) included."""
 
 @final
 class Rows:
@@ -199,6 +360,9 @@ class Rows:
     def __len__(self) -> int: ...
     @property
     def deletes(self) -> int: ...
+    @property
+    def filtered(self) -> int:
+        """Deletes among them that are no REMOVE: their new image doesn't match the pattern."""
     @property
     def folded(self) -> int:
         """Changes left out because a newer one of the same key is here."""
@@ -220,9 +384,71 @@ class Rows:
         """These rows' changes left out: the next newest change of each key, where
         there is one, takes its place. Earlier rejections are kept."""
 
+@final
+class Window:
+    """The memory of a log sink for one shard (laws 2 and 7): sorts changes per key within
+    `reorder_us`, gives each distinct one once. A change is due when its millisecond ended
+    `reorder_us` before the greatest event time seen. What comes later, after a newer change
+    of its key was given, is marked late, or left out when `compacted`; so is marked what is
+    older than all that is remembered. Changes of DynamoDB Streams are never held: their
+    order is the stream's, and a sequence number seen is a duplicate.
+
+    Duplicates are known for `duplicate_us` of event time (no less than `reorder_us`, else
+    ValueError) and as far as `bytes_max` allows: the oldest instants are forgotten first,
+    then the oldest held changes are given early. A held change keeps no more than four
+    times its bytes of the batch it came with, some 4 KB a batch apart.
+
+    Positions: store the last sequence number added, with `given_us`. After a restart, read
+    from `duplicate_us` before what is `oldest` and `refill` up to that number; then `add`."""
+
+    def __new__(
+        cls,
+        *,
+        reorder_us: int = 1_000_000,
+        duplicate_us: int = 60_000_000,
+        bytes_max: int = 67_108_864,
+        compacted: bool = False,
+    ) -> Window: ...
+    def add(self, batch: ChangeBatch) -> ChangeBatch:
+        """Takes the changes of one fetch in order of arrival; gives all that are due, in
+        order. The answer's `duplicates` and `rejections` are those of this fetch."""
+    def advance(self, event_us: int) -> ChangeBatch:
+        """What is due when the source's clock shows this time, though no change says so."""
+    def flush(self) -> ChangeBatch:
+        """All that is held: at the end of a shard, say."""
+    def refill(self, batch: ChangeBatch, given_us: int | None = None) -> None:
+        """Changes that were added before a restart: those before `given_us` were given
+        (None: all), the others are held again. Gives nothing."""
+    @property
+    def held(self) -> int:
+        """Changes not given yet."""
+    @property
+    def oldest(self) -> int | None:
+        """Which call of `add` and `refill`, from 0, brought the oldest change held."""
+    @property
+    def given_us(self) -> int | None:
+        """All that was added with an earlier event time was given."""
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def late(self) -> int:
+        """Changes marked late or left out, since the beginning."""
+    @property
+    def left_out(self) -> int: ...
+    @property
+    def early(self) -> int:
+        """Changes given before their time because `bytes_max` was reached."""
+    @property
+    def forgotten(self) -> int:
+        """Changes no longer known because `bytes_max` was reached."""
+
 def decode(records: Records, *, table: str | None = None, keep_all: bool = False) -> ChangeBatch:
     """Decodes, checks, takes out exact duplicates and orders. Never fails a batch: a
     refused record is in `rejections`, its neighbours are decoded.
 
     `table` names the table of records that name none (a DynamoDB Streams answer
     carries no ARN). `keep_all` keeps every change in input order, duplicates too."""
+
+def compress(data: bytes, codec: Literal["gzip", "zstd", "lz4"], level: int | None = None) -> bytes:
+    """One gzip member, zstd frame or lz4 frame. Levels: gzip 1 to 12 (1), zstd -7 to 22 (3, with
+    tables that fit a core's cache), lz4 None only. Raises ValueError for another."""

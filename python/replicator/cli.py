@@ -125,6 +125,12 @@ def status(
 def inspect(
     file: Annotated[str, typer.Argument(help="A file, or - for standard input.")],
     *,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", help="Show only what matches this event pattern (JSON), or one of several."
+        ),
+    ] = None,
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
@@ -137,7 +143,8 @@ def inspect(
 
     # A closed standard input is an empty one.
     stdin = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
-    raise typer.Exit(inspector.main(file, stdin, sys.stdout.buffer, sys.stderr.buffer))
+    out, err = sys.stdout.buffer, sys.stderr.buffer
+    raise typer.Exit(inspector.main(file, stdin, out, err, filters or ()))
 
 
 @app.command()

@@ -12,25 +12,29 @@ Messages name the place of what is wrong, never a value that may be a secret.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from replicator._core import Pattern, Projection
 from replicator.errors import FatalError
 from replicator.model import LATEST, TRIM_HORIZON, Position, PositionKind, at_timestamp
 
@@ -107,6 +111,77 @@ class SourceConfig(_Settings):
         return value
 
 
+class AttributesConfig(_Settings):
+    """Which attributes a sink may see. Paths: names joined by dots go into maps, a list stands
+    for each of its elements, and a dot of a name is written with a backslash before it."""
+
+    include: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Only these; the key attributes are always there."
+    )
+    exclude: tuple[str, ...] = Field((), description="Without these.")
+    mask: tuple[str, ...] = Field((), description="Their values become the text ***.")
+    hash: tuple[str, ...] = Field(
+        (), description="Their values become a keyed hash (HMAC-SHA-256, hexadecimal)."
+    )
+    hash_key: SecretStr = Field(
+        SecretStr(""), description="Key of the hashes, 16 bytes or more; best from HASH_KEY_FILE."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> AttributesConfig:
+        self.projection()
+        return self
+
+    def projection(self) -> Projection:
+        """The same for the core. Raises ValueError that names the list and the path."""
+        if self.hash_key.get_secret_value() and not self.hash:
+            raise ValueError("hash_key: there is nothing to hash: name attributes in hash")
+        return Projection(
+            include=self.include,
+            exclude=self.exclude,
+            mask=self.mask,
+            hash=self.hash,
+            key=self.hash_key.get_secret_value().encode(),
+        )
+
+
+def pattern_text(value: object) -> object:
+    """One filter as the JSON text of an event pattern. YAML's mappings become JSON; text stays."""
+    if isinstance(value, Mapping):
+        try:
+            value = json.dumps(_plain(value), ensure_ascii=False)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+    if not isinstance(value, str):
+        raise ValueError("an event pattern is wanted: a mapping, or its JSON text")  # noqa: TRY004
+    Pattern(value)
+    return value
+
+
+FilterText: TypeAlias = Annotated[
+    str,
+    BeforeValidator(pattern_text),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]}),
+]
+
+
+def _plain(value: object, place: str = "") -> object:
+    """The value, if JSON can say it. YAML reads NULL, yes, no, on and off as no text."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise TypeError(
+                    f"{place}a name is read as {name!r} by YAML: put it into quotes"
+                    ' ("NULL", "yes", "5")'
+                )
+        return {name: _plain(inner, f"{place}{name}: ") for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, place) for inner in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"{place}YAML reads a value as a {type(value).__name__}: put it into quotes")
+
+
 class PostgresConfig(_Settings):
     """A Postgres 13+ destination."""
 
@@ -119,6 +194,29 @@ class PostgresConfig(_Settings):
     )
     create: bool = Field(default=True, description="Create missing tables; else refuse with DDL.")
     connections: int = Field(2, ge=1, le=64, description="Connections that write.")
+    filter: tuple[FilterText, ...] = Field(
+        (),
+        description="Event patterns, as Lambda's FilterCriteria has them, over dynamodb.Keys and "
+        "dynamodb.NewImage: only items that match one of them are kept.",
+    )
+    attributes: AttributesConfig | None = Field(None, description="What is seen of an item.")
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_about_items(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for index, text in enumerate(value):
+            for name in Pattern(text).names:
+                if name not in {"dynamodb.Keys", "dynamodb.NewImage"}:
+                    raise ValueError(
+                        f"filter {index}, {name}: this sink keeps the newest item of each key, and "
+                        "its filter says which items belong there: it can speak of dynamodb.Keys "
+                        "and dynamodb.NewImage only"
+                    )
+        return value
+
+    def pattern(self) -> Pattern | None:
+        """The filter for the core; None where everything belongs."""
+        return Pattern(self.filter) if self.filter else None
 
 
 class PipelineConfig(_Settings):

@@ -13,7 +13,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,12 @@ class InspectResult:
     rejections: list[_core.Rejection]
 
 
-def inspect(data: bytes) -> InspectResult:
-    """Decodes JSON lines or one event document, whole and uncompressed."""
+def inspect(data: bytes, pattern: _core.Pattern | None = None) -> InspectResult:
+    """Decodes JSON lines or one event document, whole and uncompressed; shows the changes
+    that match the pattern."""
     batch = _core.decode(_core.Records.document(data), keep_all=True)
+    if pattern is not None:
+        batch = batch.filter(pattern)
     return InspectResult(batch.json_lines("plain"), batch.rejections)
 
 
@@ -61,18 +64,29 @@ def rejection_line(rejection: _core.Rejection, lines_before: int = 0) -> bytes:
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def main(file: str, stdin: BinaryIO, stdout: BinaryIO, stderr: BinaryIO) -> int:
+def main(
+    file: str,
+    stdin: BinaryIO,
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    filters: Sequence[str] = (),
+) -> int:
     """Decodes `file` (`-`: `stdin`) and gives the exit code: 1 when a record was refused.
+    With filters, only changes that match one of these event patterns are shown.
 
-    Raises FatalError: `usage_input` when the file can't be read, `input_truncated` and
-    `input_corrupt` when its compression is broken, `input_too_large` past the limits
-    above. What was decoded before stays printed.
+    Raises FatalError: `usage_filter` for a broken filter, `usage_input` when the file
+    can't be read, `input_truncated` and `input_corrupt` when its compression is broken,
+    `input_too_large` past the limits above. What was decoded before stays printed.
     """
     rejected = 0
     try:
+        pattern = _core.Pattern(filters) if filters else None
+    except ValueError as error:
+        raise FatalError("usage_filter", f"--filter: {error}") from None
+    try:
         with _opened(file, stdin) as source:
             for lines_before, piece in pieces(source, file):
-                result = inspect(piece)
+                result = inspect(piece, pattern)
                 stdout.write(result.lines)
                 # In step with the errors, so that both streams on one terminal make sense.
                 stdout.flush()

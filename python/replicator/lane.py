@@ -217,6 +217,8 @@ class Lane:
         stats.duplicates += result.duplicates
         stats.superseded += result.superseded
         stats.ambiguous += result.ambiguous
+        if result.filtered:
+            stats.dropped["filtered_deletes"] += result.filtered
         if result.ambiguous:
             log.warning("ambiguous_order", changes=result.ambiguous, action="the delete stands")
         stats.dead_letters += len(result.dead_letters)

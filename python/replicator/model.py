@@ -172,13 +172,15 @@ class WriteResult:
 
     `lost` names the shards whose fence was gone: *nothing* of them was written,
     everything of the others was. `duplicates` are changes whose version the sink
-    already held, `superseded` those that came later than a newer one.
+    already held, `superseded` those that came later than a newer one, `filtered` those
+    that deleted an item because it doesn't match the sink's filter.
     """
 
     rows: int = 0
     duplicates: int = 0
     superseded: int = 0
     ambiguous: int = 0
+    filtered: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
     lost: frozenset[str] = frozenset()
 

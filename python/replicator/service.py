@@ -172,6 +172,8 @@ def make_sink(config: Config, pipeline: PipelineConfig, owner: str, store_id: st
             table=settings.table,
             create=settings.create,
             connections=settings.connections,
+            pattern=settings.pattern(),
+            projection=settings.attributes.projection() if settings.attributes else None,
             store_id=store_id,
             owner=owner,
         )
@@ -262,6 +264,7 @@ async def _run_until_signal(config: Config) -> int:
         rows=stats.rows,
         duplicates=stats.duplicates,
         superseded=stats.superseded,
+        dropped=dict(stats.dropped),
         dead_letters=stats.dead_letters,
     )
     return EXIT_DRAINED

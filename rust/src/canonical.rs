@@ -38,7 +38,8 @@ fn canonical_members(b: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Fa
     Ok(end)
 }
 
-fn canonical_value(b: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Fault> {
+/// The same for one value; gives the place behind it.
+pub(crate) fn canonical_value(b: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Fault> {
     let (tag, at) = tag(b, at)?;
     out.push(tag as u8);
     let end = match tag {

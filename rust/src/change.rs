@@ -77,24 +77,111 @@ pub struct Part {
     /// Every change, duplicates too.
     pub changes: Vec<Change>,
     /// Canonical keys.
-    pub keys: Vec<u8>,
+    pub keys: Arc<Vec<u8>>,
     /// Plain new images.
-    pub plain: Vec<u8>,
+    pub plain: Arc<Vec<u8>>,
     /// Names of tables.
     pub tables: Vec<Arc<str>>,
+    /// Where the raw parts of the changes are, when not in the records: `project` made them.
+    pub projected: Option<Arc<Vec<u8>>>,
+    /// What was decoded, when these changes are made from it: order and filters look at nothing else.
+    pub original: Option<Arc<Self>>,
 }
 
 impl Part {
-    fn nbytes(&self) -> usize {
-        self.records.nbytes()
-            + self.changes.capacity() * size_of::<Change>()
-            + self.keys.capacity()
-            + self.plain.capacity()
+    /// Memory held.
+    pub(crate) fn nbytes(&self) -> usize {
+        let own = self.changes.capacity() * size_of::<Change>();
+        own + match &self.original {
+            // Keys are shared.
+            Some(original) => {
+                let made = self.projected.as_ref().map_or(0, |projected| projected.capacity() + self.plain.capacity());
+                original.nbytes() + made
+            }
+            None => self.records.nbytes() + self.keys.capacity() + self.plain.capacity(),
+        }
+    }
+
+    /// A part to be made another of, the original kept.
+    pub(crate) fn derived(self: &Arc<Self>) -> Self {
+        Self {
+            records: Arc::clone(&self.records),
+            changes: self.changes.clone(),
+            keys: Arc::clone(&self.keys),
+            plain: Arc::clone(&self.plain),
+            tables: self.tables.clone(),
+            projected: self.projected.clone(),
+            original: Some(Arc::clone(self.original.as_ref().unwrap_or(self))),
+        }
+    }
+
+    /// The bytes that spans of the changes point into.
+    #[inline]
+    pub fn arena(&self) -> &[u8] {
+        self.projected.as_ref().map_or(self.records.arena(), |projected| projected)
     }
 }
 
+impl Part {
+    /// Bytes that a change takes, at least.
+    pub(crate) fn weight(&self, index: u32) -> usize {
+        let payload = |change: &Change| self.records.payload(change.record as usize).len();
+        self.changes.get(index as usize).map_or(0, |change| size_of::<Change>() + payload(change))
+    }
+
+    /// A part of its own with copies of these changes only. (Their records are numbered anew.)
+    pub(crate) fn picked(&self, indexes: &[u32]) -> Self {
+        let chosen = || indexes.iter().filter_map(|&index| self.changes.get(index as usize));
+        let sum = |of: fn(&Change) -> usize| chosen().map(of).sum();
+        let mut records = Records::with_capacity(indexes.iter().map(|&index| self.weight(index)).sum(), indexes.len());
+        let mut part = Self {
+            records: Arc::default(),
+            changes: Vec::with_capacity(indexes.len()),
+            keys: Arc::default(),
+            plain: Arc::default(),
+            tables: self.tables.clone(),
+            projected: None,
+            original: None,
+        };
+        let (mut keys, mut plain) = (
+            Vec::with_capacity(sum(|change| change.key.len as usize)),
+            Vec::with_capacity(sum(|change| change.plain.len as usize)),
+        );
+        for change in chosen() {
+            let (start, record) = (records.arena().len() as u32, records.len() as u32);
+            if records.push_copy(&self.records, change.record as usize).is_err() {
+                // It can't be larger than what it is copied from.
+                break;
+            }
+            let from = self.records.entries().get(change.record as usize).map_or(0, |entry| entry.payload.start);
+            let moved =
+                |span: Span| Span { start: if span.is_empty() { 0 } else { span.start - from + start }, ..span };
+            part.changes.push(Change {
+                key: copied(change.key, &self.keys, &mut keys),
+                plain: copied(change.plain, &self.plain, &mut plain),
+                id: moved(change.id),
+                keys: moved(change.keys),
+                new: moved(change.new),
+                old: moved(change.old),
+                record,
+                ..*change
+            });
+        }
+        records.shrink();
+        (part.records, part.keys, part.plain) = (Arc::new(records), Arc::new(keys), Arc::new(plain));
+        part
+    }
+}
+
+/// The bytes of a span, appended; their new place.
+fn copied(span: Span, from: &[u8], to: &mut Vec<u8>) -> Span {
+    let start = to.len() as u32;
+    to.extend_from_slice(span.of(from));
+    Span { start, ..span }
+}
+
 /// A change of a batch: which part, and which of its changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ref {
     /// Index in the batch's parts.
     pub part: u32,
@@ -117,12 +204,16 @@ pub struct ChangeBatch {
     pub order: Arc<Vec<Ref>>,
     /// `order` is input order, duplicates too.
     pub keep_all: bool,
+    /// The changes that a filter left out: they still decide the order of others.
+    pub hidden: Arc<Vec<Ref>>,
     /// Exact duplicates taken out.
     pub duplicates: usize,
     /// Changes whose order nothing but their arrival decided.
     pub ambiguous: usize,
     /// Refused records.
     pub rejections: Vec<Rejection>,
+    /// Those of `order` that came after a newer change of their key was given, by part and index.
+    pub late: Arc<Vec<Ref>>,
 }
 
 /// A change and its part, to read from.
@@ -132,8 +223,12 @@ pub struct View<'a> {
     pub part: &'a Part,
     /// The change.
     pub change: &'a Change,
+    /// The change's index in the part.
+    pub index: u32,
     /// The table's index in the batch, or `NO_TABLE`.
     pub table: u32,
+    /// It came after a newer change of its key was given.
+    pub late: bool,
 }
 
 impl<'a> View<'a> {
@@ -147,9 +242,28 @@ impl<'a> View<'a> {
         self.raw(self.change.id)
     }
 
-    /// Bytes of the payloads.
+    /// The whole record.
+    pub fn payload(&self) -> &'a [u8] {
+        self.part.records.payload(self.change.record as usize)
+    }
+
+    /// The record's sequence number; empty when the source gave none.
+    pub fn sequence_number(&self) -> &'a str {
+        self.part.records.sequence_number(self.change.record as usize)
+    }
+
+    /// What the change says here, as a sink may see it.
+    #[inline]
     pub fn raw(&self, span: Span) -> &'a [u8] {
-        span.of(self.part.records.arena())
+        span.of(self.part.arena())
+    }
+
+    /// The change as it was decoded, whatever a projection or a filter made of it.
+    #[inline]
+    #[must_use]
+    pub fn original(self) -> Self {
+        let Some(original) = &self.part.original else { return self };
+        Self { part: original, change: &original.changes[self.index as usize], ..self }
     }
 
     /// New image, plain; empty when absent.
@@ -170,10 +284,12 @@ pub fn decode(records: Arc<Records>, table: Option<&str>, keep_all: bool) -> Cha
         maps,
         tables,
         order: Arc::new(Vec::new()),
+        hidden: Arc::new(Vec::new()),
         keep_all,
         duplicates: 0,
         ambiguous: 0,
         rejections,
+        late: Arc::default(),
     };
     batch.arrange(refs);
     batch
@@ -213,7 +329,7 @@ fn decode_part(records: Arc<Records>, default: Option<&str>) -> (Part, Vec<Rejec
                     old: shift(found.old),
                     plain: found.plain,
                     record: index as u32,
-                    table: tables.index(found.table.map(|text| text.bytes(b)).as_deref()),
+                    table: tables.index(found.table.map(|name| name.bytes(b)).as_deref()),
                     event: found.event,
                     precision: found.precision,
                 });
@@ -238,7 +354,15 @@ fn decode_part(records: Arc<Records>, default: Option<&str>) -> (Part, Vec<Rejec
             message: fault.message(),
         })
         .collect();
-    let part = Part { records, changes, keys, plain, tables: tables.names };
+    let part = Part {
+        records,
+        changes,
+        keys: Arc::new(keys),
+        plain: Arc::new(plain),
+        tables: tables.names,
+        projected: None,
+        original: None,
+    };
     (part, rejections)
 }
 
@@ -270,6 +394,7 @@ struct Tables<'a> {
 impl Tables<'_> {
     #[inline]
     fn index(&mut self, name: Option<&[u8]>) -> u32 {
+        let name = name.filter(|name| !name.is_empty());
         let Some(name) = name.or(self.default.map(str::as_bytes)) else { return NO_TABLE };
         if let Some(index) = self.names.iter().position(|known| known.as_bytes() == name) {
             return index as u32;
@@ -288,12 +413,16 @@ impl ChangeBatch {
             maps: Vec::new(),
             tables: Vec::new(),
             order: Arc::new(Vec::new()),
+            hidden: Arc::new(Vec::new()),
             keep_all: false,
             duplicates: 0,
             ambiguous: 0,
             rejections: Vec::new(),
+            late: Arc::default(),
         };
+        let mut late = Vec::new();
         let mut refs = Vec::with_capacity(batches.iter().map(|batch| batch.order.len()).sum());
+        let mut hidden = Vec::new();
         for (part, batch) in batches.iter().enumerate() {
             let first = all.parts.len() as u32;
             for (from, map) in batch.parts.iter().zip(&batch.maps) {
@@ -303,14 +432,51 @@ impl ChangeBatch {
                 all.maps.push(map);
             }
             let from = refs.len();
-            refs.extend(batch.order.iter().map(|r| Ref { part: first + r.part, index: r.index }));
+            let moved = |r: &Ref| Ref { part: first + r.part, index: r.index };
+            refs.extend(batch.order.iter().chain(batch.hidden.iter()).map(moved));
+            hidden.extend(batch.hidden.iter().map(moved));
+            late.extend(batch.late.iter().map(moved));
             // What arrival decides, decide it again by arrival.
             refs[from..].sort_unstable_by_key(|r: &Ref| (r.part, r.index));
             all.duplicates += batch.duplicates;
             all.rejections.extend(batch.rejections.iter().cloned().map(|r| Rejection { part: part as u32, ..r }));
         }
+        all.late = Arc::new(late);
         all.arrange(refs);
+        if !hidden.is_empty() {
+            hidden.sort_unstable();
+            let (left, kept) = all.order.iter().partition(|r| hidden.binary_search(r).is_ok());
+            (all.order, all.hidden) = (Arc::new(kept), Arc::new(left));
+        }
         all
+    }
+
+    /// The batch with these changes made deletes. What was decoded stays their original.
+    pub(crate) fn with_deletes(&self, refs: &[Ref]) -> Self {
+        let mut made: Vec<Option<Part>> = self.parts.iter().map(|_| None).collect();
+        for &Ref { part, index } in refs {
+            let from = &self.parts[part as usize];
+            let made = made[part as usize].get_or_insert_with(|| from.derived());
+            let change = &mut made.changes[index as usize];
+            change.event = Event::Remove;
+            change.new = Span::default();
+            change.plain = Span::default();
+        }
+        let parts = self.parts.iter().zip(made).map(|(from, made)| made.map_or(Arc::clone(from), Arc::new)).collect();
+        Self { parts, ..self.clone() }
+    }
+
+    /// A batch of changes of these parts, given in order of arrival; the parts are `part` 0, 1, 2 of a rejection.
+    pub(crate) fn gathered(parts: Vec<Arc<Part>>, refs: Vec<Ref>) -> Self {
+        let mut batch = Self::concat(&[]);
+        for (origin, part) in parts.iter().enumerate() {
+            let map = part.tables.iter().map(|name| batch.table(name)).collect();
+            batch.origins.push(origin as u32);
+            batch.maps.push(map);
+        }
+        batch.parts = parts;
+        batch.arrange(refs);
+        batch
     }
 
     fn table(&mut self, name: &Arc<str>) -> u32 {
@@ -344,7 +510,11 @@ impl ChangeBatch {
         let part = &self.parts[r.part as usize];
         let change = &part.changes[r.index as usize];
         let table = self.maps[r.part as usize].get(change.table as usize).copied().unwrap_or(NO_TABLE);
-        View { part, change, table }
+        let late = !self.late.is_empty() && {
+            let place = |other: &Ref| (other.part, other.index).cmp(&(r.part, r.index));
+            self.late.binary_search_by(place).is_ok()
+        };
+        View { part, change, index: r.index, table, late }
     }
 
     /// All changes, in order.
@@ -372,7 +542,7 @@ impl ChangeBatch {
 
     /// Records decoded.
     pub fn records(&self) -> usize {
-        self.order.len() + self.duplicates + self.rejections.len()
+        self.order.len() + self.hidden.len() + self.duplicates + self.rejections.len()
     }
 
     /// Changes per table.

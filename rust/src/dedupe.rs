@@ -12,8 +12,12 @@ use hashbrown::hash_table::Entry;
 use crate::canonical;
 use crate::change::{ChangeBatch, Ref, Rejection, View};
 use crate::error::Code;
+use crate::filter::Pattern;
 use crate::key::{self, KeyType};
+use crate::project::Projection;
 use crate::record::{Event, Precision};
+use crate::records::TooLarge;
+use crate::value;
 
 /// Beyond this many steps the search for a chain gives up: the changes count as ambiguous.
 const CHAIN_STEPS_MAX: u32 = 10_000;
@@ -36,7 +40,7 @@ pub fn arrange(batch: &ChangeBatch, refs: Vec<Ref>) -> Arranged {
     if !order.is_sorted_by_key(by_version) {
         order.sort_by_key(by_version);
     }
-    let mut state = Instants { batch, dropped: Vec::new(), ambiguous: 0 };
+    let mut state = Instants { batch, places: Vec::new(), dropped: Vec::new(), ambiguous: 0 };
     let mut start = 0;
     while start < order.len() {
         let first = batch.view(order[start]);
@@ -95,6 +99,8 @@ fn may_tie(x: View<'_>, y: View<'_>) -> bool {
 
 struct Instants<'a> {
     batch: &'a ChangeBatch,
+    /// Of the millisecond being settled; kept for its room.
+    places: Vec<usize>,
     /// Places in the order.
     dropped: Vec<usize>,
     ambiguous: usize,
@@ -105,7 +111,6 @@ impl Instants<'_> {
     fn settle(&mut self, order: &mut [Ref], start: usize, end: usize) {
         let batch = self.batch;
         let hash = |place: usize| batch.view(order[place]).change.key_hash;
-        let mut places: Vec<usize>;
         if end - start <= 8 {
             // Mostly no two are of one key: find that out without allocating.
             let twice = (start..end).any(|i| (i + 1..end).any(|j| hash(i) == hash(j)));
@@ -113,10 +118,18 @@ impl Instants<'_> {
                 return;
             }
         }
-        places = (start..end).collect();
-        places.sort_by_key(|&place| hash(place));
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        places.extend(start..end);
+        places.sort_unstable_by_key(|&place| (hash(place), place));
+        // All exact, and no two of one microsecond: their versions have ordered them.
+        let is_settled = |run: &[usize]| {
+            let change = |place: usize| batch.view(order[place]).change;
+            run.iter().all(|&place| change(place).precision == Precision::Microsecond)
+                && run.is_sorted_by(|&i, &j| change(i).version < change(j).version)
+        };
         let mut groups = Vec::new();
-        for run in places.chunk_by(|&i, &j| hash(i) == hash(j)).filter(|run| run.len() > 1) {
+        for run in places.chunk_by(|&i, &j| hash(i) == hash(j)).filter(|run| run.len() > 1 && !is_settled(run)) {
             // Equal hashes are mostly equal keys, but only mostly.
             let mut rest = run.to_vec();
             while let Some(&first) = rest.first() {
@@ -131,6 +144,7 @@ impl Instants<'_> {
                 rest = other;
             }
         }
+        self.places = places;
         for places in groups {
             self.settle_key(order, &places);
         }
@@ -198,6 +212,7 @@ impl Instants<'_> {
 /// Equal key (the caller saw to that), microsecond, name and images. At millisecond precision two real
 /// changes may look alike.
 fn is_duplicate(x: View<'_>, y: View<'_>) -> bool {
+    let (x, y) = (x.original(), y.original());
     x.change.precision != Precision::Millisecond
         && y.change.precision == x.change.precision
         && x.change.version == y.change.version
@@ -242,6 +257,7 @@ fn states(views: &[View<'_>]) -> Vec<(State, State)> {
     views
         .iter()
         .map(|view| {
+            let view = view.original();
             let change = view.change;
             let before = state(view.raw(change.old), change.event == Event::Insert);
             (before, state(view.raw(change.new), change.event == Event::Remove))
@@ -298,7 +314,8 @@ pub type Column = (Box<[u8]>, KeyType);
 /// The newest change per key of one table.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// The batch, shared.
+    /// The batch that the rows point into: in it, what doesn't belong here is a delete, and images are as they may be
+    /// seen here.
     pub batch: Arc<ChangeBatch>,
     /// The key columns, in their order.
     pub columns: Arc<[Column]>,
@@ -306,10 +323,18 @@ pub struct Rows {
     pub rows: Vec<Ref>,
     /// Rows that are deletes.
     pub deletes: usize,
+    /// Rows that are deletes because the new image doesn't match.
+    pub filtered: usize,
     /// Changes left out because a newer one of the same key is here.
     pub folded: usize,
     /// Changes that can be no row.
     pub rejections: Vec<Rejection>,
+    /// The batch as it came.
+    source: Arc<ChangeBatch>,
+    /// Which items belong here.
+    pattern: Option<Arc<Pattern>>,
+    /// What is seen of them.
+    projection: Option<Arc<Projection>>,
     table: u32,
     decided: Arc<Vec<Ref>>,
     /// Changes left out by `without`.
@@ -319,35 +344,59 @@ pub struct Rows {
 impl Rows {
     /// The newest change per key of one table.
     pub fn newest(batch: Arc<ChangeBatch>, table: &str, columns: Vec<Column>) -> Self {
+        let mut rows = Self::of(batch, table, columns, None);
+        rows.choose();
+        rows
+    }
+
+    /// The same, where only items belong whose new image matches (any other change deletes), and only what the
+    /// projection shows is seen of them. The projection leaves the columns alone: see `Projection::check`.
+    pub fn shown(
+        batch: Arc<ChangeBatch>,
+        table: &str,
+        columns: Vec<Column>,
+        pattern: Option<Arc<Pattern>>,
+        projection: Option<Arc<Projection>>,
+    ) -> Result<Self, TooLarge> {
+        let mut rows = Self { projection, ..Self::of(batch, table, columns, pattern) };
+        rows.choose();
+        rows.project()?;
+        Ok(rows)
+    }
+
+    fn of(batch: Arc<ChangeBatch>, table: &str, columns: Vec<Column>, pattern: Option<Arc<Pattern>>) -> Self {
         let index = batch.tables.iter().position(|name| &**name == table);
-        let mut rows = Self {
+        Self {
             decided: batch.decided(),
+            source: Arc::clone(&batch),
             batch,
+            pattern,
+            projection: None,
             columns: columns.into(),
             rows: Vec::new(),
             deletes: 0,
+            filtered: 0,
             folded: 0,
             rejections: Vec::new(),
             // No table has this number, `NO_TABLE` included.
             table: index.map_or(u32::MAX - 1, |index| index as u32),
             left_out: Vec::new(),
-        };
-        rows.choose();
-        rows
+        }
     }
 
     /// These rows' changes left out; the next newest change of each key takes its place.
-    #[must_use]
-    pub fn without(&self, rows: &[usize]) -> Self {
+    pub fn without(&self, rows: &[usize]) -> Result<Self, TooLarge> {
         let mut less = self.clone();
         less.left_out.extend(rows.iter().filter_map(|&row| self.rows.get(row)));
         less.choose();
-        less
+        less.project()?;
+        Ok(less)
     }
 
-    /// Per row, the first of its key's changes that has the row's version: where the chain of that instant began.
+    /// Per row, the first of its key's changes that has the row's version, as it came: where the chain of that
+    /// instant began.
     pub fn firsts(&self) -> impl Iterator<Item = View<'_>> {
-        let batch = &*self.batch;
+        let batch = &*self.source;
         let hash = |r: &Ref| batch.view(*r).change.key_hash;
         let same_key = |view: View<'_>, other: &Ref| {
             let other = batch.view(*other);
@@ -373,11 +422,52 @@ impl Rows {
         first_of.into_iter().map(move |r| batch.view(r))
     }
 
+    /// Writes the item that one of the `firsts` began with, plain and as it is seen here. False: there was none here.
+    pub fn write_before(&self, first: View<'_>, out: &mut Vec<u8>) -> bool {
+        let original = first.original();
+        let (keys, old) = (original.raw(original.change.keys), original.raw(original.change.old));
+        if old.is_empty() || self.pattern.as_ref().is_some_and(|pattern| !pattern.matcher().belongs(keys, old)) {
+            return false;
+        }
+        let old = first.raw(first.change.old);
+        match &self.projection {
+            Some(projection) => value::write_plain(&projection.image(old, first.key()), out),
+            None => value::write_plain(old, out),
+        }
+        true
+    }
+
+    /// Shows the rows only as they may be seen.
+    fn project(&mut self) -> Result<(), TooLarge> {
+        if let Some(projection) = &self.projection {
+            self.batch = Arc::new(projection.rows(&self.batch, &self.rows)?);
+        }
+        Ok(())
+    }
+
+    /// Makes deletes of the rows whose new image doesn't match.
+    fn delete_others(&mut self) {
+        let Some(pattern) = &self.pattern else { return };
+        let mut matcher = pattern.matcher();
+        let others = self.rows.iter().copied().filter(|&r| {
+            let view = self.batch.view(r).original();
+            let change = view.change;
+            change.event != Event::Remove && !matcher.belongs(view.raw(change.keys), view.raw(change.new))
+        });
+        let others: Vec<Ref> = others.collect();
+        self.filtered = others.len();
+        self.deletes += others.len();
+        if !others.is_empty() {
+            self.batch = Arc::new(self.batch.with_deletes(&others));
+        }
+    }
+
     fn choose(&mut self) {
+        self.batch = Arc::clone(&self.source);
         let batch = &*self.batch;
         self.rows.clear();
         self.rejections.clear();
-        (self.deletes, self.folded) = (0, 0);
+        (self.deletes, self.filtered, self.folded) = (0, 0, 0);
         let left_out: std::collections::HashSet<(u32, u32)> = self.left_out.iter().map(|r| (r.part, r.index)).collect();
         let mut seen: HashTable<Ref> = HashTable::with_capacity(self.decided.len());
         let mut refused = Vec::new();
@@ -413,6 +503,7 @@ impl Rows {
         refused.reverse();
         self.rejections =
             refused.into_iter().map(|(r, code)| batch.reject(r, code.slug(), code.meaning().to_owned())).collect();
+        self.delete_others();
     }
 
     /// The key has exactly these attributes, in these types.

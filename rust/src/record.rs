@@ -8,6 +8,8 @@
 //! Shapes: <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/kds_using-shards-and-metrics.html> and
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_StreamRecord.html>.
 
+use std::borrow::Cow;
+
 use crate::error::{Code, Fault};
 use crate::key;
 use crate::number::Number;
@@ -127,7 +129,7 @@ pub struct Found {
     /// Creation time, UTC microseconds.
     pub event_us: i64,
     /// `tableName`, or the name out of `eventSourceARN`.
-    pub table: Option<Text>,
+    pub table: Option<TableName>,
     /// `eventID`, when there is one.
     pub event_id: Text,
     /// `Keys`.
@@ -411,13 +413,12 @@ impl Members {
             }
             None => Version::from_us(event_us.unsigned_abs()),
         };
-        let table = facts.table.or_else(|| facts.arn.and_then(|arn| table_of(b, arn)));
         Ok(Found {
             event,
             precision,
             version,
             event_us,
-            table: table.filter(|text| text.end > text.start),
+            table: facts.table.map(TableName::Plain).or(facts.arn.map(TableName::InArn)),
             event_id: self.event_id,
             keys: self.keys,
             new: self.new,
@@ -437,12 +438,48 @@ fn instant(text: &[u8], power: i32) -> Option<i64> {
     Number::parse(text).ok()?.scaled(power)
 }
 
-/// The table's name in `arn:aws:dynamodb:…:table/NAME/stream/…`. (A name needs no escapes.)
-fn table_of(b: &[u8], arn: Text) -> Option<Text> {
-    let text = &b[arn.start..arn.end];
-    let start = memchr::memmem::find(text, b":table/")? + 7;
-    let len = memchr::memchr(b'/', &text[start..]).unwrap_or(text.len() - start);
-    Some(Text { start: arn.start + start, end: arn.start + start + len, escaped: arn.escaped })
+/// Where a record names its table.
+#[derive(Clone, Copy, Debug)]
+pub enum TableName {
+    /// In a field of its own.
+    Plain(Text),
+    /// In `arn:aws:dynamodb:…:table/NAME/stream/…`.
+    InArn(Text),
+}
+
+impl TableName {
+    /// The name; empty when there is none.
+    pub fn bytes<'a>(&self, b: &'a [u8]) -> Cow<'a, [u8]> {
+        match self {
+            Self::Plain(text) => text.bytes(b),
+            // First the escapes, for a slash may be one.
+            Self::InArn(text) => match text.bytes(b) {
+                Cow::Borrowed(arn) => Cow::Borrowed(table_of(arn)),
+                Cow::Owned(arn) => Cow::Owned(table_of(&arn).to_vec()),
+            },
+        }
+    }
+}
+
+fn table_of(arn: &[u8]) -> &[u8] {
+    let start = memchr::memmem::find(arn, b":table/").map_or(arn.len(), |at| at + 7);
+    let name = &arn[start..];
+    &name[..memchr::memchr(b'/', name).unwrap_or(name.len())]
+}
+
+/// The `userIdentity` of a record that has been read, raw; few changes have one, so it isn't kept with each.
+pub fn user_identity(b: &[u8]) -> Option<&[u8]> {
+    let mut found = None;
+    // An error only ends the search, as it does where the member was found.
+    let _ = scan::object(b, scan::space(b, 0), |name, at| {
+        let end = scan::skip(b, at)?;
+        if name == b"userIdentity" {
+            found = Some(&b[at..end]);
+            return Err(Fault::new(Code::MalformedJson, at));
+        }
+        Ok(end)
+    });
+    found.filter(|value| *value != b"null")
 }
 
 /// The table a refused record names, if that much can be read.
@@ -455,6 +492,6 @@ pub fn table_named(b: &[u8]) -> Option<String> {
         b"eventSourceARN" => text(b, at, &mut arn),
         _ => scan::skip(b, at),
     });
-    let found = table.or_else(|| arn.and_then(|arn| table_of(b, arn)))?;
-    Some(found.text(b)).filter(|name| !name.is_empty())
+    let found = table.map(TableName::Plain).or(arn.map(TableName::InArn))?;
+    Some(String::from_utf8_lossy(&found.bytes(b)).into_owned()).filter(|name| !name.is_empty())
 }

@@ -263,35 +263,53 @@ fn hex4(b: &[u8], at: usize) -> Result<u32, Fault> {
 #[cold]
 pub fn unescaped(raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len());
-    let mut at = 0;
-    while at < raw.len() {
-        if raw[at] != b'\\' {
-            out.push(raw[at]);
-            at += 1;
-            continue;
-        }
-        at += 2;
-        match byte(raw, at - 1) {
-            b'b' => out.push(8),
-            b'f' => out.push(12),
-            b'n' => out.push(b'\n'),
-            b'r' => out.push(b'\r'),
-            b't' => out.push(b'\t'),
-            b'u' => {
-                let mut code = hex4(raw, at).unwrap_or(0);
-                at += 4;
-                if (0xD800..=0xDBFF).contains(&code) {
-                    let low = hex4(raw, at + 2).unwrap_or(0);
-                    at += 6;
-                    code = 0x10000 + ((code - 0xD800) << 10) + (low & 0x3FF);
-                }
-                let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
-                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-            other => out.push(other),
-        }
-    }
+    out.extend(unescaping(raw));
     out
+}
+
+/// The bytes of a checked string body without its escapes.
+pub fn unescaping(raw: &[u8]) -> impl Iterator<Item = u8> {
+    let mut at = 0;
+    let (mut character, mut given, mut len) = ([0; 4], 0, 0);
+    std::iter::from_fn(move || {
+        if given == len {
+            match *raw.get(at)? {
+                b'\\' => {
+                    let found;
+                    (found, at) = escaped_character(raw, at + 1);
+                    (given, len) = (0, found.encode_utf8(&mut character).len());
+                }
+                plain => {
+                    at += 1;
+                    return Some(plain);
+                }
+            }
+        }
+        given += 1;
+        Some(character[given - 1])
+    })
+}
+
+/// The character of a checked escape, from behind its backslash, and the place behind it.
+fn escaped_character(raw: &[u8], at: usize) -> (char, usize) {
+    let character = match byte(raw, at) {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => {
+            let (mut code, mut end) = (hex4(raw, at + 1).unwrap_or(0), at + 5);
+            if (0xD800..=0xDBFF).contains(&code) {
+                let low = hex4(raw, end + 2).unwrap_or(0);
+                code = 0x10000 + ((code - 0xD800) << 10) + (low & 0x3FF);
+                end += 6;
+            }
+            return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), end);
+        }
+        other => char::from(other),
+    };
+    (character, at + 1)
 }
 
 /// The members of an object, `at` its opening brace: calls `member` with each name and the place of its
@@ -360,6 +378,54 @@ fn members(
     }
 }
 
+/// A member's name and the place of its value.
+pub type Member<'a> = (Cow<'a, [u8]>, usize);
+
+/// The members of an object one by one, for readers that stop early. Between two calls of `advance` the reader sets
+/// `at` to the place behind the value.
+pub struct Members<'a> {
+    b: &'a [u8],
+    /// The opening brace at first, then the place behind the value that was read last.
+    pub at: usize,
+    /// The opening quote of the name that was read last.
+    pub name_at: usize,
+    is_first: bool,
+}
+
+impl<'a> Members<'a> {
+    /// Of the object whose opening brace is at this place.
+    pub const fn new(b: &'a [u8], at: usize) -> Self {
+        Self { b, at, name_at: at, is_first: true }
+    }
+
+    /// The next member. None behind the last, with `at` behind the closing brace.
+    #[inline(always)]
+    pub fn advance(&mut self) -> Result<Option<Member<'a>>, Fault> {
+        let b = self.b;
+        let mut at = space(b, self.at + usize::from(self.is_first));
+        match byte(b, at) {
+            b'}' => {
+                self.at = at + 1;
+                return Ok(None);
+            }
+            b',' if !self.is_first => at = space(b, at + 1),
+            _ if self.is_first => {}
+            _ => return Err(Fault::new(Code::MalformedJson, at)),
+        }
+        self.is_first = false;
+        if byte(b, at) != b'"' {
+            return Err(Fault::new(Code::MalformedJson, at));
+        }
+        self.name_at = at;
+        let name = string(b, at + 1)?;
+        at = space(b, name.end + 1);
+        if byte(b, at) != b':' {
+            return Err(Fault::new(Code::MalformedJson, at));
+        }
+        Ok(Some((name.bytes(b), space(b, at + 1))))
+    }
+}
+
 /// The elements of an array, `at` its opening bracket; else as `object`.
 #[inline(always)]
 pub fn array(b: &[u8], at: usize, mut element: impl FnMut(usize) -> Result<usize, Fault>) -> Result<usize, Fault> {
@@ -384,6 +450,53 @@ pub fn skip(b: &[u8], at: usize) -> Result<usize, Fault> {
         b'"' => Ok(string(b, at + 1)?.end + 1),
         b'n' => literal(b, at, b"null"),
         _ => skip_nested(b, at, 0),
+    }
+}
+
+/// The place behind a value that was checked before: brackets are counted, and nothing else is looked at.
+#[inline]
+pub fn past(b: &[u8], mut at: usize) -> Result<usize, Fault> {
+    let mut depth = 0_u32;
+    loop {
+        match byte(b, at) {
+            b'"' => at = string_end(b, at + 1)? + 1,
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+                continue;
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                at += 1;
+            }
+            0 if at >= b.len() => return Err(Fault::new(Code::MalformedJson, at)),
+            _ if depth > 0 => {
+                at += 1;
+                continue;
+            }
+            _ => return skip(b, at),
+        }
+        if depth == 0 {
+            return Ok(at);
+        }
+    }
+}
+
+/// The closing quote of a string that was checked before, from behind its opening quote.
+#[inline(always)]
+fn string_end(b: &[u8], mut at: usize) -> Result<usize, Fault> {
+    loop {
+        let stop = stops(load8(b, at));
+        if stop == 0 {
+            at += 8;
+            continue;
+        }
+        at += (stop.trailing_zeros() >> 3) as usize;
+        match byte(b, at) {
+            b'"' => return Ok(at),
+            b'\\' => at += 2,
+            _ => return Err(Fault::new(Code::MalformedJson, at)),
+        }
     }
 }
 
@@ -443,19 +556,20 @@ pub fn number(b: &[u8], start: usize) -> Result<usize, Fault> {
 
 /// A checked JSON text without the blanks between its tokens, appended to `out`.
 pub fn compact(raw: &[u8], out: &mut Vec<u8>) {
-    let mut at = 0;
+    // Mostly there are no blanks: the whole text is one run.
+    let (mut run, mut at) = (0, 0);
     while at < raw.len() {
-        let start = at;
         match raw[at] {
             b' ' | b'\n' | b'\r' | b'\t' => {
-                at += 1;
-                continue;
+                out.extend_from_slice(&raw[run..at]);
+                at = space(raw, at);
+                run = at;
             }
             b'"' => at = string(raw, at + 1).map_or(raw.len(), |text| text.end + 1),
             _ => at += 1,
         }
-        out.extend_from_slice(&raw[start..at]);
     }
+    out.extend_from_slice(&raw[run..]);
 }
 
 #[cfg(test)]
@@ -544,6 +658,20 @@ mod tests {
             assert_eq!(ours, serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
         }
         assert_eq!(skip("[".repeat(100_000).as_bytes(), 0).unwrap_err().code, Code::TooDeep);
+    }
+
+    #[test]
+    fn goes_past_what_it_skips() {
+        for text in
+            [r#"{"a":[1,{"b":"}\"]{"}],"c":null}"#, r#""x\\""#, "[[],{}]", "-1.5e3", "true", "{ }", r#"{"S":"ä"}"#]
+        {
+            let followed = format!("{text} ,");
+            assert_eq!(past(followed.as_bytes(), 0), skip(text.as_bytes(), 0), "{text}");
+            for cut in 0..text.len() {
+                // No end of a value is found behind the end of the text.
+                assert!(past(&text.as_bytes()[..cut], 0).map_or(true, |end| end <= cut), "{text} {cut}");
+            }
+        }
     }
 
     #[test]

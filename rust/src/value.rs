@@ -487,10 +487,22 @@ fn compare(b: &[u8], tag: Tag, x: Text, y: Text) -> Ordering {
             }
             Number::parse(raw_x).ok().cmp(&Number::parse(raw_y).ok())
         }
-        Tag::BS => decode_base64(&x.bytes(b)).cmp(&decode_base64(&y.bytes(b))),
-        _ if x.escaped || y.escaped => x.bytes(b).cmp(&y.bytes(b)),
+        Tag::BS if x.escaped || y.escaped => decode_base64(&x.bytes(b)).cmp(&decode_base64(&y.bytes(b))),
+        Tag::BS => sextets(raw_x).cmp(sextets(raw_y)),
+        _ if x.escaped || y.escaped => scan::unescaping(raw_x).cmp(scan::unescaping(raw_y)),
         _ => raw_x.cmp(raw_y),
     }
+}
+
+/// What the letters of a checked base64 text stand for: they sort as the bytes do.
+fn sextets(text: &[u8]) -> impl Iterator<Item = u8> {
+    text.iter().take_while(|&&letter| letter != b'=').map(|&letter| match letter {
+        b'A'..=b'Z' => letter - b'A',
+        b'a'..=b'z' => letter - b'a' + 26,
+        b'0'..=b'9' => letter - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    })
 }
 
 /// The bytes of a checked base64 text.
@@ -500,9 +512,14 @@ pub fn decode_base64(text: &[u8]) -> Vec<u8> {
 
 /// A checked image's plain form, appended to `out`.
 pub fn write_plain(raw: &[u8], out: &mut Vec<u8>) {
+    write_plain_with(raw, &mut Elements::new(), out);
+}
+
+/// As `write_plain`, with room for sorting sets that a caller keeps for many images.
+pub fn write_plain_with(raw: &[u8], elements: &mut Elements, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + raw.len() + SLACK, 0);
-    let end = image::<true>(raw, out, &mut Vec::new(), Place { at: 0, o: start }).map_or(start, |place| place.o);
+    let end = image::<true>(raw, out, elements, Place { at: 0, o: start }).map_or(start, |place| place.o);
     out.truncate(end);
 }
 

@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use _core::answer::{self, Kind};
 use _core::change::{ChangeBatch, decode};
 use _core::dedupe::Rows;
 use _core::document;
 use _core::encode::copy;
 use _core::encode::json::{Form, lines};
+use _core::filter::{Pattern, leave_out};
 use _core::frame::EventStream;
 use _core::key::KeyType;
+use _core::project::Projection;
 use _core::records::Records;
 use proptest::prelude::*;
 
@@ -26,10 +29,26 @@ fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
+/// The texts of all patterns, good and bad.
+fn patterns() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/patterns.json");
+    let all: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let good = all["patterns"].as_array().unwrap().iter().flat_map(|v| v["patterns"].as_array().unwrap());
+    let bad = all["errors"].as_array().unwrap().iter().map(|v| v["pattern"].as_str().unwrap().to_owned());
+    good.map(ToString::to_string).chain(bad).map(String::into_bytes).collect()
+}
+
 fn bodies() -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/frames.json");
     let all: Vec<serde_json::Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     all.iter().map(|v| base64_simd::STANDARD.decode_to_vec(v["body_base64"].as_str().unwrap()).unwrap()).collect()
+}
+
+/// Bodies of GetRecords: of both services, and what aggregates they hold.
+fn answers() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/answers.json");
+    let all: Vec<serde_json::Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    all.iter().filter_map(|v| Some(v["body"].as_str()?.as_bytes().to_vec())).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -112,16 +131,35 @@ fn exercise(payloads: &[Vec<u8>]) {
         }
         assert_eq!(count, all.order.len());
     }
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let (mask, hash) = (names(&["name", "Price"]), names(&["Stock", "a.b"]));
+    let projection = Projection::new(None, &names(&["SKU"]), &mask, &hash, b"0123456789abcdef").unwrap();
+    let projected = projection.apply(&all).unwrap();
+    assert_eq!(projected.records(), all.records());
+    for line in lines(&projected, Form::Plain).split(|&c| c == b'\n').filter(|line| !line.is_empty()) {
+        assert!(serde_json::from_slice::<serde_json::Value>(line).is_ok(), "{:?}", String::from_utf8_lossy(line));
+    }
     for view in all.views() {
         assert!(serde_json::from_slice::<serde_json::Value>(&payloads[view.change.record as usize]).is_ok());
     }
     let rows = Rows::newest(Arc::clone(&batch), "t", vec![((*b"id").into(), KeyType::S)]);
     assert!(rows.rows.len() + rows.folded + rows.rejections.len() <= batch.order.len());
     assert!(copy::stream(&rows, 0, usize::MAX).ends_with(b"\xff\xff"));
-    let less = rows.without(&(0..rows.rows.len()).collect::<Vec<_>>());
+    let less = rows.without(&(0..rows.rows.len()).collect::<Vec<_>>()).unwrap();
     assert_eq!(less.rows.len() + less.folded + rows.rows.len(), rows.rows.len() + rows.folded);
     let twice = ChangeBatch::concat(&[Arc::clone(&batch), Arc::clone(&batch)]);
     assert!(twice.order.len() >= batch.order.len() && twice.order.len() <= 2 * batch.order.len());
+}
+
+/// JSON whose known members have the types they should have.
+fn is_answer(body: &[u8]) -> bool {
+    let Ok(serde_json::Value::Object(answer)) = serde_json::from_slice(body) else { return false };
+    let is =
+        |name, of: fn(&serde_json::Value) -> bool| answer.get(name).is_none_or(|value| value.is_null() || of(value));
+    is("Records", serde_json::Value::is_array)
+        && is("ChildShards", |value| value.as_array().is_some_and(|all| all.iter().all(serde_json::Value::is_object)))
+        && is("MillisBehindLatest", serde_json::Value::is_u64)
+        && is("NextShardIterator", serde_json::Value::is_string)
 }
 
 proptest! {
@@ -137,6 +175,49 @@ proptest! {
         let records = document::read(&data).unwrap();
         let payloads: Vec<_> = (0..records.len()).map(|i| records.payload(i).to_vec()).collect();
         exercise(&payloads);
+    }
+
+    #[test]
+    fn any_pattern(
+        text in (prop::sample::select(patterns()), edits()).prop_map(|(seed, edits)| edited(seed, &edits)),
+        payloads in prop::collection::vec(any_record(), 1..4),
+    ) {
+        let Ok(pattern) = Pattern::compile(&[&String::from_utf8_lossy(&text)]) else { return Ok(()) };
+        let mut records = Records::default();
+        for payload in &payloads {
+            records.push(payload, b"", None, 0).unwrap();
+        }
+        let batch = Arc::new(decode(Arc::new(records), Some("t"), true));
+        let kept = leave_out(&batch, &pattern);
+        prop_assert_eq!(kept.order.len() + kept.hidden.len(), batch.order.len());
+        let columns = vec![((*b"id").into(), KeyType::S)];
+        let rows = Rows::shown(Arc::clone(&batch), "t", columns, Some(Arc::new(pattern)), None).unwrap();
+        prop_assert!(rows.filtered <= rows.deletes && rows.deletes <= rows.rows.len());
+    }
+
+    #[test]
+    fn any_answer(body in (prop::sample::select(answers()), edits()).prop_map(|(seed, edits)| edited(seed, &edits))) {
+        for kind in [Kind::Kinesis, Kind::Streams] {
+            if let Ok(answer) = answer::read(&body, kind) {
+                let payloads: Vec<_> = (0..answer.records.len()).map(|i| answer.records.payload(i).to_vec()).collect();
+                prop_assert_eq!(answer.records.arena().len(), payloads.iter().map(Vec::len).sum::<usize>());
+                // No record ends in blanks, which belong to nobody, and none holds what isn't its own.
+                for payload in payloads.iter().filter(|_| kind == Kind::Streams) {
+                    prop_assert_eq!(payload.trim_ascii(), payload.as_slice());
+                }
+                // What JSON says otherwise is one and the same.
+                if let Ok(value) = serde_json::from_slice::<serde_json::Value>(&body)
+                    && let Some(all) = value["Records"].as_array()
+                    && kind == Kind::Streams
+                {
+                    let ours: Vec<serde_json::Value> = payloads.iter().map(|payload| serde_json::from_slice(payload).unwrap()).collect();
+                    prop_assert_eq!(&ours, all);
+                }
+                exercise(&payloads);
+            } else if kind == Kind::Streams {
+                prop_assert!(!is_answer(&body), "refused: {}", body.escape_ascii());
+            }
+        }
     }
 
     #[test]
@@ -160,6 +241,13 @@ proptest! {
 /// Every prefix of every vector: the scanner never reads past the end.
 #[test]
 fn every_prefix() {
+    for body in answers().into_iter().filter(|body| body.len() < 1500 && is_answer(body)) {
+        for end in 0..body.trim_ascii_end().len() {
+            for kind in [Kind::Kinesis, Kind::Streams] {
+                assert!(answer::read(&body[..end], kind).is_err(), "{}", body[..end].escape_ascii());
+            }
+        }
+    }
     for seed in seeds().into_iter().filter(|seed| seed.len() < 1500) {
         for end in 0..seed.len() {
             let mut records = Records::default();

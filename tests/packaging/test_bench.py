@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench import environment, records
+from bench import compress, environment, kafka, records
 from bench.page import Page
 from bench.peers.child import started
 from bench.peers.known import PEERS
@@ -105,12 +105,19 @@ def test_sized_records_have_their_size_and_decode() -> None:
         assert len(batch.newest(records.TABLE, [("id", "S")])) == 3
 
 
-def test_committed_rows_are_measured_by_ready_made_ones() -> None:
-    report = run("end-to-end")
-    assert set(report) == set(records.SHAPES)
+@pytest.mark.parametrize(
+    ("part", "unit", "variants"),
+    [
+        ("ingest", "records/s", {"stock+orjson", "ours to COPY"}),
+        ("end-to-end", "records/s", {"ours", "ready-made"}),
+    ],
+)
+def test_a_part_measures_every_shape(part: str, unit: str, variants: set[str]) -> None:
+    report = run(part)
+    assert {name.split()[0] for name in report} == set(records.SHAPES)
     for rates in report.values():
-        assert rates.pop("unit") == "records/s"
-        assert set(rates) == {"ours", "ready-made"}
+        assert rates.pop("unit") == unit
+        assert set(rates) >= variants
         assert all(rate > 0 for rate in rates.values())
 
 
@@ -124,6 +131,15 @@ def test_a_peer_that_finds_something_else_is_no_result(tmp_path: Path) -> None:
     half_blind = replace(peer, images=("NewImage",))
     with pytest.raises(AssertionError, match="found"), started(half_blind, file, payloads):
         pass
+
+
+def test_small_parts_measure_both_sides() -> None:
+    packed = kafka.measure("small", "zstd", is_quick=True)
+    assert set(packed.us) == {"ours", "aiokafka"}
+    assert packed.share > 0
+    smaller = compress.measure("small", is_quick=True)
+    assert set(smaller.rates) == set(smaller.sizes) == set(compress.CODECS)
+    assert all(0 < size < 1 for size in smaller.sizes.values())
 
 
 def test_the_records_are_the_same_on_every_run() -> None:

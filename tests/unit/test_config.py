@@ -248,3 +248,85 @@ def test_yaml_may_write_a_start_unquoted(path: Path) -> None:
 def test_the_schema_knows_every_section() -> None:
     properties = config.schema()["properties"]
     assert {"pipelines", "limits", "leases", "aws", "state_directory"} <= set(properties)
+
+
+# ---- filter and attributes
+
+
+def with_sink(path: Path, yaml: str) -> Path:
+    """The configuration with more in its sink: one line, in YAML's flow style."""
+    path.write_text(MINIMAL.replace("}]\n", ", " + yaml + "}]\n"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "filter: [{dynamodb: {NewImage: {price: {N: [{numeric: ['>', 10]}]}}}}]",
+        """filter: ['{"dynamodb": {"NewImage": {"price": {"N": [{"numeric": [">", 10]}]}}}}']""",
+    ],
+)
+def test_a_filter_is_a_mapping_or_its_json(path: Path, yaml: str) -> None:
+    sink = config.load(with_sink(path, yaml), {}).pipelines[0].sinks[0]
+    pattern = sink.pattern()
+    assert pattern is not None
+    assert pattern.names == ["dynamodb.NewImage"]
+    assert "numeric" in str(sink.model_dump(mode="json")["filter"])
+
+
+def test_without_filter_and_attributes_there_is_none(path: Path) -> None:
+    sink = config.load(path, {}).pipelines[0].sinks[0]
+    assert (sink.pattern(), sink.attributes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "place", "problem"),
+    [
+        (
+            "filter: [{dynamodb: {NewImage: {price: [10]}}}]",
+            "sinks.0.filter.0: dynamodb.NewImage.price.0",
+            "the attribute's type",
+        ),
+        ("filter: [{eventname: [INSERT]}]", "filter.0: eventname", "no record has this"),
+        ("filter: [{eventName: [INSERT]}]", "filter: filter 0, eventName", "which items belong"),
+        ("filter: ['{']", "filter.0: the pattern is no JSON", ""),
+        ("filter: [5]", "filter.0: an event pattern is wanted", ""),
+        (
+            "filter: [{dynamodb: {Keys: {a: {NULL: [true]}}}}]",
+            "a: a name is read as None",
+            "quotes",
+        ),
+        (
+            "filter: [{tableName: [2026-01-01]}]",
+            "tableName: YAML reads a value as a date",
+            "quotes",
+        ),
+        ("attributes: {mask: [a], exclude: [a]}", "sinks.0.attributes: mask:", "named already"),
+        ("attributes: {hash: [a]}", "sinks.0.attributes: hash:", "at least 16"),
+        ("attributes: {hash_key: hush}", "hash_key", "nothing to hash"),
+        ("attributes: {hashed: [a]}", "attributes", "did you mean 'hash'"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_refused(
+    path: Path, yaml: str, place: str, problem: str
+) -> None:
+    message = refused(with_sink(path, yaml))
+    assert place in message
+    assert problem in message
+    assert "hush" not in message
+
+
+def test_the_key_of_the_hashes_comes_from_a_file_and_is_never_shown(
+    path: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("correct horse battery\n")
+    variable = "REPLICATOR_PIPELINES__products__SINKS__warehouse__ATTRIBUTES__HASH_KEY_FILE"
+    loaded = config.load(with_sink(path, "attributes: {hash: [email]}"), {variable: str(secret)})
+    attributes = loaded.pipelines[0].sinks[0].attributes
+    assert attributes is not None
+    attributes.projection().check(["id"])
+    assert "horse" not in repr(loaded)
+    assert "horse" not in str(loaded.model_dump(mode="json"))
+    secret.write_text("horse")
+    assert "horse" not in refused(path, {variable: str(secret)})

@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,10 @@ def payload(number: int, *, sort: str = "INSERT", size: int = 0) -> bytes:
 
 
 def run(
-    data: bytes, file: str = "-"
+    data: bytes, file: str = "-", filters: Sequence[str] = ()
 ) -> tuple[int, list[dict[str, object]], list[dict[str, object]]]:
     out, err = io.BytesIO(), io.BytesIO()
-    code = inspect.main(file, io.BytesIO(data), out, err)
+    code = inspect.main(file, io.BytesIO(data), out, err, filters)
     return (
         code,
         [json.loads(line) for line in out.getvalue().splitlines()],
@@ -59,6 +60,15 @@ def test_one_line_a_change_in_input_order_duplicates_included() -> None:
         "old": None,
     }
     assert rejections == []
+
+
+def test_only_changes_that_match_a_filter_are_shown() -> None:
+    keys = [json.dumps({"dynamodb": {"Keys": {"id": {"S": [str(n)]}}}}) for n in (1, 3)]
+    code, changes, rejections = run(b"\n".join([payload(n) for n in range(4)] + [b"{"]), "-", keys)
+    assert [change["key"] for change in changes] == [{"id": "1"}, {"id": "3"}]
+    assert (code, len(rejections)) == (1, 1), "a refused record is shown, whatever is asked"
+    with pytest.raises(FatalError, match=r"--filter: eventName: values stand in a list"):
+        run(b"", "-", ['{"eventName": "INSERT"}'])
 
 
 def test_numbers_keep_all_their_digits() -> None:

@@ -61,6 +61,7 @@ class PostgresSink:
     async def plan(self, tables: Sequence[TableSchema]) -> PostgresPlan:
         """What `open` would find and do, without doing it: for `check`. May be called
         before, after and without `open`. Raises TransientError and FatalError."""
+        self._settings.check_projection(tables)
         async with self._control.use(f"looking at sink {self._settings.name}") as connection:
             return await plan(connection, self._settings, tables)
 
@@ -71,6 +72,7 @@ class PostgresSink:
             return await report(connection, self._settings, state)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
+        self._settings.check_projection(tables)
         async with self._control.use(f"opening sink {self._settings.name}") as connection:
             planned = await make(connection, self._settings, tables)
         self._state = {name: fill(sql, planned.state) for name, sql in statements("state").items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from replicator._core import ChangeBatch, Rejection, Rows
+from replicator._core import ChangeBatch, Pattern, Projection, Rejection, Rows
 from replicator.model import Pending
 from replicator.sink.postgres_layout import DocumentTable
 
@@ -38,17 +38,28 @@ class PostgresPayload:
         """Bytes of the encoded rows."""
         return sum(len(table.copy) for table in self.tables)
 
+    @property
+    def filtered(self) -> int:
+        """Rows that delete an item because it doesn't match the sink's filter."""
+        return sum(table.rows.filtered for table in self.tables)
 
-def encode(tables: Sequence[DocumentTable], pending: Sequence[Pending]) -> PostgresPayload:
+
+def encode(
+    tables: Sequence[DocumentTable],
+    pending: Sequence[Pending],
+    pattern: Pattern | None = None,
+    projection: Projection | None = None,
+) -> PostgresPayload:
     """The COPY bytes of each table's newest changes. Changes of other tables are left
-    out here; the pipeline counts them."""
+    out here; the pipeline counts them. What doesn't match the pattern is deleted, and
+    only what the projection shows is written."""
     batch = ChangeBatch.concat([one.batch for one in pending])
     rejections = list(batch.rejections)
     parts: list[TablePayload] = []
     present = batch.tables
     for table in tables:
         if table.source.name in present:
-            rows = batch.newest(table.source.name, table.source.keys)
+            rows = batch.newest(table.source.name, table.source.keys, pattern, projection)
             rejections += rows.rejections
             parts.append(TablePayload.of(table, rows))
     return PostgresPayload(tuple(pending), tuple(parts), tuple(rejections))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from replicator._core import Pattern, Projection
 from replicator.errors import FatalError
-from replicator.model import Stream
+from replicator.model import Stream, TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,8 @@ class PostgresSettings:
     `dsn` empty means the standard `PG*` variables. `table` is a template over the
     source table's name: `{table}`, or `schema.{table}`. `state_schema` holds
     positions and dead letters; empty means the connection's own schema.
+
+    Only items that match `pattern` belong here, and of them only what `projection` shows.
 
     A server that answers nothing may be busy (a checkpoint, a failover of its
     storage): it is waited for `command_timeout_seconds` for each statement, long
@@ -37,6 +41,8 @@ class PostgresSettings:
     owner: str = ""
     state_schema: str = ""
     generation: int = 0
+    pattern: Pattern | None = None
+    projection: Projection | None = None
     connect_timeout_seconds: float = 10.0
     command_timeout_seconds: float = 60.0
     lock_timeout_seconds: float = 20.0
@@ -46,6 +52,17 @@ class PostgresSettings:
     def __post_init__(self) -> None:
         assert self.connections >= 1, self
         assert self.lock_timeout_seconds < self.command_timeout_seconds, self
+
+    def check_projection(self, tables: Sequence[TableSchema]) -> None:
+        """Raises FatalError when it would change an attribute of a table's key."""
+        if self.projection is None:
+            return
+        for table in tables:
+            try:
+                self.projection.check([name for name, _ in table.keys])
+            except ValueError as error:
+                message = f"sink {self.name}, attributes, table {table.name}: {error}"
+                raise FatalError("projected_key", message) from None
 
 
 def dsn_error() -> FatalError:

@@ -52,6 +52,7 @@ class PostgresWriter:
         self._committed = committed
         self._pipeline = settings.pipeline
         self._tables = planned.tables
+        self._pattern, self._projection = settings.pattern, settings.projection
         self._merges = {
             table.number: DocumentMerge(
                 table, generation=settings.generation, has_lz4=planned.has_lz4
@@ -63,7 +64,7 @@ class PostgresWriter:
         self._monotonic = monotonic
 
     def encode(self, pending: Sequence[Pending]) -> PostgresPayload:
-        return encode(self._tables, pending)
+        return encode(self._tables, pending, self._pattern, self._projection)
 
     async def write(self, payload: PostgresPayload) -> WriteResult:
         shards = ", ".join(sorted({one.fence.shard_id for one in payload.pending}))
@@ -109,6 +110,7 @@ class PostgresWriter:
             duplicates=sum(part.duplicates for part in merged),
             superseded=sum(part.superseded for part in merged),
             ambiguous=sum(part.ambiguous for part in merged),
+            filtered=payload.filtered,
             dead_letters=tuple(
                 DeadLetter(fence.shard_id, one.table, one) for fence, one in dead_letters
             ),
@@ -259,9 +261,16 @@ def _shard_key(fence: Fence) -> _ShardKey:
 
 
 def _dead_letter_key(fence: Fence, rejection: Rejection) -> tuple[str, str, str, int]:
-    # Without a number of the source's own, the bytes tell two records apart.
-    number = rejection.sequence_number or f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}"
-    return (fence.stream.arn, fence.shard_id, number, rejection.index)
+    """Stream, shard, sequence number, index: the same whenever the record is read again,
+    whatever comes with it then."""
+    if rejection.sequence_number:
+        # Only user records of one aggregate share a number.
+        number, index = rejection.sequence_number, rejection.sub_sequence_number
+    else:
+        # Without a number of the source's own, the bytes tell two records apart.
+        number = f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}"
+        index = rejection.index
+    return (fence.stream.arn, fence.shard_id, number, index)
 
 
 def _storable(text: str) -> str:

@@ -11,7 +11,6 @@ use crate::dedupe::Rows;
 use crate::key::{self, KeyAttribute, KeyType};
 use crate::number::{Number, write_fields};
 use crate::record::{Event, Version};
-use crate::value;
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: &[u8] = &(-1_i16).to_be_bytes();
@@ -59,19 +58,17 @@ pub fn before(rows: &Rows) -> Vec<u8> {
             continue;
         }
         plain.clear();
-        if !old.is_empty() {
-            value::write_plain(old, &mut plain);
-        }
+        let was_here = rows.write_before(first, &mut plain);
         if memchr::memmem::find(&plain, b"\\u0000").is_some() {
             // jsonb refuses it, so no stored item can be equal.
             continue;
         }
         out.extend_from_slice(&fields);
         write_key(&mut out, rows, first);
-        if old.is_empty() {
-            out.extend_from_slice(NULL);
-        } else {
+        if was_here {
             write_jsonb(&mut out, &plain);
+        } else {
+            out.extend_from_slice(NULL);
         }
     }
     out.extend_from_slice(TRAILER);

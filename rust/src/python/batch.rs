@@ -6,11 +6,16 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use super::filter::{PyPattern, PyProjection, of_items};
+use super::kafka::PyKafkaBatch;
 use super::records::PyRecords;
 use super::rows::{PyRows, column};
 use crate::change::{self, ChangeBatch};
+use crate::compress::Codec;
 use crate::dedupe::Rows;
 use crate::encode::json::{self, Form};
+use crate::encode::kafka::{self, Options};
+use crate::filter;
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
 pub(super) struct PyRejection(pub(super) change::Rejection);
@@ -25,6 +30,11 @@ impl PyRejection {
     #[getter]
     fn line(&self) -> u32 {
         self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.line)
+    }
+
+    #[getter]
+    fn sub_sequence_number(&self) -> u32 {
+        self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.sub_sequence_number)
     }
 
     #[getter]
@@ -96,6 +106,11 @@ impl PyChangeBatch {
     }
 
     #[getter]
+    fn late(&self) -> usize {
+        self.0.late.len()
+    }
+
+    #[getter]
     fn rejections(&self) -> Vec<PyRejection> {
         rejections(&self.0.rejections)
     }
@@ -141,22 +156,86 @@ impl PyChangeBatch {
         Self(Arc::new(py.detach(|| ChangeBatch::concat(&batches))))
     }
 
-    fn newest(&self, py: Python<'_>, table: &str, keys: Vec<(String, String)>) -> PyResult<PyRows> {
+    #[pyo3(signature = (table, keys, pattern=None, projection=None))]
+    fn newest(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        keys: Vec<(String, String)>,
+        pattern: Option<&Bound<'_, PyPattern>>,
+        projection: Option<&Bound<'_, PyProjection>>,
+    ) -> PyResult<PyRows> {
         let columns = keys.into_iter().map(column).collect::<PyResult<Vec<_>>>()?;
+        let pattern = of_items(pattern)?;
+        let projection = projection.map(|projection| Arc::clone(&projection.get().0));
+        if let Some(projection) = &projection {
+            let names = columns.iter().map(|(name, _)| &**name);
+            projection.check(names).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        }
         let batch = Arc::clone(&self.0);
-        Ok(PyRows(Arc::new(py.detach(|| Rows::newest(batch, table, columns)))))
+        Ok(PyRows(Arc::new(py.detach(|| Rows::shown(batch, table, columns, pattern, projection))?)))
+    }
+
+    #[getter]
+    fn filtered(&self) -> usize {
+        self.0.hidden.len()
+    }
+
+    fn filter(&self, py: Python<'_>, pattern: &Bound<'_, PyPattern>) -> Self {
+        let pattern = Arc::clone(&pattern.get().0);
+        Self(Arc::new(py.detach(|| filter::leave_out(&self.0, &pattern))))
+    }
+
+    fn project(&self, py: Python<'_>, projection: &Bound<'_, PyProjection>) -> PyResult<Self> {
+        let projection = &projection.get().0;
+        Ok(Self(Arc::new(py.detach(|| projection.apply(&self.0))?)))
     }
 
     #[pyo3(signature = (form="plain"))]
     fn json_lines<'py>(&self, py: Python<'py>, form: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let form = match form {
-            "plain" => Form::Plain,
-            "dynamodb" => Form::Dynamodb,
-            _ => return Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'")),
-        };
+        let form = form_named(form)?;
         let lines = py.detach(|| json::lines(&self.0, form));
         Ok(PyBytes::new(py, &lines))
     }
+
+    #[pyo3(signature = (
+        partitions, *, form="plain", compression="none", table=None, headers=true, tombstones=true,
+        batch_bytes_max=1_000_000
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn kafka(
+        &self,
+        py: Python<'_>,
+        partitions: u32,
+        form: &str,
+        compression: &str,
+        table: Option<&str>,
+        headers: bool,
+        tombstones: bool,
+        batch_bytes_max: usize,
+    ) -> PyResult<Vec<PyKafkaBatch>> {
+        if !(1..=kafka::PARTITIONS_MAX).contains(&partitions) {
+            return Err(PyValueError::new_err(format!("partitions must be 1 to {}", kafka::PARTITIONS_MAX)));
+        }
+        if batch_bytes_max > kafka::BYTES_MAX {
+            return Err(PyValueError::new_err(format!("batch_bytes_max must be at most {}", kafka::BYTES_MAX)));
+        }
+        let compression = match Codec::from_name(compression) {
+            None if compression != "none" => {
+                return Err(PyValueError::new_err("compression must be 'none', 'gzip', 'lz4' or 'zstd'"));
+            }
+            codec => codec,
+        };
+        let form = form_named(form)?;
+        let options = Options { partitions, form, compression, table, headers, tombstones, bytes_max: batch_bytes_max };
+        let batches = py.detach(|| kafka::batches(&self.0, &options))?;
+        Ok(batches.into_iter().map(PyKafkaBatch).collect())
+    }
+}
+
+fn form_named(name: &str) -> PyResult<Form> {
+    let message = "form must be 'plain', 'dynamodb', 'debezium' or 'change'";
+    Form::from_name(name).ok_or_else(|| PyValueError::new_err(message))
 }
 
 #[pyfunction]

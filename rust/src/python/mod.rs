@@ -7,16 +7,23 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod batch;
+mod compress;
+mod filter;
+mod kafka;
 mod records;
 mod rows;
+mod window;
 
 use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use self::batch::{PyChangeBatch, PyRejection, decode};
-use self::records::{FrameError, PyEventStream, PyRecords, PyShardEvent};
+use self::filter::{PyPattern, PyProjection};
+use self::kafka::PyKafkaBatch;
+use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::PyRows;
+use self::window::PyWindow;
 use crate::error::Code;
 
 /// The module `replicator._core`.
@@ -36,14 +43,20 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("BUILD_PROFILE", profile)?;
     module.add("COMMIT", option_env!("BUILD_COMMIT").unwrap_or("unknown"))?;
     module.add("REJECTION_CODES", codes)?;
-    let frame_error = py.get_type::<FrameError>();
-    frame_error.setattr("__module__", "replicator._core")?;
-    module.add("FrameError", frame_error)?;
+    let body_error = py.get_type::<BodyError>();
+    body_error.setattr("__module__", "replicator._core")?;
+    module.add("BodyError", body_error)?;
     module.add_class::<PyRejection>()?;
     module.add_class::<PyRecords>()?;
     module.add_class::<PyShardEvent>()?;
     module.add_class::<PyEventStream>()?;
+    module.add_class::<PyAnswer>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
+    module.add_class::<PyPattern>()?;
+    module.add_class::<PyProjection>()?;
+    module.add_class::<PyWindow>()?;
+    module.add_class::<PyKafkaBatch>()?;
+    module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)
 }

@@ -35,6 +35,11 @@ impl PyRows {
     }
 
     #[getter]
+    fn filtered(&self) -> usize {
+        self.0.filtered
+    }
+
+    #[getter]
     fn folded(&self) -> usize {
         self.0.folded
     }
@@ -63,6 +68,6 @@ impl PyRows {
         if rows.iter().any(|&row| row >= self.0.rows.len()) {
             return Err(PyIndexError::new_err("no such row"));
         }
-        Ok(Self(Arc::new(py.detach(|| self.0.without(&rows)))))
+        Ok(Self(Arc::new(py.detach(|| self.0.without(&rows))?)))
     }
 }

@@ -19,6 +19,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --re
 ENVIRONMENT := $(VENV)/.environment
 EXTENSION := $(VENV)/.extension
 EMULATORS := .emulators/.environment
+# What the core is measured by. Go and Node are no prerequisites: without them their rows stay empty.
+PEERS := target/peers/python/.environment target/peers/rust/release/peers
+PEERS += $(if $(shell command -v go 2>/dev/null),target/peers/go/peers)
+PEERS += $(if $(shell command -v npm 2>/dev/null),bench/peers/node/node_modules/.package-lock.json)
 KAFKA := .kafka/.jars
 KAFKA_POM := python/replicator/testing/kafka.pom.xml
 LIBRARY := python/replicator/_core.abi3.so
@@ -57,7 +61,7 @@ test: $(KAFKA) $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product
 	cargo test --locked --release --no-default-features
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(EXTENSION) ## Ratios measured side by side; ARGS="core|ingest|end-to-end --output json --quick"
+bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|scale|ingest|… --output json|markdown --quick"
 	@$(BIN)/python -m bench.run $(ARGS)
 
 fuzz: $(ENVIRONMENT) ## Fuzzes the core with a nightly compiler and cargo-fuzz; ARGS="kinesis_record 600" (seconds)
@@ -78,10 +82,12 @@ requirements: $(ENVIRONMENT) ## Compiles requirements*.in anew: the newest allow
 	$(COMPILE) requirements.in --output-file requirements.txt
 	$(COMPILE) requirements-build.in --output-file requirements-build.txt
 	$(COMPILE) requirements-dev.in --output-file requirements-dev.txt --constraints requirements.txt --constraints requirements-build.txt
+	$(COMPILE) requirements-bench.in --output-file requirements-bench.txt
 	$(COMPILE) requirements-emulators.in --output-file requirements-emulators.txt
 
 clean: ## Removes what the verbs made
 	rm -rf $(VENV) .emulators .kafka target dist $(LIBRARY)
+	rm -rf bench/peers/node/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -106,6 +112,27 @@ $(EMULATORS): requirements-emulators.txt
 	@echo "making .emulators (some seconds, once)" >&2
 	@test -x .emulators/bin/python || $(PYTHON) -m venv --clear .emulators >&2
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 .emulators/bin/python -m pip install --quiet --require-hashes -r requirements-emulators.txt >&2
+	@touch $@
+
+target/peers/python/.environment: requirements-bench.txt
+	@echo "installing the Python peers (some seconds, once)" >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv --clear $(@D) >&2
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(@D)/bin/python -m pip install --quiet --require-hashes -r requirements-bench.txt >&2
+	@touch $@
+
+target/peers/rust/release/peers: bench/peers/rust/Cargo.toml bench/peers/rust/Cargo.lock $(wildcard bench/peers/rust/src/*)
+	@echo "building the Rust peers (half a minute, once)" >&2
+	@cargo build --release --locked --quiet --manifest-path bench/peers/rust/Cargo.toml --target-dir target/peers/rust >&2
+	@touch $@
+
+target/peers/go/peers: bench/peers/go/main.go bench/peers/go/go.mod bench/peers/go/go.sum
+	@echo "building the Go peers (half a minute, once)" >&2
+	@cd $(<D) && go build -o $(CURDIR)/$@ . >&2
+	@touch $@
+
+bench/peers/node/node_modules/.package-lock.json: bench/peers/node/package.json bench/peers/node/package-lock.json
+	@echo "installing the Node peer (some seconds, once)" >&2
+	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent >&2
 	@touch $@
 
 # Only the tests need it, and only they need Java.

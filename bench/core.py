@@ -1,30 +1,31 @@
-"""The core alone: payload bytes in, Postgres COPY bytes out, against what Python offers.
+"""The core alone: payload bytes in, Postgres COPY bytes out, against everything that decodes.
 
 Ours decodes and checks both images, takes out duplicates, orders, folds to the newest change per
-key and encodes binary COPY. `orjson.loads` only parses; with boto3's `TypeDeserializer` the values
-of both images become Python objects, which is what a consumer in Python does first.
+key and encodes binary COPY. A peer only parses, or makes values of its language of the images.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import orjson
-from boto3.dynamodb.types import Binary, TypeDeserializer
-
-from bench import records
-from bench.timing import Timing, interleaved
+from bench import records, worker
+from bench.page import Page
+from bench.peers.child import started
+from bench.peers.known import PEERS
+from bench.timing import Ratio, cpu_seconds, interleaved, ratio
 from replicator import _core
 
-KEYS: Sequence[tuple[str, Literal["S", "N", "B"]]] = (("id", "S"),)
+OURS = "ours"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of a shape is read. The slow peer reads `prefix` records only."""
+    """How much of a shape is read. Slow peers read `prefix` records only."""
 
     records: int
     records_per_batch: int
@@ -38,52 +39,40 @@ SIZES = {
     "large": Size(500, 250, 60),
 }
 
+# How many times faster than a peer ours has to be: on small records, and on the others.
+TARGETS = {
+    "orjson.loads": (4.0, 4.0),
+    "orjson+TypeDeserializer": (13.0, 18.0),
+    "orjson+commons-codec": (22.0, 22.0),
+    "sonic-rs": (0.95, 0.95),
+    "serde_json+serde_dynamo": (3.0, 3.0),
+}
+
+
+def targets(shape: str) -> dict[str, float]:
+    """The ratios that ours has to reach."""
+    return {
+        peer: of_small if shape == "small" else of_others
+        for peer, (of_small, of_others) in TARGETS.items()
+    }
+
+
+def verdict(peer: str, shape: str, measured: Ratio) -> str:
+    """The ratio, and whether it is what it has to be."""
+    wanted = targets(shape).get(peer)
+    if wanted is None:
+        return str(measured)
+    return f"{measured} {'≥' if measured.median >= wanted else '<'} {wanted:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """MB/s of input, each variant by its best round, and the rounds behind it."""
+    """One shape. A peer that isn't installed is in neither table."""
 
-    rates: dict[str, float]
-    spreads: dict[str, float]
-
-
-class _Deserializer(TypeDeserializer):  # type: ignore[misc]
-    """JSON carries binary as base64 text, which the original refuses."""
-
-    def _deserialize_b(self, value: str) -> Binary:
-        return Binary(base64.b64decode(value))
-
-
-def _ours(batches: list[_core.Records]) -> Callable[[], None]:
-    def run() -> None:
-        for batch in batches:
-            _core.decode(batch).newest(records.TABLE, KEYS).copy()
-
-    return run
-
-
-def _parse(payloads: list[bytes]) -> Callable[[], None]:
-    def run() -> None:
-        loads = orjson.loads
-        for payload in payloads:
-            loads(payload)
-
-    return run
-
-
-def _parse_and_deserialize(payloads: list[bytes]) -> Callable[[], None]:
-    deserialize = _Deserializer().deserialize
-
-    def images(change: dict[str, Any]) -> None:
-        for name in ("Keys", "NewImage", "OldImage"):
-            for value in change.get(name, {}).values():
-                deserialize(value)
-
-    def run() -> None:
-        for payload in payloads:
-            images(orjson.loads(payload)["dynamodb"])
-
-    return run
+    rates: Mapping[str, float]
+    """MB/s of input, each variant by its middle round."""
+    ratios: Mapping[str, Ratio]
+    """How many times faster ours is."""
 
 
 def measure(shape: str, *, is_quick: bool) -> Result:
@@ -91,39 +80,67 @@ def measure(shape: str, *, is_quick: bool) -> Result:
     size = SIZES[shape]
     share = 5 if is_quick else 1
     payloads = records.payloads(shape, size.records // share)
-    step = size.records_per_batch // share
-    batches = [
-        _core.Records.pack(payloads[start : start + step])
-        for start in range(0, len(payloads), step)
-    ]
-    _check(batches)
-    prefix = payloads[: size.prefix // share]
-    timings = interleaved(
-        {
-            "ours": _ours(batches),
-            "orjson.loads": _parse(payloads),
-            "orjson+TypeDeserializer": _parse_and_deserialize(prefix),
-        },
-        rounds=3 if is_quick else 9,
-    )
-    whole = sum(map(len, payloads))
-    nbytes = dict.fromkeys(timings, whole) | {"orjson+TypeDeserializer": sum(map(len, prefix))}
+    variants: dict[str, Callable[[], object]] = {
+        OURS: _ours(payloads, size.records_per_batch // share)
+    }
+    nbytes = {OURS: sum(map(len, payloads))}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder) / "payloads"
+        records.write(file, payloads)
+        for peer in PEERS:
+            if peer.is_installed:
+                part = payloads[: size.prefix // share] if peer.is_slow else payloads
+                variants[peer.name] = stack.enter_context(started(peer, file, part))
+                nbytes[peer.name] = sum(map(len, part))
+        timings = interleaved(variants, rounds=3 if is_quick else 15, clock=cpu_seconds)
     return Result(
-        rates={name: _rate(nbytes[name], timing) for name, timing in timings.items()},
-        spreads={name: timing.spread for name, timing in timings.items()},
+        rates={name: round(nbytes[name] / timings[name].median / 1e6, 1) for name in variants},
+        ratios={
+            name: ratio(timings[OURS], timings[name], nbytes[OURS] / nbytes[name])
+            for name in variants
+            if name != OURS
+        },
     )
 
 
-def _check(batches: list[_core.Records]) -> None:
-    """A fast refusal is no result."""
+def _ours(payloads: list[bytes], step: int) -> Callable[[], None]:
+    batches = worker.pack(payloads, step)
+    # A fast refusal is no result.
     for batch in batches:
         decoded = _core.decode(batch)
-        rows = decoded.newest(records.TABLE, KEYS)
+        rows = decoded.newest(records.TABLE, worker.KEYS)
         assert not decoded.rejections, decoded.rejections[0].message
         assert not rows.rejections, rows.rejections[0].message
         assert decoded.duplicates
         assert 0 < len(rows) < len(decoded)
+    return lambda: worker.decode(batches)
 
 
-def _rate(nbytes: int, timing: Timing) -> float:
-    return round(nbytes / timing.best / 1e6, 1)
+def report(page: Page, *, is_quick: bool) -> dict[str, Any]:
+    """All shapes: prints the tables, gives the figures."""
+    results = {shape: measure(shape, is_quick=is_quick) for shape in records.SHAPES}
+    peers = [peer.name for peer in PEERS]
+    page.head("core, MB/s of input", *results)
+    for name in (OURS, *peers):
+        rates = [result.rates.get(name) for result in results.values()]
+        page.row(name, *("not installed" if rate is None else f"{rate:.0f}" for rate in rates))
+    page.head("ours, times faster than", *results)
+    for name in peers:
+        page.row(
+            name,
+            *(
+                verdict(name, shape, result.ratios[name])
+                if name in result.ratios
+                else "not installed"
+                for shape, result in results.items()
+            ),
+        )
+    return {
+        shape: {
+            "unit": "MB/s",
+            **result.rates,
+            "ratios": {name: ratio.report() for name, ratio in result.ratios.items()},
+            "targets": targets(shape),
+        }
+        for shape, result in results.items()
+    }

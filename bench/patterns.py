@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench import core, records
+from bench import core, records, worker
 from bench.timing import Timing, interleaved
 from replicator import _core
 
@@ -100,7 +100,7 @@ def _newest(
     projection: _core.Projection | None = None,
     pattern: _core.Pattern | None = None,
 ) -> None:
-    batch.newest(records.TABLE, core.KEYS, pattern, projection)
+    batch.newest(records.TABLE, worker.KEYS, pattern, projection)
 
 
 def _rate(nbytes: int, timing: Timing) -> float:

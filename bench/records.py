@@ -15,10 +15,12 @@ import base64
 import json
 import random
 import struct
+import sys
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 SEED: Final = 20240801
@@ -174,21 +176,55 @@ def payloads(shape: str, count: int, seed: int = SEED) -> list[bytes]:
             change["OldImage"] = old
         change["SizeBytes"] = 223
         change["ApproximateCreationDateTimePrecision"] = "MICROSECOND"
-        records.append(
-            _json(
-                {
-                    "awsRegion": "eu-north-1",
-                    "eventID": make.uuid(),
-                    "eventName": event,
-                    "userIdentity": None,
-                    "recordFormat": "application/json",
-                    "tableName": TABLE,
-                    "dynamodb": change,
-                    "eventSource": "aws:dynamodb",
-                }
-            )
-        )
+        records.append(_payload(make, event, change))
     return records
+
+
+def sized(nbytes: int, count: int, *, keys: int, seed: int = SEED) -> list[bytes]:
+    """Payloads of some `nbytes` each, as dense in tokens as the shape small whatever their
+    size. The changes take turns among that many keys.
+    """
+    make = _Generator(seed)
+    names = [make.uuid() for _ in range(keys)]
+    made = []
+    for i in range(count):
+        change: Item = {
+            "ApproximateCreationDateTime": 1_706_542_773_915_835 + 200 * i,
+            "Keys": {"id": {"S": names[i % keys]}},
+            "NewImage": {"id": {"S": names[i % keys]}},
+            "OldImage": {"id": {"S": names[i % keys]}},
+            "SizeBytes": 223,
+            "ApproximateCreationDateTimePrecision": "MICROSECOND",
+        }
+        missing = nbytes - len(_payload(make, "MODIFY", change))
+        for image in ("NewImage", "OldImage"):
+            _grow(change[image], missing // 2, make)
+        made.append(_payload(make, "MODIFY", change))
+    return made
+
+
+def _grow(image: Item, nbytes: int, make: _Generator) -> None:
+    while nbytes > 0:
+        for stem, value in make.small("").items():
+            if nbytes > 0 and stem != "id":
+                name = f"{stem}{len(image)}"
+                image[name] = value
+                nbytes -= len(_json({name: value})) - 1
+
+
+def _payload(make: _Generator, event: str, change: Item) -> bytes:
+    return _json(
+        {
+            "awsRegion": "eu-north-1",
+            "eventID": make.uuid(),
+            "eventName": event,
+            "userIdentity": None,
+            "recordFormat": "application/json",
+            "tableName": TABLE,
+            "dynamodb": change,
+            "eventSource": "aws:dynamodb",
+        }
+    )
 
 
 def frames(records: list[bytes], records_per_frame: int, first_number: int = 1) -> list[bytes]:
@@ -289,3 +325,22 @@ def _streams_record(record: Item, number: int) -> Item:
             "StreamViewType": "NEW_AND_OLD_IMAGES",
         },
     }
+
+
+def write(file: Path, payloads: Iterable[bytes]) -> None:
+    """The payloads for other languages: each behind its length in four bytes, little-endian."""
+    with file.open("wb") as out:
+        for payload in payloads:
+            out.write(struct.pack("<I", len(payload)))
+            out.write(payload)
+
+
+def main(folder: Path) -> None:
+    """One batch of each shape, for `cargo bench`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shape in SHAPES:
+        write(folder / shape, payloads(shape, 250 if shape == "large" else 2_500))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,9 +1,9 @@
 """`make bench`: what the product does, beside what it is measured by, in one run.
 
-    python -m bench.run [PART ...] [--output text|json] [--quick]
+    python -m bench.run [PART ...] [--output text|markdown|json] [--quick]
 
 Rates are higher-is-better. With `--output json` the last line of stdout is one JSON object, and the
-tables go to stderr.
+tables go to stderr; with `--output markdown` stdout is a page for `bench/results/`.
 """
 
 from __future__ import annotations
@@ -12,49 +12,64 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
-from bench import records
+from bench import environment, records
+from bench.page import Page
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "ingest", "end-to-end", "kafka", "compress", "patterns", "small-batches")
+PARTS = (
+    "core",
+    "scale",
+    "ingest",
+    "end-to-end",
+    "small-batches",
+    "kafka",
+    "compress",
+    "patterns",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 2 when the extension is a debug build."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n", 1)[0])
     parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="what to run (all)")
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    parser.add_argument("--output", choices=("text", "markdown", "json"), default="text")
     parser.add_argument("--quick", action="store_true", help="a fifth of the work: a look only")
     options = parser.parse_args(arguments)
     if _core.BUILD_PROFILE != "release":
         print("this is a debug build of the core: make build, then again", file=sys.stderr)
         return 2
-    out = sys.stdout if options.output == "text" else sys.stderr
+    page = Page(
+        sys.stderr if options.output == "json" else sys.stdout,
+        "markdown" if options.output == "markdown" else "text",
+    )
+    if options.output == "markdown":
+        for line in environment.lines(sys.argv[1:] if arguments is None else arguments):
+            page.note(f"- {line}")
     report: Report = {}
     for part in options.part or PARTS:
-        report[part] = _RUN[part](options.quick, out)
+        page.part(part)
+        report[part] = _RUN[part](options.quick, page)
     if options.output == "json":
         print(json.dumps(report))
     return 0
 
 
-def _core_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
+def _core_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
     from bench import core  # noqa: PLC0415 - each part has imports of its own
 
-    report = {}
-    _line(out, "core, MB/s of input", *_CORE, "x orjson.loads")
-    for shape in records.SHAPES:
-        result = core.measure(shape, is_quick=is_quick)
-        ratio = result.rates["ours"] / result.rates["orjson.loads"]
-        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in _CORE]
-        _line(out, shape, *cells, f"{ratio:.2f}")
-        report[shape] = {"unit": "MB/s", **result.rates}
-    return report
+    return core.report(page, is_quick=is_quick)
 
 
-def _ingest_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+def _scale_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
+    from bench import scale  # noqa: PLC0415 - see above
+
+    return scale.report(page, is_quick=is_quick)
+
+
+def _ingest_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
     from bench import ingest  # noqa: PLC0415 - see above
 
     report: Report = {}
@@ -62,58 +77,43 @@ def _ingest_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see a
         ("in memory", ingest.measure_in_memory, _INGEST_MEMORY),
         ("over HTTP", ingest.measure_over_http, _INGEST_HTTP),
     ):
-        _line(out, f"ingest {place}, records/s", *names, "x stock+orjson", "x floor's time")
+        page.head(f"ingest {place}, records/s", *names, "x stock+orjson", "x floor's time")
         for shape in records.SHAPES:
             for way, result in measure(shape, is_quick=is_quick):
                 rates = result.rates
                 cells = [f"{rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in names]
                 ratio = rates["ours to COPY"] / rates["stock+orjson"]
                 above = rates["floor"] / rates["ours to COPY"] if "floor" in rates else None
-                _line(
-                    out, f"{shape} {way}", *cells, f"{ratio:.2f}", f"{above:.2f}" if above else ""
-                )
+                page.row(f"{shape} {way}", *cells, f"{ratio:.2f}", f"{above:.2f}" if above else "")
                 report[f"{shape} {way} {place}"] = {"unit": "records/s", **rates}
     return report
 
 
-def _patterns_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
+def _patterns_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
     from bench import patterns  # noqa: PLC0415 - see above
 
     report = {}
     for shape in records.SHAPES:
         result = patterns.measure(shape, is_quick=is_quick)
-        _line(out, f"patterns, {shape}", "MB/s of input", "time / decoding's")
+        page.head(f"patterns, {shape}", "MB/s of input", "time / decoding's")
         for name, rate in result.rates.items():
             share = result.rates["decode"] / rate
-            _line(out, f"  {name}", f"{rate:.0f} (+{result.spreads[name]:.0%})", f"{share:.2f}")
+            page.row(f"  {name}", f"{rate:.0f} (+{result.spreads[name]:.0%})", f"{share:.2f}")
         report[shape] = {"unit": "MB/s", **result.rates}
     return report
 
 
-def _end_to_end_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
-    from bench import end_to_end  # noqa: PLC0415 - see above
-
-    report = {}
-    _line(out, "end to end, records/s", *_END_TO_END, "share")
-    for shape, result in end_to_end.measure(is_quick=is_quick):
-        share = result.rates["ours"] / result.rates["ready-made"]
-        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in _END_TO_END]
-        _line(out, shape, *cells, f"{share:.0%}")
-        report[shape] = {"unit": "records/s", **result.rates}
-    return report
-
-
-def _kafka_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+def _kafka_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
     from bench import kafka  # noqa: PLC0415 - see above
     from replicator.errors import FatalError  # noqa: PLC0415 - see above
     from replicator.testing.kafka_server import start_kafka  # noqa: PLC0415 - see above
 
     report: Report = {}
-    _line(out, "kafka, us a record", *_KAFKA, "share")
+    page.head("kafka, us a record", *_KAFKA, "share")
 
     def say(name: str, result: kafka.Result) -> None:
         cells = [f"{result.us[peer]:.2f} (+{result.spreads[peer]:.0%})" for peer in _KAFKA]
-        _line(out, name, *cells, f"{result.share:.2f}")
+        page.row(name, *cells, f"{result.share:.2f}")
         report[name] = {"unit": "us", **result.us}
 
     for shape, codec, headers in kafka.CASES:
@@ -129,65 +129,74 @@ def _kafka_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see ab
     except FatalError as error:
         if error.code != "kafka_missing":
             raise
-        _line(out, f"not sent: {error}")
+        page.note(f"not sent: {error}")
     return report
 
 
-def _compress_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+def _compress_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
     from bench import compress  # noqa: PLC0415 - see above
 
     report: Report = {}
-    _line(out, "compress, MB/s, size", *compress.CODECS)
+    page.head("compress, MB/s, size", *compress.CODECS)
     for shape in compress.SIZES:
         result = compress.measure(shape, is_quick=is_quick)
         cells = [
             f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%}) {result.sizes[name]:.3f}"
             for name in compress.CODECS
         ]
-        _line(out, shape, *cells)
+        page.row(shape, *cells)
         gzip, zstd = (
             f"{result.rates[ours] / result.rates[peer]:.2f} x,"
             f" size {result.sizes[ours] / result.sizes[peer]:.2f} x"
             for ours, peer in (("gzip", "stdlib gzip 6"), ("zstd", "bare zstd 3"))
         )
-        _line(out, "", gzip, "", zstd)
+        page.row("", gzip, "", zstd)
         report[shape] = {"unit": "MB/s", **result.rates, "sizes": result.sizes}
     return report
 
 
-def _small_batches_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+def _small_batches_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
     from bench import small_batches  # noqa: PLC0415 - see above
 
     report = {}
     names = small_batches.VARIANTS
-    _line(out, "small batches, rows/s", *names, "rows / unnest", "write / unnest")
+    page.head("small batches, rows/s", *names, "rows / unnest", "write / unnest")
     for size, result in small_batches.measure(is_quick=is_quick):
         cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in names]
         # How many times as long.
         times = [result.rates["unnest"] / result.rates[name] for name in ("rows", "write")]
-        _line(out, f"{size} rows", *cells, *(f"{ratio:.2f}" for ratio in times))
+        page.row(f"{size} rows", *cells, *(f"{ratio:.2f}" for ratio in times))
         report[str(size)] = {"unit": "rows/s", **result.rates}
     return report
 
 
-_CORE = ("ours", "orjson.loads", "orjson+TypeDeserializer")
+def _end_to_end_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import end_to_end  # noqa: PLC0415 - see above
+
+    report = {}
+    page.head("end to end, records/s", *_END_TO_END, "share")
+    for shape, result in end_to_end.measure(is_quick=is_quick):
+        share = result.rates["ours"] / result.rates["ready-made"]
+        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in _END_TO_END]
+        page.row(shape, *cells, f"{share:.0%}")
+        report[shape] = {"unit": "records/s", **result.rates}
+    return report
+
+
 _INGEST_MEMORY = ("stock", "stock+orjson", "ours to payloads", "ours to COPY")
 _INGEST_HTTP = ("stock+orjson", "floor", "ours to COPY")
-_END_TO_END = ("ours", "ready-made")
 _KAFKA = ("ours", "aiokafka")
-_RUN: dict[str, Callable[[bool, TextIO], Report]] = {
+_END_TO_END = ("ours", "ready-made")
+_RUN: dict[str, Callable[[bool, Page], Report]] = {
     "core": _core_part,
+    "scale": _scale_part,
     "ingest": _ingest_part,
-    "patterns": _patterns_part,
     "end-to-end": _end_to_end_part,
     "kafka": _kafka_part,
     "compress": _compress_part,
     "small-batches": _small_batches_part,
+    "patterns": _patterns_part,
 }
-
-
-def _line(out: TextIO, first: str, *cells: str) -> None:
-    print(f"{first:<30}" + "".join(f"{cell:>26}" for cell in cells), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,17 @@ impl Text {
         if self.escaped { Cow::Owned(unescaped(raw)) } else { Cow::Borrowed(raw) }
     }
 
+    /// Appends the bytes between the quotes, escapes undone.
+    #[inline]
+    pub fn append(&self, b: &[u8], out: &mut Vec<u8>) {
+        let raw = &b[self.start..self.end];
+        if self.escaped {
+            unescape(raw, out);
+        } else {
+            out.extend_from_slice(raw);
+        }
+    }
+
     /// The text between the quotes, escapes undone.
     pub fn text(&self, b: &[u8]) -> String {
         String::from_utf8_lossy(&self.bytes(b)).into_owned()
@@ -203,14 +214,16 @@ fn hex4(b: &[u8], at: usize) -> Result<u32, Fault> {
 #[cold]
 pub fn unescaped(raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len());
+    unescape(raw, &mut out);
+    out
+}
+
+/// Appends a checked string body without its escapes.
+pub fn unescape(raw: &[u8], out: &mut Vec<u8>) {
     let mut at = 0;
-    while at < raw.len() {
-        if raw[at] != b'\\' {
-            out.push(raw[at]);
-            at += 1;
-            continue;
-        }
-        at += 2;
+    while let Some(run) = memchr::memchr(b'\\', &raw[at..]) {
+        out.extend_from_slice(&raw[at..at + run]);
+        at += run + 2;
         match byte(raw, at - 1) {
             b'b' => out.push(8),
             b'f' => out.push(12),
@@ -230,8 +243,9 @@ pub fn unescaped(raw: &[u8]) -> Vec<u8> {
             }
             other => out.push(other),
         }
+        at = at.min(raw.len());
     }
-    out
+    out.extend_from_slice(&raw[at..]);
 }
 
 /// The members of an object, `at` its opening brace: calls `member` with each name and the place of its
@@ -357,21 +371,39 @@ pub fn number(b: &[u8], start: usize) -> Result<usize, Fault> {
     Ok(at)
 }
 
-/// A checked JSON text without the blanks between its tokens, appended to `out`.
+/// A checked JSON object without the blanks between its tokens, appended to `out`.
 pub fn compact(raw: &[u8], out: &mut Vec<u8>) {
-    let mut at = 0;
-    while at < raw.len() {
-        let start = at;
-        match raw[at] {
-            b' ' | b'\n' | b'\r' | b'\t' => {
-                at += 1;
+    compact_at(raw, 0, out);
+}
+
+/// The same of the checked object or array that begins here. Gives the place behind it.
+pub fn compact_at(b: &[u8], start: usize, out: &mut Vec<u8>) -> usize {
+    // Mostly there are no blanks: what lies between two is copied in one go.
+    let (mut from, mut at, mut depth) = (start, start, 0_usize);
+    while at < b.len() {
+        match b[at] {
+            b'"' => {
+                at = string(b, at + 1).map_or(b.len(), |text| text.end + 1);
                 continue;
             }
-            b'"' => at = string(raw, at + 1).map_or(raw.len(), |text| text.end + 1),
-            _ => at += 1,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    at += 1;
+                    break;
+                }
+            }
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                out.extend_from_slice(&b[from..at]);
+                from = at + 1;
+            }
+            _ => {}
         }
-        out.extend_from_slice(&raw[start..at]);
+        at += 1;
     }
+    out.extend_from_slice(&b[from.min(at)..at]);
+    at
 }
 
 #[cfg(test)]

@@ -51,13 +51,23 @@ pub fn lines(batch: &ChangeBatch, form: Form) -> Vec<u8> {
 
 /// A JSON string.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    write_text(out, text.as_bytes());
+}
+
+/// A JSON string of bytes that are UTF-8.
+pub(crate) fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    for &c in text.as_bytes() {
-        match c {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', c]),
-            0..0x20 => out.extend_from_slice(format!("\\u{c:04x}").as_bytes()),
-            _ => out.push(c),
+    let mut from = 0;
+    for (at, &c) in text.iter().enumerate() {
+        if matches!(c, b'"' | b'\\' | 0..0x20) {
+            out.extend_from_slice(&text[from..at]);
+            from = at + 1;
+            match c {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', c]),
+                _ => out.extend_from_slice(format!("\\u{c:04x}").as_bytes()),
+            }
         }
     }
+    out.extend_from_slice(&text[from..]);
     out.push(b'"');
 }

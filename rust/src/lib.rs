@@ -9,12 +9,14 @@
 //!    them walk the bytes with [`scan`].
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
-//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines.
+//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Avro, Parquet, DynamoDB's requests;
+//!    [`columns`] says which attributes have a column of their own there, [`split`] takes items apart by it.
 //!
 //! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
 
 pub mod canonical;
 pub mod change;
+pub mod columns;
 pub mod dedupe;
 pub mod document;
 pub mod encode;
@@ -25,6 +27,7 @@ pub mod number;
 pub mod record;
 pub mod records;
 pub mod scan;
+pub mod split;
 pub mod value;
 
 /// A batch's arenas are megabytes that live for milliseconds. The system's allocator hands such back to the kernel

@@ -13,11 +13,13 @@ use crate::number::{Number, write_fields};
 use crate::record::{Event, Version};
 use crate::value;
 
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const TRAILER: &[u8] = &(-1_i16).to_be_bytes();
-const NULL: &[u8] = &(-1_i32).to_be_bytes();
+pub(crate) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(crate) const TRAILER: &[u8] = &(-1_i16).to_be_bytes();
+pub(crate) const NULL: &[u8] = &(-1_i32).to_be_bytes();
+/// Fields that `write_tail` writes.
+pub(crate) const TAIL_FIELDS: u16 = 2;
 /// Room for a row's lengths, version and flag; more is only slower.
-const FIELDS_MAX: usize = 96;
+pub(crate) const FIELDS_MAX: usize = 96;
 /// The only version of `jsonb`'s binary form there is.
 const JSONB_VERSION: u8 = 1;
 
@@ -29,7 +31,7 @@ pub fn stream(rows: &Rows, lo: usize, hi: usize) -> Vec<u8> {
     let room = chosen.iter().map(|&r| size(rows.batch.view(r))).sum::<usize>();
     let mut out = Vec::with_capacity(HEADER.len() + room + TRAILER.len());
     out.extend_from_slice(HEADER);
-    let fields = (rows.columns.len() as u16 + 3).to_be_bytes();
+    let fields = (rows.columns.len() as u16 + 1 + TAIL_FIELDS).to_be_bytes();
     for &r in chosen {
         let view = rows.batch.view(r);
         let deleted = view.change.event == Event::Remove;
@@ -40,8 +42,7 @@ pub fn stream(rows: &Rows, lo: usize, hi: usize) -> Vec<u8> {
         } else {
             write_jsonb(&mut out, view.plain());
         }
-        write_version(&mut out, view.change.version);
-        out.extend_from_slice(&[0, 0, 0, 1, u8::from(deleted)]);
+        write_tail(&mut out, view);
     }
     out.extend_from_slice(TRAILER);
     out
@@ -78,7 +79,7 @@ pub fn before(rows: &Rows) -> Vec<u8> {
     out
 }
 
-fn write_key(out: &mut Vec<u8>, rows: &Rows, view: View<'_>) {
+pub(crate) fn write_key(out: &mut Vec<u8>, rows: &Rows, view: View<'_>) {
     for (name, _) in rows.columns.iter() {
         match key::attributes(view.key()).find(|attribute| *attribute.name == **name) {
             Some(KeyAttribute { kind: KeyType::N, value, .. }) => Number::read(value).write_numeric(out),
@@ -91,10 +92,16 @@ fn write_key(out: &mut Vec<u8>, rows: &Rows, view: View<'_>) {
     }
 }
 
-fn write_jsonb(out: &mut Vec<u8>, item: &[u8]) {
+pub(crate) fn write_jsonb(out: &mut Vec<u8>, item: &[u8]) {
     out.extend_from_slice(&(item.len() as u32 + 1).to_be_bytes());
     out.push(JSONB_VERSION);
     out.extend_from_slice(item);
+}
+
+/// The fields that end every tuple, whatever its layout: `version` and `deleted`.
+pub(crate) fn write_tail(out: &mut Vec<u8>, view: View<'_>) {
+    write_version(out, view.change.version);
+    out.extend_from_slice(&[0, 0, 0, 1, u8::from(view.change.event == Event::Remove)]);
 }
 
 fn write_version(out: &mut Vec<u8>, version: Version) {

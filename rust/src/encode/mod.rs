@@ -1,4 +1,9 @@
 //! A batch's changes as the bytes that a sink takes.
 
+pub mod avro;
 pub mod copy;
+pub mod copy_columns;
+pub mod dynamodb;
 pub mod json;
+#[cfg(feature = "parquet")]
+pub mod parquet;

@@ -6,11 +6,15 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use super::columns::{PyColumns, avro_name, misses};
 use super::records::PyRecords;
 use super::rows::{PyRows, column};
 use crate::change::{self, ChangeBatch};
+use crate::columns::Plan;
 use crate::dedupe::Rows;
+use crate::encode::avro::{self, Avro};
 use crate::encode::json::{self, Form};
+use crate::split::Split;
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
 pub(super) struct PyRejection(pub(super) change::Rejection);
@@ -149,13 +153,67 @@ impl PyChangeBatch {
 
     #[pyo3(signature = (form="plain"))]
     fn json_lines<'py>(&self, py: Python<'py>, form: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let form = match form {
-            "plain" => Form::Plain,
-            "dynamodb" => Form::Dynamodb,
-            _ => return Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'")),
-        };
+        let form = form_of(form)?;
         let lines = py.detach(|| json::lines(&self.0, form));
         Ok(PyBytes::new(py, &lines))
+    }
+
+    fn misses(&self, py: Python<'_>, columns: &PyColumns) -> Vec<(String, &'static str, u64)> {
+        py.detach(|| {
+            let mut split = Split::new(&columns.0);
+            for view in self.0.views().filter(|view| !view.change.new.is_empty()) {
+                split.read(view.raw(view.change.new), |_| false);
+            }
+            misses(&columns.0, &split)
+        })
+    }
+
+    #[pyo3(signature = (columns=None, *, form="plain", name="Item"))]
+    fn avro<'py>(
+        &self,
+        py: Python<'py>,
+        columns: Option<&PyColumns>,
+        form: &str,
+        name: &str,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (form, name) = (form_of(form)?, avro_name(name)?);
+        let plan = plan_of(columns);
+        let file = py.detach(|| avro::container(&self.0, &Avro::changes(form, plan), name));
+        Ok(PyBytes::new(py, &file))
+    }
+
+    #[cfg(feature = "parquet")]
+    #[pyo3(signature = (columns=None, *, images=true, compression="zstd", level=3))]
+    fn parquet<'py>(
+        &self,
+        py: Python<'py>,
+        columns: Option<&PyColumns>,
+        images: bool,
+        compression: &str,
+        level: i32,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let level = match compression {
+            "zstd" if (1..=22).contains(&level) => Some(level),
+            "none" => None,
+            _ => return Err(PyValueError::new_err("compression must be 'none', or 'zstd' with a level from 1 to 22")),
+        };
+        let plan = plan_of(columns);
+        let file = py.detach(|| crate::encode::parquet::file(&self.0, plan, images, level));
+        // Nothing of a batch can make the writer fail.
+        let file = file.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
+        Ok(PyBytes::new(py, &file))
+    }
+}
+
+fn plan_of(columns: Option<&PyColumns>) -> Option<&Plan> {
+    columns.map(|columns| &*columns.0)
+}
+
+fn form_of(form: &str) -> PyResult<Form> {
+    match form {
+        "plain" => Ok(Form::Plain),
+        "dynamodb" => Ok(Form::Dynamodb),
+        _ => Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'")),
     }
 }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod batch;
+mod columns;
 mod records;
 mod rows;
 
@@ -15,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use self::batch::{PyChangeBatch, PyRejection, decode};
+use self::columns::PyColumns;
 use self::records::{FrameError, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::PyRows;
 use crate::error::Code;
@@ -45,5 +47,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEventStream>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
+    module.add_class::<PyColumns>()?;
     module.add_function(wrap_pyfunction!(decode, module)?)
 }

@@ -1,6 +1,6 @@
 """`make bench`: what the product does, beside what it is measured by, in one run.
 
-    python -m bench.run [core] [end-to-end] [--output text|json] [--quick]
+    python -m bench.run [core] [end-to-end] [parquet] [dynamodb] [--output text|json] [--quick]
 
 Rates are higher-is-better. With `--output json` the last line of stdout is one JSON object, and the
 tables go to stderr.
@@ -18,7 +18,7 @@ from bench import records
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "end-to-end")
+PARTS = ("core", "end-to-end", "parquet", "dynamodb")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,11 +67,53 @@ def _end_to_end_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a
     return report
 
 
+def _parquet_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import parquet  # noqa: PLC0415 - see above
+
+    report = {}
+    _line(out, "parquet, MB/s of lines", "ours", *_PARQUET["document"], "x the first")
+    _line(out, "", "ours", *_PARQUET["columns"], "x the first")
+    for shape in records.SHAPES:
+        result = parquet.measure(shape, is_quick=is_quick)
+        for ours, peers in _PARQUET.items():
+            if ours in result.rates:
+                ratio = result.rates[ours] / result.rates[peers[0]]
+                cells = [
+                    f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})"
+                    for name in (ours, *peers)
+                ]
+                _line(out, f"{shape}, {ours}", *cells, f"{ratio:.1f}")
+        report[shape] = {"unit": "MB/s", **result.rates}
+    return report
+
+
+def _dynamodb_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import dynamodb  # noqa: PLC0415 - see above
+
+    report = {}
+    _line(out, "PutItem bodies/s", *_DYNAMODB, "x botocore")
+    for shape in records.SHAPES:
+        result = dynamodb.measure(shape, is_quick=is_quick)
+        ratio = result.rates["ours"] / result.rates["botocore"]
+        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in _DYNAMODB]
+        _line(out, shape, *cells, f"{ratio:.0f}")
+        report[shape] = {"unit": "items/s", **result.rates}
+    return report
+
+
 _CORE = ("ours", "orjson.loads", "orjson+TypeDeserializer")
 _END_TO_END = ("ours", "ready-made")
+# Ours, and what it is measured by.
+_PARQUET = {
+    "document": ("orjson rows", "json rows", "arrow"),
+    "columns": ("read_json", "column rows"),
+}
+_DYNAMODB = ("ours", "botocore")
 _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
     "core": _core_part,
     "end-to-end": _end_to_end_part,
+    "parquet": _parquet_part,
+    "dynamodb": _dynamodb_part,
 }
 
 

@@ -12,10 +12,15 @@ ARGS ?=
 missing = $(shell .ci/prerequisites '$(PYTHON)')
 need = $(if $(missing),$(error $(missing)),@:)
 
+missing_java = $(shell .ci/prerequisites '$(PYTHON)' java)
+need_java = $(if $(missing_java),$(error $(missing_java)),@:)
+
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --require-hashes
 ENVIRONMENT := $(VENV)/.environment
 EXTENSION := $(VENV)/.extension
 EMULATORS := .emulators/.environment
+KAFKA := .kafka/.jars
+KAFKA_POM := python/replicator/testing/kafka.pom.xml
 LIBRARY := python/replicator/_core.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -type f 2>/dev/null)
 
@@ -30,7 +35,7 @@ export BUILD_COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo
 help: ## Lists the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(ENVIRONMENT) $(EXTENSION) $(EMULATORS) ## Makes both environments and the extension: all that the other verbs need
+setup: $(KAFKA) $(ENVIRONMENT) $(EXTENSION) $(EMULATORS) ## Makes both environments, the extension and the tests' Kafka: all that the other verbs need
 
 build: $(EXTENSION) ## Builds the release extension and a wheel in dist/
 	$(need)
@@ -47,7 +52,7 @@ lint: $(EXTENSION) ## Formats, types, stub, layers, clippy: changes nothing
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
 
-test: $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go to pytest
+test: $(KAFKA) $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go to pytest
 	$(need)
 	cargo test --locked --release --no-default-features
 	$(BIN)/python -m pytest $(ARGS)
@@ -73,7 +78,7 @@ requirements: $(ENVIRONMENT) ## Compiles requirements*.in anew: the newest allow
 	$(COMPILE) requirements-emulators.in --output-file requirements-emulators.txt
 
 clean: ## Removes what the verbs made
-	rm -rf $(VENV) .emulators target dist $(LIBRARY)
+	rm -rf $(VENV) .emulators .kafka target dist $(LIBRARY)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -98,4 +103,12 @@ $(EMULATORS): requirements-emulators.txt
 	@echo "making .emulators (some seconds, once)" >&2
 	@test -x .emulators/bin/python || $(PYTHON) -m venv --clear .emulators >&2
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 .emulators/bin/python -m pip install --quiet --require-hashes -r requirements-emulators.txt >&2
+	@touch $@
+
+# Only the tests need it, and only they need Java.
+$(KAFKA): $(KAFKA_POM)
+	$(need_java)
+	@echo "making .kafka (some seconds, once)" >&2
+	@rm -rf .kafka
+	@mvn --batch-mode --quiet --strict-checksums --file $(KAFKA_POM) dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka >&2
 	@touch $@

@@ -1,6 +1,7 @@
 """`make bench`: what the product does, beside what it is measured by, in one run.
 
-    python -m bench.run [core] [end-to-end] [parquet] [dynamodb] [--output text|json] [--quick]
+    python -m bench.run [core] [end-to-end] [kafka] [compress] [parquet] [dynamodb]
+        [--output text|json] [--quick]
 
 Rates are higher-is-better. With `--output json` the last line of stdout is one JSON object, and the
 tables go to stderr.
@@ -18,7 +19,7 @@ from bench import records
 from replicator import _core
 
 Report = dict[str, Any]
-PARTS = ("core", "end-to-end", "parquet", "dynamodb")
+PARTS = ("core", "end-to-end", "kafka", "compress", "parquet", "dynamodb")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,6 +68,58 @@ def _end_to_end_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a
     return report
 
 
+def _kafka_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+    from bench import kafka  # noqa: PLC0415 - see above
+    from replicator.errors import FatalError  # noqa: PLC0415 - see above
+    from replicator.testing.kafka_server import start_kafka  # noqa: PLC0415 - see above
+
+    report: Report = {}
+    _line(out, "kafka, us a record", *_KAFKA, "share")
+
+    def say(name: str, result: kafka.Result) -> None:
+        cells = [f"{result.us[peer]:.2f} (+{result.spreads[peer]:.0%})" for peer in _KAFKA]
+        _line(out, name, *cells, f"{result.share:.2f}")
+        report[name] = {"unit": "us", **result.us}
+
+    for shape, codec, headers in kafka.CASES:
+        result = kafka.measure(shape, codec, headers=headers, is_quick=is_quick)
+        say(f"{shape} {codec}" + ("" if headers else " bare"), result)
+    try:
+        with start_kafka() as broker:
+            for shape, codec, headers in kafka.SENT:
+                result = kafka.measure_sending(
+                    broker, shape, codec, headers=headers, is_quick=is_quick
+                )
+                say(f"{shape} {codec} sent", result)
+    except FatalError as error:
+        if error.code != "kafka_missing":
+            raise
+        _line(out, f"not sent: {error}")
+    return report
+
+
+def _compress_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - see above
+    from bench import compress  # noqa: PLC0415 - see above
+
+    report: Report = {}
+    _line(out, "compress, MB/s, size", *compress.CODECS)
+    for shape in compress.SIZES:
+        result = compress.measure(shape, is_quick=is_quick)
+        cells = [
+            f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%}) {result.sizes[name]:.3f}"
+            for name in compress.CODECS
+        ]
+        _line(out, shape, *cells)
+        gzip, zstd = (
+            f"{result.rates[ours] / result.rates[peer]:.2f} x,"
+            f" size {result.sizes[ours] / result.sizes[peer]:.2f} x"
+            for ours, peer in (("gzip", "stdlib gzip 6"), ("zstd", "bare zstd 3"))
+        )
+        _line(out, "", gzip, "", zstd)
+        report[shape] = {"unit": "MB/s", **result.rates, "sizes": result.sizes}
+    return report
+
+
 def _parquet_part(is_quick: bool, out: TextIO) -> Report:  # noqa: FBT001 - a table calls it
     from bench import parquet  # noqa: PLC0415 - see above
 
@@ -109,9 +162,12 @@ _PARQUET = {
     "columns": ("read_json", "column rows"),
 }
 _DYNAMODB = ("ours", "botocore")
+_KAFKA = ("ours", "aiokafka")
 _RUN: dict[str, Callable[[bool, TextIO], Report]] = {
     "core": _core_part,
     "end-to-end": _end_to_end_part,
+    "kafka": _kafka_part,
+    "compress": _compress_part,
     "parquet": _parquet_part,
     "dynamodb": _dynamodb_part,
 }

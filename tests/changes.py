@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from replicator._core import Records, decode
+from replicator._core import Answer, Records, decode
 from replicator.model import Fence, Pending, Position, Stream, after
 
 STREAM = Stream("orders", "arn:aws:kinesis:eu-north-1:123456789012:stream/orders", 1_700_000_000)
@@ -55,6 +56,25 @@ def pending(
         batch=decode(records),
         next=then or after(number(last)),
         behind_ms=behind_ms,
+        received_at=0.0,
+    )
+
+
+def received(fence: Fence, payloads: Sequence[bytes], *, first: int) -> Pending:
+    """As `pending`, but the records came as a Kinesis answer, which may hold aggregates."""
+    numbers = [number(first + n) for n in range(len(payloads))]
+    body = {
+        "Records": [
+            {"Data": base64.b64encode(payload).decode(), "SequenceNumber": its_number}
+            for payload, its_number in zip(payloads, numbers, strict=True)
+        ]
+    }
+    answer = Answer.read(json.dumps(body).encode(), "kinesis")
+    return Pending(
+        fence=fence,
+        batch=decode(answer.records),
+        next=after(numbers[-1]),
+        behind_ms=0,
         received_at=0.0,
     )
 

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from replicator.errors import FatalError
+from replicator.testing.kafka_server import KafkaServer, start_kafka
 from replicator.testing.servers import (
     PostgresServer,
     reset_ministack,
@@ -70,6 +71,13 @@ def ministack_url(ministack_server: str) -> str:
     """The endpoint URL of an emulator that is empty when the test begins."""
     reset_ministack(ministack_server)
     return ministack_server
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    """One Kafka for the whole run; a test makes topics of its own."""
+    with _or_skip(start_kafka()) as server:
+        yield server
 
 
 def pytest_sessionstart() -> None:

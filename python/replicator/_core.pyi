@@ -10,6 +10,7 @@ digits, magnitudes 1E-130 to 9.99…E+125, depth 32
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html).
 """
 
+import builtins
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
@@ -17,15 +18,18 @@ __all__ = [
     "BUILD_PROFILE",
     "COMMIT",
     "REJECTION_CODES",
+    "Answer",
+    "BodyError",
     "ChangeBatch",
     "Columns",
     "EventStream",
-    "FrameError",
+    "KafkaBatch",
     "Records",
     "Rejection",
     "Rows",
     "ShardEvent",
     "__version__",
+    "compress",
     "decode",
 ]
 
@@ -36,11 +40,12 @@ COMMIT: Final[str]
 REJECTION_CODES: Final[dict[str, str]]
 """Every rejection code with one sentence of meaning; a code never changes."""
 
-class FrameError(ValueError):
-    """An event-stream body that can't be trusted further: bad CRC, impossible
-    length, missing header. `code` is a stable slug: `frame_length`,
-    `prelude_checksum`, `message_checksum`, `frame_headers`, `missing_header`,
-    `frame_envelope`. Reconnect and go on from the last event's continuation."""
+class BodyError(ValueError):
+    """A body of the service that can't be read further. `code` is a stable slug. Of an
+    event stream (bad CRC, impossible length, missing header, JSON that can't be read):
+    `frame_length`, `prelude_checksum`, `message_checksum`, `frame_headers`,
+    `missing_header`, `frame_envelope`; reconnect and go on from the last event's
+    continuation. Of GetRecords: `answer_envelope`; ask again with the same iterator."""
 
     code: str
 
@@ -55,6 +60,9 @@ class Rejection:
     def line(self) -> int:
         """The line it began on, from 1, when it came from a document; else 0."""
     @property
+    def sub_sequence_number(self) -> int:
+        """Which user record of a KPL aggregate it is, from 0; 0 when it is in none."""
+    @property
     def part(self) -> int:
         """Which of the concatenated batches it came from, from 0."""
     @property
@@ -63,7 +71,8 @@ class Rejection:
     def message(self) -> str: ...
     @property
     def raw(self) -> bytes:
-        """The record's own bytes, unchanged (Kinesis: the decoded `Data`). A rejection
+        """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user
+        record's part of it). A rejection
         shares its batch's memory, and so keeps all of it."""
     @property
     def sequence_number(self) -> str:
@@ -75,7 +84,12 @@ class Rejection:
 @final
 class Records:
     """Undecoded records: one arena of bytes, and per record its payload's place,
-    its sequence number and its arrival time."""
+    its sequence number and its arrival time.
+
+    Kinesis records are taken apart where the Kinesis Producer Library put several user
+    records into one: each becomes a record, in order, and all carry the aggregate's
+    sequence number, so that no position lies between them. What fails the aggregate's
+    checksum, or isn't one in every respect, stays one record, which decoding rejects."""
 
     @staticmethod
     def pack(
@@ -103,7 +117,8 @@ class Records:
     def last_sequence_number(self) -> str | None: ...
     @property
     def last_arrival_ms(self) -> int | None:
-        """Arrival time of the last record at the stream, epoch milliseconds."""
+        """Arrival time of the last record at the stream, epoch milliseconds. Of
+        DynamoDB Streams, which tells no arrival: its creation time, in whole seconds."""
 
 @final
 class ShardEvent:
@@ -132,7 +147,7 @@ class EventStream:
 
     def __new__(cls, frame_bytes_max: int = 33554432) -> EventStream: ...
     def feed(self, chunk: bytes) -> list[ShardEvent]:
-        """The events that this chunk completes. Raises FrameError; events that
+        """The events that this chunk completes. Raises BodyError; events that
         were complete before the broken frame are given first, and the error is
         raised by the next call, and by every one after it (`buffered_bytes` is not 0
         then). `Data` that is no base64 stays as it is: decoding rejects that record."""
@@ -164,6 +179,28 @@ class Columns:
         rest as a string of JSON. `numeric` is a string: Avro's decimal has one scale, DynamoDB's
         numbers have many; `numeric(P,S)` is a decimal. What Avro's names can't have is `_`, and
         `doc` tells the attribute. Raises ValueError when `name` is no name of Avro's."""
+
+class Answer:
+    """An answer of GetRecords: of Kinesis
+    (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html), or of DynamoDB
+    Streams (…/amazondynamodb/latest/APIReference/API_streams_GetRecords.html)."""
+
+    @staticmethod
+    def read(body: bytes, source: Literal["kinesis", "streams"]) -> Answer:
+        """Reads the raw body in one pass. A record of DynamoDB Streams is its own payload.
+        Raises BodyError, which names the byte, when the JSON around the records can't be
+        read; a record that is unreadable inside is left to decoding, which rejects it."""
+    @property
+    def records(self) -> Records: ...
+    @property
+    def next_iterator(self) -> str | None:
+        """Where the next call goes on; None at the end of the shard."""
+    @property
+    def millis_behind_latest(self) -> int | None:
+        """None from DynamoDB Streams, which doesn't tell."""
+    @property
+    def child_shards(self) -> list[tuple[str, list[str]]]:
+        """As on `ShardEvent`; DynamoDB Streams names none here."""
 
 @final
 class ChangeBatch:
@@ -212,11 +249,36 @@ class ChangeBatch:
         """The newest change per key of one table: what a state sink writes. A change
         that doesn't have exactly these key attributes in these types, or whose new
         image is missing though it is no REMOVE, goes to `Rows.rejections`."""
-    def json_lines(self, form: Literal["plain", "dynamodb"] = "plain") -> bytes:
-        """One JSON object a change and line: `table`, `event`, `key`, `version` (text),
-        `item`, `old` (null when absent). Plain: numbers as JSON numbers with all their
+    def json_lines(
+        self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
+    ) -> bytes:
+        """One JSON object a change and line. `plain`: `table`, `event`, `key`, `version` (text),
+        `item`, `old` (null when absent); numbers as JSON numbers with all their
         digits, sets as arrays sorted by value, binary as base64. `dynamodb`: `key`,
-        `item` and `old` as the wire carried them, typed."""
+        `item` and `old` as the wire carried them, typed. `debezium`: its envelope
+        (`before`, `after`, `source`, `op` c/u/d, `ts_ms`), images plain, every time the
+        change's creation, `source.sequence` the record's sequence number. `change`: the
+        whole change in the shape of a Kinesis payload, with `version`, `position` (the
+        sequence number) and `userIdentity` where it has them: `decode` reads it again."""
+    def kafka(
+        self,
+        partitions: int,
+        *,
+        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
+        table: str | None = None,
+        headers: bool = True,
+        tombstones: bool = True,
+        batch_bytes_max: int = 1_000_000,
+    ) -> list[KafkaBatch]:
+        """The changes, of one table or of all, as record batches by partition, in order.
+
+        Value: a line of `json_lines`. Key: the key attributes as one JSON object, sorted by
+        name, numbers in one spelling; typed for `dynamodb` and `change`, else plain.
+        Partition: murmur2 of the key, as Java's default partitioner. Timestamp: creation.
+        Headers: `table`, `event`, `version`, `position`, `event_id`, those that are known.
+        With `tombstones` a REMOVE is followed by the same record without a value. A batch
+        holds `batch_bytes_max` before compression; a larger record has one of its own."""
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """(attribute, its DynamoDB type, how many) of the new images' values that don't fit
         their column, `NULL` among them: what to widen. A pass of its own."""
@@ -240,11 +302,36 @@ class ChangeBatch:
     ) -> bytes:
         """A Parquet file, a row a change: `table`, `event`, `event_id`, `key` (JSON), `version`
         (decimal text), `event_time` (µs, UTC), `sequence_number`, and, if `images` are wanted,
-        `item` and `old` (plain JSON).
-        With columns: those and the rest, of the new image, before `item` and `old`, which are
-        in DynamoDB's JSON then; a name that is taken gets a `_`. `numeric` is text,
-        `numeric(P,S)` a decimal, sets are lists. Raises ValueError for an unknown compression,
-        or a level outside 1 to 22."""
+        `item` and `old` (plain JSON). With columns: those and the rest, of the new image,
+        before `item` and `old`, which are in DynamoDB's JSON then; a name that is taken gets a
+        `_`. `numeric` is text, `numeric(P,S)` a decimal, sets are lists. Raises ValueError for
+        an unknown compression, or a level outside 1 to 22."""
+
+@final
+class KafkaBatch:
+    """A finished record batch of format 2 (https://kafka.apache.org/documentation/#recordbatch)."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def count(self) -> int:
+        """Records, tombstones included."""
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, compressed."""
+    @property
+    def base_timestamp(self) -> int:
+        """Of its first record, epoch milliseconds."""
+    @property
+    def max_timestamp(self) -> int: ...
+    def bytes(
+        self,
+        producer_id: int = -1,
+        producer_epoch: int = -1,
+        base_sequence: int = -1,
+        transactional: bool = False,
+    ) -> builtins.bytes:
+        """The batch in the name of a producer, checksum (CRC-32C) included."""
 
 @final
 class Rows:
@@ -322,3 +409,7 @@ def decode(records: Records, *, table: str | None = None, keep_all: bool = False
 
     `table` names the table of records that name none (a DynamoDB Streams answer
     carries no ARN). `keep_all` keeps every change in input order, duplicates too."""
+
+def compress(data: bytes, codec: Literal["gzip", "zstd", "lz4"], level: int | None = None) -> bytes:
+    """One gzip member, zstd frame or lz4 frame. Levels: gzip 1 to 12 (1), zstd -7 to 22 (3, with
+    tables that fit a core's cache), lz4 None only. Raises ValueError for another."""

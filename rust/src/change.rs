@@ -147,6 +147,16 @@ impl<'a> View<'a> {
         self.raw(self.change.id)
     }
 
+    /// The whole record.
+    pub fn payload(&self) -> &'a [u8] {
+        self.part.records.payload(self.change.record as usize)
+    }
+
+    /// The record's sequence number; empty when the source gave none.
+    pub fn sequence_number(&self) -> &'a str {
+        self.part.records.sequence_number(self.change.record as usize)
+    }
+
     /// Bytes of the payloads.
     pub fn raw(&self, span: Span) -> &'a [u8] {
         span.of(self.part.records.arena())
@@ -213,7 +223,7 @@ fn decode_part(records: Arc<Records>, default: Option<&str>) -> (Part, Vec<Rejec
                     old: shift(found.old),
                     plain: found.plain,
                     record: index as u32,
-                    table: tables.index(found.table.map(|text| text.bytes(b)).as_deref()),
+                    table: tables.index(found.table.map(|name| name.bytes(b)).as_deref()),
                     event: found.event,
                     precision: found.precision,
                 });
@@ -270,6 +280,7 @@ struct Tables<'a> {
 impl Tables<'_> {
     #[inline]
     fn index(&mut self, name: Option<&[u8]>) -> u32 {
+        let name = name.filter(|name| !name.is_empty());
         let Some(name) = name.or(self.default.map(str::as_bytes)) else { return NO_TABLE };
         if let Some(index) = self.names.iter().position(|known| known.as_bytes() == name) {
             return index as u32;

@@ -4,8 +4,8 @@
 //! way; or one record formatted over several lines. Out: `Records` with the line on which each begins.
 //! Invariant: no byte is lost: what can't be told apart becomes one record, which decoding refuses.
 
+use crate::answer::{push_base64, seconds_as_ms};
 use crate::error::{Code, Fault};
-use crate::frame::{self, seconds_as_ms};
 use crate::records::{Records, TooLarge};
 use crate::scan::{self, Text, byte};
 
@@ -116,8 +116,8 @@ fn read_record(b: &[u8], at: usize, line: u32, records: &mut Records) -> Result<
     };
     let number = element.number.bytes(b);
     let pushed = match element.data {
-        Some(data) => frame::push_base64(b, data, &number, element.arrival_ms, line, records),
-        None => records.push(&b[at..end], &number, None, line).ok(),
+        Some(data) => push_base64(b, data, &number, element.arrival_ms, line, records),
+        None => records.push(&b[at..end], &number, element.arrival_ms, line).ok(),
     };
     pushed.ok_or(Fault::new(Code::MalformedJson, at))?;
     Ok(end)
@@ -135,7 +135,10 @@ impl Element {
                 self.number = scan::string(b, at + 1)?;
                 Ok(self.number.end + 1)
             }
-            (b"approximateArrivalTimestamp" | b"ApproximateArrivalTimestamp", b'-' | b'0'..=b'9') => {
+            (
+                b"approximateArrivalTimestamp" | b"ApproximateArrivalTimestamp" | b"ApproximateCreationDateTime",
+                b'-' | b'0'..=b'9',
+            ) => {
                 let end = scan::number(b, at)?;
                 self.arrival_ms = seconds_as_ms(&b[at..end]);
                 Ok(end)

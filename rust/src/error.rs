@@ -1,7 +1,7 @@
 //! Every way a record or a body can be refused, each with a stable code.
 //!
-//! In: nothing. Out: `Code` (a record's rejection), `Fault` (code and place), `FrameFault` (a body that
-//! can't be trusted further). Invariant: a code's slug never changes; it is a metric label and is stored
+//! In: nothing. Out: `Code` (a record's rejection), `Fault` (code and place), `BodyFault` (a body that
+//! can't be read further). Invariant: a code's slug never changes; it is a metric label and is stored
 //! beside dead letters.
 
 use thiserror::Error;
@@ -83,9 +83,9 @@ impl Fault {
     }
 }
 
-/// Why an event-stream body can't be read further.
+/// Why a body of the service can't be read further.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum FrameFault {
+pub enum BodyFault {
     /// The frame's length can't be right.
     #[error("a frame says it is {length} bytes long with {headers} bytes of headers; at most {max} are allowed")]
     Length {
@@ -111,9 +111,12 @@ pub enum FrameFault {
     /// The JSON around the records can't be read.
     #[error("the JSON of a SubscribeToShardEvent can't be read at byte {0}")]
     Envelope(u32),
+    /// The JSON of GetRecords can't be read.
+    #[error("the JSON of a GetRecords answer can't be read at byte {0}")]
+    Answer(u32),
 }
 
-impl FrameFault {
+impl BodyFault {
     /// The stable slug.
     pub const fn slug(&self) -> &'static str {
         match self {
@@ -123,6 +126,7 @@ impl FrameFault {
             Self::Headers => "frame_headers",
             Self::MissingHeader(_) => "missing_header",
             Self::Envelope(_) => "frame_envelope",
+            Self::Answer(_) => "answer_envelope",
         }
     }
 }

@@ -1,16 +1,15 @@
 //! Event-stream frames of SubscribeToShard.
 //!
-//! In: the raw body, in chunks as the network cuts them. Out: events whose records are decoded from base64.
+//! In: the raw body, in chunks as the network cuts them. Out: events, whose JSON `answer` reads.
 //! Invariants: every byte is looked at a fixed number of times, however small the chunks; no more than one
 //! unfinished frame is kept, and its room is given back; nothing of a frame is believed before its checksum.
 //!
-//! Format: <https://docs.aws.amazon.com/transcribe/latest/dg/event-stream.html>; content:
-//! <https://docs.aws.amazon.com/kinesis/latest/APIReference/API_SubscribeToShardEvent.html>.
+//! Format: <https://docs.aws.amazon.com/transcribe/latest/dg/event-stream.html>.
 
-use crate::error::{Code, Fault, FrameFault};
-use crate::number::Number;
+use crate::answer::{self, Answer, Child, Kind};
+use crate::error::BodyFault;
 use crate::records::Records;
-use crate::scan::{self, Text, byte};
+use crate::scan::{self, byte};
 
 const PRELUDE: usize = 12;
 const CHECKSUM: usize = 4;
@@ -25,9 +24,6 @@ pub struct Exception {
     /// What the service says.
     pub message: String,
 }
-
-/// A child shard: its id and its parents' ids.
-pub type Child = (String, Vec<String>);
 
 /// One event of a SubscribeToShard answer.
 #[derive(Clone, Debug, Default)]
@@ -44,12 +40,24 @@ pub struct ShardEvent {
     pub exception: Option<Exception>,
 }
 
+impl From<Answer> for ShardEvent {
+    fn from(answer: Answer) -> Self {
+        Self {
+            records: answer.records,
+            continuation_sequence_number: answer.next,
+            millis_behind_latest: answer.millis_behind_latest.unwrap_or(0),
+            child_shards: answer.child_shards,
+            exception: None,
+        }
+    }
+}
+
 /// Takes a body apart.
 #[derive(Debug)]
 pub struct EventStream {
     frame_bytes_max: u64,
     buffer: Vec<u8>,
-    broken: Option<FrameFault>,
+    broken: Option<BodyFault>,
 }
 
 impl EventStream {
@@ -70,7 +78,7 @@ impl EventStream {
 
     /// The events that this chunk completes. Those before a broken frame are given first; its fault follows
     /// with the next call.
-    pub fn feed(&mut self, chunk: &[u8]) -> Result<Vec<ShardEvent>, FrameFault> {
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<Vec<ShardEvent>, BodyFault> {
         let mut events = Vec::new();
         if self.broken.is_none() {
             self.broken = self.take(chunk, &mut events).err();
@@ -81,7 +89,7 @@ impl EventStream {
         }
     }
 
-    fn take(&mut self, mut chunk: &[u8], events: &mut Vec<ShardEvent>) -> Result<(), FrameFault> {
+    fn take(&mut self, mut chunk: &[u8], events: &mut Vec<ShardEvent>) -> Result<(), BodyFault> {
         // Finish the frame that was begun.
         while !self.buffer.is_empty() {
             let wanted = match self.frame_length(&self.buffer)? {
@@ -122,15 +130,15 @@ impl EventStream {
     }
 
     /// The length of the frame that begins here; None when even that is not all here.
-    fn frame_length(&self, bytes: &[u8]) -> Result<Option<usize>, FrameFault> {
+    fn frame_length(&self, bytes: &[u8]) -> Result<Option<usize>, BodyFault> {
         let Some(prelude) = bytes.first_chunk::<PRELUDE>() else { return Ok(None) };
         let (length, headers, checksum) = (u32_at(prelude, 0), u32_at(prelude, 4), u32_at(prelude, 8));
         if crc32fast::hash(&prelude[..8]) != checksum {
-            return Err(FrameFault::PreludeChecksum);
+            return Err(BodyFault::PreludeChecksum);
         }
         let least = (PRELUDE + CHECKSUM) as u64 + u64::from(headers);
         if u64::from(length) < least || u64::from(length) > self.frame_bytes_max {
-            return Err(FrameFault::Length { length, headers, max: self.frame_bytes_max });
+            return Err(BodyFault::Length { length, headers, max: self.frame_bytes_max });
         }
         Ok(Some(length as usize))
     }
@@ -141,28 +149,29 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Reads a whole frame whose prelude was checked.
-fn read_frame(frame: &[u8], events: &mut Vec<ShardEvent>) -> Result<(), FrameFault> {
+fn read_frame(frame: &[u8], events: &mut Vec<ShardEvent>) -> Result<(), BodyFault> {
     let body = frame.len() - CHECKSUM;
     if crc32fast::hash(&frame[..body]) != u32_at(frame, body) {
-        return Err(FrameFault::MessageChecksum);
+        return Err(BodyFault::MessageChecksum);
     }
     let payload = PRELUDE + u32_at(frame, 4) as usize;
-    let headers = Headers::read(&frame[PRELUDE..payload]).ok_or(FrameFault::Headers)?;
+    let headers = Headers::read(&frame[PRELUDE..payload]).ok_or(BodyFault::Headers)?;
     let payload = &frame[payload..body];
-    match headers.message_type.ok_or(FrameFault::MissingHeader(":message-type"))? {
+    match headers.message_type.ok_or(BodyFault::MissingHeader(":message-type"))? {
         b"event" => {
-            let kind = headers.event_type.ok_or(FrameFault::MissingHeader(":event-type"))?;
+            let kind = headers.event_type.ok_or(BodyFault::MissingHeader(":event-type"))?;
             // `initial-response`, and whatever the service may add, tells us nothing.
             if kind == b"SubscribeToShardEvent" {
-                events.push(read_event(payload).map_err(|fault| FrameFault::Envelope(fault.at))?);
+                let answer = answer::read(payload, Kind::Event).map_err(|fault| BodyFault::Envelope(fault.at))?;
+                events.push(answer.into());
             }
         }
         b"exception" => {
-            let kind = headers.exception_type.ok_or(FrameFault::MissingHeader(":exception-type"))?;
+            let kind = headers.exception_type.ok_or(BodyFault::MissingHeader(":exception-type"))?;
             events.push(exception(kind, message(payload)));
         }
         b"error" => {
-            let kind = headers.error_code.ok_or(FrameFault::MissingHeader(":error-code"))?;
+            let kind = headers.error_code.ok_or(BodyFault::MissingHeader(":error-code"))?;
             let said = headers.error_message.map(lossy);
             events.push(exception(kind, said.unwrap_or_else(|| message(payload))));
         }
@@ -239,165 +248,5 @@ impl<'a> Headers<'a> {
             bytes = rest;
         }
         Some(headers)
-    }
-}
-
-/// The JSON of one SubscribeToShardEvent.
-fn read_event(b: &[u8]) -> Result<ShardEvent, Fault> {
-    let malformed = |at| Fault::new(Code::MalformedJson, at);
-    if let Err(error) = simdutf8::compat::from_utf8(b) {
-        return Err(malformed(error.valid_up_to()));
-    }
-    // Base64 and what is around it: an upper bound.
-    let records = Records::with_capacity(b.len() / 4 * 3, 0);
-    let mut event = ShardEvent { records, ..ShardEvent::default() };
-    let start = scan::space(b, 0);
-    if byte(b, start) != b'{' {
-        return Err(malformed(start));
-    }
-    let end = scan::object(b, start, |name, at| match (name, byte(b, at)) {
-        (b"Records", b'[') => scan::array(b, at, |at| read_record(b, at, &mut event.records)),
-        (b"ContinuationSequenceNumber", b'"') => {
-            let text = scan::string(b, at + 1)?;
-            event.continuation_sequence_number = Some(text.text(b)).filter(|number| !number.is_empty());
-            Ok(text.end + 1)
-        }
-        (b"MillisBehindLatest", b'-' | b'0'..=b'9') => {
-            let end = scan::number(b, at)?;
-            let number = Number::parse(&b[at..end]).ok().and_then(|number| number.scaled(0));
-            event.millis_behind_latest = number.ok_or(malformed(at))?;
-            Ok(end)
-        }
-        (b"ChildShards", b'[') => scan::array(b, at, |at| {
-            let (child, end) = read_child(b, at)?;
-            event.child_shards.push(child);
-            Ok(end)
-        }),
-        // Of another kind than these are: nothing here can be told apart.
-        (b"Records" | b"ContinuationSequenceNumber" | b"MillisBehindLatest" | b"ChildShards", kind) if kind != b'n' => {
-            Err(malformed(at))
-        }
-        _ => scan::skip(b, at),
-    })?;
-    let end = scan::space(b, end);
-    if end != b.len() {
-        return Err(malformed(end));
-    }
-    event.records.shrink();
-    Ok(event)
-}
-
-fn read_child(b: &[u8], at: usize) -> Result<(Child, usize), Fault> {
-    let mut id = String::new();
-    let mut parents = Vec::new();
-    if byte(b, at) != b'{' {
-        return Err(Fault::new(Code::MalformedJson, at));
-    }
-    let end = scan::object(b, at, |name, at| match (name, byte(b, at)) {
-        (b"ShardId", b'"') => {
-            let text = scan::string(b, at + 1)?;
-            id = text.text(b);
-            Ok(text.end + 1)
-        }
-        (b"ParentShards", b'[') => scan::array(b, at, |at| {
-            if byte(b, at) != b'"' {
-                return Err(Fault::new(Code::MalformedJson, at));
-            }
-            let text = scan::string(b, at + 1)?;
-            parents.push(text.text(b));
-            Ok(text.end + 1)
-        }),
-        _ => scan::skip(b, at),
-    })?;
-    Ok(((id, parents), end))
-}
-
-/// One Kinesis record (of an event here, or of a GetRecords answer), added to `records`.
-pub fn read_record(b: &[u8], at: usize, records: &mut Records) -> Result<usize, Fault> {
-    if byte(b, at) != b'{' {
-        return Err(Fault::new(Code::MalformedJson, at));
-    }
-    let (mut data, mut number, mut arrival_ms) = (Text::default(), Text::default(), None);
-    let end = scan::object(b, at, |name, at| match (name.len(), byte(b, at)) {
-        (4, b'"') if name == b"Data" => {
-            data = long_string(b, at + 1)?;
-            Ok(data.end + 1)
-        }
-        (14, b'"') if name == b"SequenceNumber" => {
-            number = scan::string(b, at + 1)?;
-            Ok(number.end + 1)
-        }
-        (27, b'-' | b'0'..=b'9') if name == b"ApproximateArrivalTimestamp" => {
-            let end = scan::number(b, at)?;
-            arrival_ms = seconds_as_ms(&b[at..end]);
-            Ok(end)
-        }
-        _ => scan::skip(b, at),
-    })?;
-    push_base64(b, data, &number.bytes(b), arrival_ms, 0, records).ok_or(Fault::new(Code::MalformedJson, at))?;
-    Ok(end)
-}
-
-/// Epoch seconds, as text, in milliseconds.
-pub fn seconds_as_ms(text: &[u8]) -> Option<i64> {
-    // Epoch seconds with three decimals: what the service writes.
-    if let Some((seconds, [b'.', decimals @ ..])) = text.split_at_checked(10)
-        && decimals.len() <= 3
-        && seconds.iter().chain(decimals).all(u8::is_ascii_digit)
-    {
-        let value = seconds.iter().chain(decimals).fold(0, |value, c| value * 10 + i64::from(c - b'0'));
-        return Some(value * 10_i64.pow(3 - decimals.len() as u32));
-    }
-    Number::parse(text).ok()?.scaled(3)
-}
-
-/// Adds a record whose payload is this base64. What is no base64 becomes the payload as it stands: decoding
-/// refuses it, and its neighbours are safe. None when the arena is full.
-pub fn push_base64(
-    b: &[u8],
-    data: Text,
-    number: &[u8],
-    arrival_ms: Option<i64>,
-    line: u32,
-    records: &mut Records,
-) -> Option<()> {
-    let text = data.bytes(b);
-    let pushed = records.push_with(number, arrival_ms, line, |arena| {
-        let start = arena.len();
-        if base64_simd::STANDARD.decode_append(&*text, arena).is_err() {
-            arena.truncate(start);
-            arena.extend_from_slice(&text);
-        }
-    });
-    pushed.ok()
-}
-
-/// A string that is mostly long and plain: base64.
-fn long_string(b: &[u8], at: usize) -> Result<Text, Fault> {
-    if let Some(len) = b.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
-        && b[at + len] == b'"'
-    {
-        // A control character inside is no base64, so that decoding refuses it.
-        return Ok(Text { start: at, end: at + len, escaped: false });
-    }
-    scan::string(b, at)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arrival_times_are_exact_in_every_spelling() {
-        for (text, ms) in [
-            ("1706542773.915", Some(1_706_542_773_915)),
-            ("1706542773.9", Some(1_706_542_773_900)),
-            ("1706542773", Some(1_706_542_773_000)),
-            ("1.706542773915E9", Some(1_706_542_773_915)),
-            ("1706542773.9159", Some(1_706_542_773_915)),
-            ("0", Some(0)),
-        ] {
-            assert_eq!(seconds_as_ms(text.as_bytes()), ms, "{text}");
-        }
     }
 }

@@ -34,7 +34,8 @@ impl KeyType {
         }
     }
 
-    const fn letter(self) -> u8 {
+    /// The wire's letter.
+    pub const fn letter(self) -> u8 {
         match self {
             Self::S => b'S',
             Self::N => b'N',

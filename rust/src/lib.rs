@@ -2,21 +2,27 @@
 //!
 //! The way of one change through the files:
 //!
-//! 1. [`frame`] takes the body of SubscribeToShard apart, checks both checksums and decodes the base64 of every
-//!    `Data` into one arena, [`records`]. ([`document`] does the same for files.)
-//! 2. [`record`] reads one record's envelope; [`value`] checks its images and, in the same pass, writes the
-//!    new one as plain JSON; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of
+//! 1. [`frame`] takes the body of SubscribeToShard apart and checks both checksums; [`answer`] reads the JSON of
+//!    its events, and of GetRecords, and decodes the base64 of every `Data` into one arena, [`records`], where
+//!    [`aggregate`] takes apart what a producer put together. ([`document`] does the same for files.)
+//! 2. [`record`] reads one record's envelope, comparing with a [`template`] what a table's records share;
+//!    [`value`] checks its images and, in the same pass, writes the new one as plain JSON; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of
 //!    them walk the bytes with [`scan`].
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key.
-//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Avro, Parquet, DynamoDB's requests;
-//!    [`columns`] says which attributes have a column of their own there, [`split`] takes items apart by it.
+//! 5. [`encode`] writes what sinks take: PostgreSQL's binary COPY, JSON lines, Kafka's record batches, Avro, Parquet,
+//!    DynamoDB's requests; [`columns`] says which attributes have a column of their own there, [`split`] takes items
+//!    apart by it; [`compress`] makes them small.
 //!
 //! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
 
+pub mod aggregate;
+pub mod answer;
 pub mod canonical;
 pub mod change;
 pub mod columns;
+pub mod compact;
+pub mod compress;
 pub mod dedupe;
 pub mod document;
 pub mod encode;
@@ -28,6 +34,7 @@ pub mod record;
 pub mod records;
 pub mod scan;
 pub mod split;
+pub mod template;
 pub mod value;
 
 /// A batch's arenas are megabytes that live for milliseconds. The system's allocator hands such back to the kernel

@@ -31,6 +31,8 @@ pub(crate) const POWERS: [i128; DIGITS_MAX + 1] = {
     }
     powers
 };
+/// Zeros before the first digit of a small number that is still written without an exponent.
+const LEADING_ZEROS_MAX: i32 = 6;
 
 /// ± digits × 10^exponent; zero has no digits, no sign and exponent 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,40 @@ impl Number {
         out.extend_from_slice(self.digits());
         out.push(b'E');
         out.extend_from_slice(itoa::Buffer::new().format(self.exponent).as_bytes());
+    }
+
+    /// Appends it as people write it and JSON reads it, in one spelling: `-1.5`, `1200`, with an exponent only where
+    /// zeros would outgrow the digits.
+    pub fn write_decimal(&self, out: &mut Vec<u8>) {
+        if self.negative {
+            out.push(b'-');
+        }
+        let (digits, magnitude) = (self.digits(), self.magnitude());
+        // Digits before the point; none: zeros come first.
+        let whole = usize::try_from(magnitude + 1).unwrap_or(0);
+        if digits.is_empty() {
+            out.push(b'0');
+        } else if (0..DIGITS_MAX as i32).contains(&magnitude) {
+            let (before, behind) = digits.split_at(whole.min(digits.len()));
+            out.extend_from_slice(before);
+            out.resize(out.len() + whole - before.len(), b'0');
+            if !behind.is_empty() {
+                out.push(b'.');
+                out.extend_from_slice(behind);
+            }
+        } else if (-LEADING_ZEROS_MAX..0).contains(&magnitude) {
+            out.extend_from_slice(b"0.");
+            out.resize(out.len() + (-1 - magnitude).unsigned_abs() as usize, b'0');
+            out.extend_from_slice(digits);
+        } else {
+            out.push(digits[0]);
+            if digits.len() > 1 {
+                out.push(b'.');
+                out.extend_from_slice(&digits[1..]);
+            }
+            out.push(b'E');
+            out.extend_from_slice(itoa::Buffer::new().format(magnitude).as_bytes());
+        }
     }
 
     /// The number that `write` wrote.
@@ -352,6 +388,29 @@ mod tests {
             ("0x1".into(), Code::InvalidNumber),
         ] {
             assert_eq!(Number::parse(bad.as_bytes()), Err(code), "{bad}");
+        }
+    }
+
+    #[test]
+    fn decimals_have_one_spelling() {
+        for (text, wanted) in [
+            ("-0.0", "0"),
+            ("1.0", "1"),
+            ("12E2", "1200"),
+            ("-1.50", "-1.5"),
+            ("0.0005", "0.0005"),
+            ("1E-6", "0.000001"),
+            ("1E-7", "1E-7"),
+            ("12.5E-9", "1.25E-8"),
+            ("1E37", &format!("1{}", "0".repeat(37))),
+            ("1E38", "1E38"),
+            ("-123E123", "-1.23E125"),
+        ] {
+            let mut out = Vec::new();
+            Number::parse(text.as_bytes()).unwrap().write_decimal(&mut out);
+            let out = String::from_utf8(out).unwrap();
+            assert_eq!(out, wanted);
+            assert_eq!(canonical(&out), canonical(text));
         }
     }
 

@@ -8,11 +8,14 @@
 //! Shapes: <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/kds_using-shards-and-metrics.html> and
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_StreamRecord.html>.
 
+use std::borrow::Cow;
+
 use crate::error::{Code, Fault};
 use crate::key;
 use crate::number::Number;
 use crate::records::Span;
 use crate::scan::{self, Text, byte};
+use crate::template::{Facts, Places, Template};
 use crate::value::{self, Elements, Place};
 
 /// 9999-12-31T23:59:59.999999Z, the last instant that other tools can show.
@@ -31,6 +34,17 @@ pub enum Event {
 }
 
 impl Event {
+    /// The event of this name.
+    #[inline(always)]
+    pub fn named(name: &[u8]) -> Option<Self> {
+        match name {
+            b"MODIFY" => Some(Self::Modify),
+            b"INSERT" => Some(Self::Insert),
+            b"REMOVE" => Some(Self::Remove),
+            _ => None,
+        }
+    }
+
     /// The wire's name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -115,7 +129,7 @@ pub struct Found {
     /// Creation time, UTC microseconds.
     pub event_us: i64,
     /// `tableName`, or the name out of `eventSourceARN`.
-    pub table: Option<Text>,
+    pub table: Option<TableName>,
     /// `eventID`, when there is one.
     pub event_id: Text,
     /// `Keys`.
@@ -138,6 +152,8 @@ pub struct Arenas {
     pub end: usize,
     /// For sorting sets.
     pub elements: Elements,
+    /// The last record that was read member by member.
+    template: Template,
 }
 
 impl Arenas {
@@ -149,6 +165,7 @@ impl Arenas {
             plain: Vec::with_capacity(bytes / 2 + value::SLACK),
             end: 0,
             elements: Vec::new(),
+            template: Template::default(),
         }
     }
 
@@ -168,30 +185,79 @@ impl Arenas {
 struct Members {
     event: Option<Text>,
     event_id: Text,
-    table: Option<Text>,
-    arn: Option<Text>,
-    is_kinesis: bool,
-    is_streams: bool,
     time: Option<Text>,
-    precision: Option<Text>,
     sequence: Option<Text>,
     keys: Span,
     new: Span,
     old: Span,
     plain: Span,
+    /// What the table's records share: before `SizeBytes`, and since.
+    before: Facts,
+    facts: Facts,
+    /// For the template: what was said before the time, if nothing but such facts and no image came earlier.
+    head: Option<Facts>,
+    /// The end of `SizeBytes`, and of `dynamodb`.
+    size_end: usize,
+    close: usize,
+    /// The record's beginning fits the template; the record's end does, too.
+    fits: (bool, bool),
 }
 
 /// Reads one record. What a failure left in the arenas is for the caller to cut off.
 pub fn read(b: &[u8], arenas: &mut Arenas) -> Result<Found, Fault> {
     let mut found = Members::default();
-    let start = scan::space(b, 0);
-    if byte(b, start) != b'{' {
-        let end = scan::space(b, scan::skip(b, start)?);
-        return Err(Fault::new(if end == b.len() { Code::InvalidEnvelope } else { Code::TrailingText }, start));
+    let end = if let Some(head) = arenas.template.head(b) {
+        found.event = Some(head.event);
+        found.event_id = head.id;
+        found.facts = head.facts;
+        found.fits.0 = true;
+        let at = time(b, scan::space(b, head.time), &mut found)?;
+        let at = scan::more(b, at, |name, at| in_dynamodb(b, name, at, arenas, &mut found))?;
+        if found.fits.1 {
+            return found.into_found(b);
+        }
+        scan::more(b, at, |name, at| member(b, name, at, arenas, &mut found))?
+    } else {
+        let start = scan::space(b, 0);
+        if byte(b, start) != b'{' {
+            let end = scan::space(b, scan::skip(b, start)?);
+            return Err(Fault::new(if end == b.len() { Code::InvalidEnvelope } else { Code::TrailingText }, start));
+        }
+        scan::object(b, start, |name, at| member(b, name, at, arenas, &mut found))?
+    };
+    let end = scan::space(b, end);
+    if end != b.len() {
+        return Err(Fault::new(Code::TrailingText, end));
     }
+    if let (Some(head), Some(event), Some(time)) = (found.head, found.event, found.time) {
+        let images = [found.keys, found.new, found.old].map(|span| (span.start + span.len) as usize);
+        let sequence = found.sequence.map_or(0, |text| text.end);
+        if images.iter().all(|&end| end < found.size_end) && sequence < found.size_end {
+            let places = Places {
+                id: found.event_id,
+                event,
+                time: time.start,
+                tail: found.size_end,
+                close: found.close,
+                before: head,
+                behind: found.facts,
+            };
+            arenas.template.learn(b, places);
+        }
+    }
+    found.into_found(b)
+}
+
+/// A member of the record.
+#[inline(always)]
+fn member(b: &[u8], name: &[u8], at: usize, arenas: &mut Arenas, found: &mut Members) -> Result<usize, Fault> {
     // By length first: whole words are compared then, not byte after byte.
-    let end = scan::object(b, start, |name, at| match name.len() {
-        8 if name == b"dynamodb" && byte(b, at) == b'{' => dynamodb(b, at, arenas, &mut found),
+    match name.len() {
+        8 if name == b"dynamodb" && byte(b, at) == b'{' => {
+            let end = scan::object(b, at, |name, at| in_dynamodb(b, name, at, arenas, found))?;
+            found.close = end - 1;
+            Ok(end)
+        }
         9 if name == b"eventName" => text(b, at, &mut found.event),
         7 if name == b"eventID" => {
             let mut id = None;
@@ -200,36 +266,31 @@ pub fn read(b: &[u8], arenas: &mut Arenas) -> Result<Found, Fault> {
             Ok(end)
         }
         9 if name == b"tableName" => {
-            let end = text(b, at, &mut found.table)?;
-            found.is_kinesis |= found.table.is_some();
+            let end = text(b, at, &mut found.facts.table)?;
+            found.facts.is_kinesis |= found.facts.table.is_some();
             Ok(end)
         }
         14 if name == b"eventSourceARN" => {
-            found.is_streams = true;
-            text(b, at, &mut found.arn)
+            found.facts.is_streams = true;
+            text(b, at, &mut found.facts.arn)
         }
         12 if name == b"eventVersion" => {
-            found.is_streams = true;
+            found.facts.is_streams = true;
             scan::skip(b, at)
         }
         12 if name == b"recordFormat" => {
-            found.is_kinesis = true;
+            found.facts.is_kinesis = true;
             scan::skip(b, at)
         }
         8 if name == b"dynamodb" && byte(b, at) != b'n' => Err(envelope(b, at)),
         _ => scan::skip(b, at),
-    })?;
-    let end = scan::space(b, end);
-    if end != b.len() {
-        return Err(Fault::new(Code::TrailingText, end));
     }
-    found.into_found(b)
 }
 
-/// The members of `dynamodb`.
+/// A member of `dynamodb`.
 #[inline(always)]
-fn dynamodb(b: &[u8], at: usize, arenas: &mut Arenas, found: &mut Members) -> Result<usize, Fault> {
-    scan::object(b, at, |name, at| match name.len() {
+fn in_dynamodb(b: &[u8], name: &[u8], at: usize, arenas: &mut Arenas, found: &mut Members) -> Result<usize, Fault> {
+    match name.len() {
         4 if name == b"Keys" && byte(b, at) != b'n' => {
             if !found.keys.is_empty() {
                 return Err(Fault::new(Code::InvalidKey, at));
@@ -252,26 +313,45 @@ fn dynamodb(b: &[u8], at: usize, arenas: &mut Arenas, found: &mut Members) -> Re
             found.old = Span::new(at, place.at);
             Ok(place.at)
         }
-        27 if name == b"ApproximateCreationDateTime" => {
-            if matches!(byte(b, at), b'-' | b'0'..=b'9') {
-                let end = scan::number(b, at)?;
-                found.time = Some(Text { start: at, end, escaped: false });
-                Ok(end)
-            } else if byte(b, at) == b'n' {
-                scan::skip(b, at)
-            } else {
-                scan::skip(b, at)?;
-                Err(Fault::new(Code::InvalidCreationTime, at))
+        9 if name == b"SizeBytes" => {
+            let end = scan::skip(b, at)?;
+            found.before = found.before.then(std::mem::take(&mut found.facts));
+            found.size_end = end;
+            if found.fits.0
+                && let Some(tail) = arenas.template.tail(b, end)
+            {
+                found.facts = tail.facts;
+                found.fits.1 = true;
+                return Ok(tail.close);
             }
+            Ok(end)
         }
-        36 if name == b"ApproximateCreationDateTimePrecision" => text(b, at, &mut found.precision),
+        27 if name == b"ApproximateCreationDateTime" => time(b, at, found),
+        36 if name == b"ApproximateCreationDateTimePrecision" => text(b, at, &mut found.facts.precision),
         14 if name == b"SequenceNumber" => text(b, at, &mut found.sequence),
         14 if name == b"StreamViewType" => {
-            found.is_streams = true;
+            found.facts.is_streams = true;
             scan::skip(b, at)
         }
         _ => scan::skip(b, at),
-    })
+    }
+}
+
+/// The time's value.
+#[inline(always)]
+fn time(b: &[u8], at: usize, found: &mut Members) -> Result<usize, Fault> {
+    if matches!(byte(b, at), b'-' | b'0'..=b'9') {
+        let end = scan::number(b, at)?;
+        found.time = Some(Text { start: at, end, escaped: false });
+        let is_first = found.size_end == 0 && found.keys.is_empty() && found.new.is_empty() && found.old.is_empty();
+        found.head = (is_first && found.sequence.is_none()).then_some(found.facts);
+        Ok(end)
+    } else if byte(b, at) == b'n' {
+        scan::skip(b, at)
+    } else {
+        scan::skip(b, at)?;
+        Err(Fault::new(Code::InvalidCreationTime, at))
+    }
 }
 
 /// A field that is a string or null.
@@ -301,24 +381,22 @@ impl Members {
     fn into_found(self, b: &[u8]) -> Result<Found, Fault> {
         let event = match self.event {
             None => return Err(Fault::new(Code::MissingEventName, b.len())),
-            Some(text) => match &b[text.start..text.end] {
-                b"MODIFY" => Event::Modify,
-                b"INSERT" => Event::Insert,
-                b"REMOVE" => Event::Remove,
-                _ => return Err(Fault::new(Code::UnknownEventName, text.start)),
-            },
+            Some(text) => {
+                Event::named(&b[text.start..text.end]).ok_or(Fault::new(Code::UnknownEventName, text.start))?
+            }
         };
         if self.keys.is_empty() {
             return Err(Fault::new(Code::MissingKeys, b.len()));
         }
-        let (mut precision, power) = match self.precision {
+        let facts = self.before.then(self.facts);
+        let (mut precision, power) = match facts.precision {
             Some(text) => match &b[text.start..text.end] {
                 b"MICROSECOND" => (Precision::Microsecond, 0),
                 b"MILLISECOND" => (Precision::Millisecond, 3),
                 _ => return Err(Fault::new(Code::UnknownPrecision, text.start)),
             },
             None if self.sequence.is_some() => (Precision::Sequence, 6),
-            None if self.is_streams && !self.is_kinesis => {
+            None if facts.is_streams && !facts.is_kinesis => {
                 return Err(Fault::new(Code::MissingSequenceNumber, b.len()));
             }
             None => (Precision::Millisecond, 3),
@@ -335,13 +413,12 @@ impl Members {
             }
             None => Version::from_us(event_us.unsigned_abs()),
         };
-        let table = self.table.or_else(|| self.arn.and_then(|arn| table_of(b, arn)));
         Ok(Found {
             event,
             precision,
             version,
             event_us,
-            table: table.filter(|text| text.end > text.start),
+            table: facts.table.map(TableName::Plain).or(facts.arn.map(TableName::InArn)),
             event_id: self.event_id,
             keys: self.keys,
             new: self.new,
@@ -361,12 +438,48 @@ fn instant(text: &[u8], power: i32) -> Option<i64> {
     Number::parse(text).ok()?.scaled(power)
 }
 
-/// The table's name in `arn:aws:dynamodb:…:table/NAME/stream/…`. (A name needs no escapes.)
-fn table_of(b: &[u8], arn: Text) -> Option<Text> {
-    let text = &b[arn.start..arn.end];
-    let start = memchr::memmem::find(text, b":table/")? + 7;
-    let len = memchr::memchr(b'/', &text[start..]).unwrap_or(text.len() - start);
-    Some(Text { start: arn.start + start, end: arn.start + start + len, escaped: arn.escaped })
+/// Where a record names its table.
+#[derive(Clone, Copy, Debug)]
+pub enum TableName {
+    /// In a field of its own.
+    Plain(Text),
+    /// In `arn:aws:dynamodb:…:table/NAME/stream/…`.
+    InArn(Text),
+}
+
+impl TableName {
+    /// The name; empty when there is none.
+    pub fn bytes<'a>(&self, b: &'a [u8]) -> Cow<'a, [u8]> {
+        match self {
+            Self::Plain(text) => text.bytes(b),
+            // First the escapes, for a slash may be one.
+            Self::InArn(text) => match text.bytes(b) {
+                Cow::Borrowed(arn) => Cow::Borrowed(table_of(arn)),
+                Cow::Owned(arn) => Cow::Owned(table_of(&arn).to_vec()),
+            },
+        }
+    }
+}
+
+fn table_of(arn: &[u8]) -> &[u8] {
+    let start = memchr::memmem::find(arn, b":table/").map_or(arn.len(), |at| at + 7);
+    let name = &arn[start..];
+    &name[..memchr::memchr(b'/', name).unwrap_or(name.len())]
+}
+
+/// The `userIdentity` of a record that has been read, raw; few changes have one, so it isn't kept with each.
+pub fn user_identity(b: &[u8]) -> Option<&[u8]> {
+    let mut found = None;
+    // An error only ends the search, as it does where the member was found.
+    let _ = scan::object(b, scan::space(b, 0), |name, at| {
+        let end = scan::skip(b, at)?;
+        if name == b"userIdentity" {
+            found = Some(&b[at..end]);
+            return Err(Fault::new(Code::MalformedJson, at));
+        }
+        Ok(end)
+    });
+    found.filter(|value| *value != b"null")
 }
 
 /// The table a refused record names, if that much can be read.
@@ -379,6 +492,6 @@ pub fn table_named(b: &[u8]) -> Option<String> {
         b"eventSourceARN" => text(b, at, &mut arn),
         _ => scan::skip(b, at),
     });
-    let found = table.or_else(|| arn.and_then(|arn| table_of(b, arn)))?;
-    Some(found.text(b)).filter(|name| !name.is_empty())
+    let found = table.map(TableName::Plain).or(arn.map(TableName::InArn))?;
+    Some(String::from_utf8_lossy(&found.bytes(b)).into_owned()).filter(|name| !name.is_empty())
 }

@@ -3,6 +3,8 @@
 //! In: payloads, as frames and documents give them. Out: slices. Invariant: payloads lie in the arena one
 //! after another in order of arrival, so that a batch can be checked for UTF-8 in one run.
 
+use std::ops::Range;
+
 /// A range of bytes in an arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -41,6 +43,8 @@ pub struct Entry {
     pub arrival_ms: Option<i64>,
     /// Line of the document it begins on, from 1; 0 when it came from no document.
     pub line: u32,
+    /// Which user record of an aggregate it is, from 0; 0 when it was none.
+    pub sub_sequence_number: u32,
 }
 
 /// Records in order of arrival.
@@ -84,6 +88,7 @@ impl Records {
             sequence_number: Span::new(first, self.numbers.len()),
             arrival_ms,
             line,
+            sub_sequence_number: 0,
         });
         Ok(answer)
     }
@@ -91,6 +96,27 @@ impl Records {
     /// Adds a record.
     pub fn push(&mut self, payload: &[u8], number: &[u8], arrival_ms: Option<i64>, line: u32) -> Result<(), TooLarge> {
         self.push_with(number, arrival_ms, line, |arena| arena.extend_from_slice(payload))
+    }
+
+    /// Parts of the last record's payload, which rise, become records in its place; they share its sequence number.
+    pub fn split_last(&mut self, parts: &[Range<usize>]) {
+        let Some(whole) = self.entries.pop() else { return };
+        let start = whole.payload.start as usize;
+        let mut end = start;
+        for (i, part) in parts.iter().enumerate() {
+            self.payloads.copy_within(start + part.start..start + part.end, end);
+            let payload = Span::new(end, end + part.len());
+            end += part.len();
+            self.entries.push(Entry { payload, sub_sequence_number: i as u32, ..whole });
+        }
+        self.payloads.truncate(end);
+    }
+
+    /// Takes all records out; their room stays.
+    pub fn clear(&mut self) {
+        self.payloads.clear();
+        self.numbers.clear();
+        self.entries.clear();
     }
 
     /// Gives unused room back.

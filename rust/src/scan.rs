@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use wide::u8x16;
+
 use crate::error::{Code, Fault};
 
 /// How deep fields may be nested that we don't know.
@@ -91,6 +93,16 @@ const fn stops(word: u64) -> u64 {
     (quote.wrapping_sub(LOW) & !quote | slash.wrapping_sub(LOW) & !slash | word.wrapping_sub(LOW * 0x20) & !word) & HIGH
 }
 
+/// The same for sixteen bytes at once: a bit for each byte, the first the lowest.
+#[inline(always)]
+fn stops16(chunk: [u8; 16]) -> u32 {
+    let bytes = u8x16::new(chunk);
+    let quote = bytes.simd_eq(u8x16::splat(b'"'));
+    let slash = bytes.simd_eq(u8x16::splat(b'\\'));
+    let control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+    (quote | slash | control).to_bitmask()
+}
+
 /// Number of decimal digits from this place on.
 #[inline(always)]
 pub fn digits(b: &[u8], at: usize) -> usize {
@@ -129,10 +141,54 @@ pub fn store8(out: &mut [u8], o: usize, word: u64) {
     }
 }
 
+#[inline(always)]
+fn store16(out: &mut [u8], o: usize, chunk: &[u8; 16]) {
+    if let Some(place) = out.get_mut(o..).and_then(<[u8]>::first_chunk_mut::<16>) {
+        *place = *chunk;
+    } else {
+        debug_assert!(false, "the output is never longer than the input");
+    }
+}
+
 /// A string's body, from behind its opening quote to its closing quote; copied verbatim to `out` when `WRITE`.
 /// Gives the place of the closing quote, the end of the output, and whether there were escapes.
 #[inline(always)]
 pub fn copy_string<const WRITE: bool>(
+    b: &[u8],
+    out: &mut [u8],
+    mut at: usize,
+    mut o: usize,
+) -> Result<(usize, usize, bool), Fault> {
+    let mut escaped = false;
+    while let Some(chunk) = b.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        if WRITE {
+            store16(out, o, chunk);
+        }
+        let stop = stops16(*chunk);
+        if stop == 0 {
+            at += 16;
+            o += 16;
+            continue;
+        }
+        let n = stop.trailing_zeros() as usize;
+        at += n;
+        o += n;
+        match chunk[n & 15] {
+            b'"' => return Ok((at, o, escaped)),
+            b'\\' => {
+                escaped = true;
+                (at, o) = copy_escape::<WRITE>(b, out, at, o)?;
+            }
+            _ => return Err(Fault::new(Code::ControlCharacter, at)),
+        }
+    }
+    let (at, o, more) = copy_last_string::<WRITE>(b, out, at, o)?;
+    Ok((at, o, escaped | more))
+}
+
+/// The same for what is left of a string that ends so near the record's end that whole chunks don't fit.
+#[inline(never)]
+fn copy_last_string<const WRITE: bool>(
     b: &[u8],
     out: &mut [u8],
     mut at: usize,
@@ -157,20 +213,24 @@ pub fn copy_string<const WRITE: bool>(
             b'"' => return Ok((at, o, escaped)),
             b'\\' => {
                 escaped = true;
-                let n = escape(b, at)?;
-                if WRITE {
-                    store8(out, o, load8(b, at));
-                    if n > 8 {
-                        store8(out, o + 8, load8(b, at + 8));
-                    }
-                }
-                at += n;
-                o += n;
+                (at, o) = copy_escape::<WRITE>(b, out, at, o)?;
             }
             _ if at >= b.len() => return Err(Fault::new(Code::MalformedJson, at)),
             _ => return Err(Fault::new(Code::ControlCharacter, at)),
         }
     }
+}
+
+#[inline(always)]
+fn copy_escape<const WRITE: bool>(b: &[u8], out: &mut [u8], at: usize, o: usize) -> Result<(usize, usize), Fault> {
+    let n = escape(b, at)?;
+    if WRITE {
+        store8(out, o, load8(b, at));
+        if n > 8 {
+            store8(out, o + 8, load8(b, at + 8));
+        }
+    }
+    Ok((at + n, o + n))
 }
 
 /// A string from behind its opening quote; `end` of the answer is its closing quote.
@@ -251,15 +311,45 @@ pub fn unescape(raw: &[u8], out: &mut Vec<u8>) {
 /// The members of an object, `at` its opening brace: calls `member` with each name and the place of its
 /// value; it answers with the place behind the value. Gives the place behind the closing brace.
 #[inline(always)]
-pub fn object(
+pub fn object(b: &[u8], at: usize, member: impl FnMut(&[u8], usize) -> Result<usize, Fault>) -> Result<usize, Fault> {
+    let at = space(b, at + 1);
+    if byte(b, at) == b'}' { Ok(at + 1) } else { members(b, at, member) }
+}
+
+/// The members of an object from behind the value of one of them; else as `object`.
+#[inline(always)]
+pub fn more(b: &[u8], at: usize, member: impl FnMut(&[u8], usize) -> Result<usize, Fault>) -> Result<usize, Fault> {
+    match behind(b, at)? {
+        Behind::Member(at) => members(b, at, member),
+        Behind::End(at) => Ok(at),
+    }
+}
+
+/// What follows a member's value: the next member's name, or the place behind the closing brace.
+enum Behind {
+    Member(usize),
+    End(usize),
+}
+
+#[inline(always)]
+fn behind(b: &[u8], at: usize) -> Result<Behind, Fault> {
+    if load4(b, at) & 0xffff == u32::from_le_bytes(*b",\"\0\0") {
+        return Ok(Behind::Member(at + 1));
+    }
+    let at = space(b, at);
+    match byte(b, at) {
+        b',' => Ok(Behind::Member(space(b, at + 1))),
+        b'}' => Ok(Behind::End(at + 1)),
+        _ => Err(Fault::new(Code::MalformedJson, at)),
+    }
+}
+
+#[inline(always)]
+fn members(
     b: &[u8],
-    at: usize,
+    mut at: usize,
     mut member: impl FnMut(&[u8], usize) -> Result<usize, Fault>,
 ) -> Result<usize, Fault> {
-    let mut at = space(b, at + 1);
-    if byte(b, at) == b'}' {
-        return Ok(at + 1);
-    }
     loop {
         if byte(b, at) != b'"' {
             return Err(Fault::new(Code::MalformedJson, at));
@@ -277,15 +367,9 @@ pub fn object(
             at = space(b, at + 1);
         }
         at = if name.escaped { member(&name.bytes(b), at)? } else { member(&b[name.start..name.end], at)? };
-        if load4(b, at) & 0xffff == u32::from_le_bytes(*b",\"\0\0") {
-            at += 1;
-            continue;
-        }
-        at = space(b, at);
-        match byte(b, at) {
-            b',' => at = space(b, at + 1),
-            b'}' => return Ok(at + 1),
-            _ => return Err(Fault::new(Code::MalformedJson, at)),
+        match behind(b, at)? {
+            Behind::Member(next) => at = next,
+            Behind::End(end) => return Ok(end),
         }
     }
 }
@@ -333,6 +417,46 @@ fn skip_nested(b: &[u8], at: usize, depth: u32) -> Result<usize, Fault> {
     }
 }
 
+/// The place behind any JSON value, found by its quotes and brackets alone: what is between them is for others
+/// to check. A fault means that the value has no end.
+pub fn extent(b: &[u8], at: usize) -> Result<usize, Fault> {
+    if !matches!(byte(b, at), b'{' | b'[' | b'"') {
+        return skip(b, at);
+    }
+    let (mut at, mut depth) = (at, 0_usize);
+    loop {
+        match byte(b, at) {
+            b'"' => at = closing_quote(b, at + 1)?,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ if at >= b.len() => return Err(Fault::new(Code::MalformedJson, at)),
+            _ => {}
+        }
+        at += 1;
+        if depth == 0 {
+            return Ok(at);
+        }
+    }
+}
+
+/// The quote that ends the string whose body begins here.
+fn closing_quote(b: &[u8], mut at: usize) -> Result<usize, Fault> {
+    loop {
+        let stop = stops(load8(b, at));
+        if stop == 0 {
+            at += 8;
+            continue;
+        }
+        at += (stop.trailing_zeros() >> 3) as usize;
+        match byte(b, at) {
+            b'"' => return Ok(at),
+            b'\\' => at += 2,
+            _ if at >= b.len() => return Err(Fault::new(Code::MalformedJson, b.len())),
+            _ => at += 1,
+        }
+    }
+}
+
 /// The place behind this word, which must stand here.
 #[inline(always)]
 pub fn literal(b: &[u8], at: usize, word: &[u8]) -> Result<usize, Fault> {
@@ -371,41 +495,6 @@ pub fn number(b: &[u8], start: usize) -> Result<usize, Fault> {
     Ok(at)
 }
 
-/// A checked JSON object without the blanks between its tokens, appended to `out`.
-pub fn compact(raw: &[u8], out: &mut Vec<u8>) {
-    compact_at(raw, 0, out);
-}
-
-/// The same of the checked object or array that begins here. Gives the place behind it.
-pub fn compact_at(b: &[u8], start: usize, out: &mut Vec<u8>) -> usize {
-    // Mostly there are no blanks: what lies between two is copied in one go.
-    let (mut from, mut at, mut depth) = (start, start, 0_usize);
-    while at < b.len() {
-        match b[at] {
-            b'"' => {
-                at = string(b, at + 1).map_or(b.len(), |text| text.end + 1);
-                continue;
-            }
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    at += 1;
-                    break;
-                }
-            }
-            b' ' | b'\n' | b'\r' | b'\t' => {
-                out.extend_from_slice(&b[from..at]);
-                from = at + 1;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    out.extend_from_slice(&b[from.min(at)..at]);
-    at
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,10 +506,13 @@ mod tests {
                 let mut word = [b'a'; 8];
                 word[place] = wanted;
                 let stop = stops(u64::from_le_bytes(word));
+                let mut chunk = [b'a'; 16];
+                chunk[place + 8] = wanted;
                 if wanted < 0x20 || wanted == b'"' || wanted == b'\\' {
                     assert_eq!(stop.trailing_zeros() as usize >> 3, place, "{wanted}");
+                    assert_eq!(stops16(chunk), 1 << (place + 8), "{wanted}");
                 } else {
-                    assert_eq!(stop, 0, "{wanted}");
+                    assert_eq!((stop, stops16(chunk)), (0, 0), "{wanted}");
                 }
             }
         }
@@ -489,12 +581,5 @@ mod tests {
             assert_eq!(ours, serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
         }
         assert_eq!(skip("[".repeat(100_000).as_bytes(), 0).unwrap_err().code, Code::TooDeep);
-    }
-
-    #[test]
-    fn compacts_without_touching_strings() {
-        let mut out = Vec::new();
-        compact(b"{ \"a b\\\" \" :\n [ 1 , true ] }", &mut out);
-        assert_eq!(out, b"{\"a b\\\" \":[1,true]}");
     }
 }

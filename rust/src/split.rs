@@ -9,7 +9,7 @@
 //! is `null` in the rest, and so it isn't taken for an attribute that isn't there.
 
 use crate::columns::{Plan, Type};
-use crate::encode::json::write_text;
+use crate::encode::json::write_string;
 use crate::error::Fault;
 use crate::number;
 use crate::scan::{self, Text, byte, space};
@@ -166,7 +166,7 @@ impl<'p> Split<'p> {
         let escaped = |c: &u8| *c < b' ' || matches!(c, b'"' | b'\\');
         if name.iter().any(escaped) {
             let mut text = Vec::new();
-            write_text(&mut text, name);
+            write_string(&mut text, name);
             self.push(&text[1..text.len() - 1]);
         } else {
             self.push(name);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use _core::answer::{self, Kind};
 use _core::change::{ChangeBatch, decode};
 use _core::columns::{Column, Plan, Type};
 use _core::dedupe::Rows;
@@ -35,6 +36,13 @@ fn bodies() -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/frames.json");
     let all: Vec<serde_json::Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     all.iter().map(|v| base64_simd::STANDARD.decode_to_vec(v["body_base64"].as_str().unwrap()).unwrap()).collect()
+}
+
+/// Bodies of GetRecords: of both services, and what aggregates they hold.
+fn answers() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/answers.json");
+    let all: Vec<serde_json::Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    all.iter().filter_map(|v| Some(v["body"].as_str()?.as_bytes().to_vec())).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -167,6 +175,17 @@ fn exercise(payloads: &[Vec<u8>]) {
     assert!(twice.order.len() >= batch.order.len() && twice.order.len() <= 2 * batch.order.len());
 }
 
+/// JSON whose known members have the types they should have.
+fn is_answer(body: &[u8]) -> bool {
+    let Ok(serde_json::Value::Object(answer)) = serde_json::from_slice(body) else { return false };
+    let is =
+        |name, of: fn(&serde_json::Value) -> bool| answer.get(name).is_none_or(|value| value.is_null() || of(value));
+    is("Records", serde_json::Value::is_array)
+        && is("ChildShards", |value| value.as_array().is_some_and(|all| all.iter().all(serde_json::Value::is_object)))
+        && is("MillisBehindLatest", serde_json::Value::is_u64)
+        && is("NextShardIterator", serde_json::Value::is_string)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -180,6 +199,31 @@ proptest! {
         let records = document::read(&data).unwrap();
         let payloads: Vec<_> = (0..records.len()).map(|i| records.payload(i).to_vec()).collect();
         exercise(&payloads);
+    }
+
+    #[test]
+    fn any_answer(body in (prop::sample::select(answers()), edits()).prop_map(|(seed, edits)| edited(seed, &edits))) {
+        for kind in [Kind::Kinesis, Kind::Streams] {
+            if let Ok(answer) = answer::read(&body, kind) {
+                let payloads: Vec<_> = (0..answer.records.len()).map(|i| answer.records.payload(i).to_vec()).collect();
+                prop_assert_eq!(answer.records.arena().len(), payloads.iter().map(Vec::len).sum::<usize>());
+                // No record ends in blanks, which belong to nobody, and none holds what isn't its own.
+                for payload in payloads.iter().filter(|_| kind == Kind::Streams) {
+                    prop_assert_eq!(payload.trim_ascii(), payload.as_slice());
+                }
+                // What JSON says otherwise is one and the same.
+                if let Ok(value) = serde_json::from_slice::<serde_json::Value>(&body)
+                    && let Some(all) = value["Records"].as_array()
+                    && kind == Kind::Streams
+                {
+                    let ours: Vec<serde_json::Value> = payloads.iter().map(|payload| serde_json::from_slice(payload).unwrap()).collect();
+                    prop_assert_eq!(&ours, all);
+                }
+                exercise(&payloads);
+            } else if kind == Kind::Streams {
+                prop_assert!(!is_answer(&body), "refused: {}", body.escape_ascii());
+            }
+        }
     }
 
     #[test]
@@ -203,6 +247,13 @@ proptest! {
 /// Every prefix of every vector: the scanner never reads past the end.
 #[test]
 fn every_prefix() {
+    for body in answers().into_iter().filter(|body| body.len() < 1500 && is_answer(body)) {
+        for end in 0..body.trim_ascii_end().len() {
+            for kind in [Kind::Kinesis, Kind::Streams] {
+                assert!(answer::read(&body[..end], kind).is_err(), "{}", body[..end].escape_ascii());
+            }
+        }
+    }
     for seed in seeds().into_iter().filter(|seed| seed.len() < 1500) {
         for end in 0..seed.len() {
             let mut records = Records::default();

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use _core::answer::{self, Kind};
 use _core::change::{ChangeBatch, decode};
 use _core::dedupe::Rows;
 use _core::document;
@@ -158,6 +159,38 @@ fn frames_whole_and_byte_by_byte() {
                 assert_eq!(serde_json::json!(exception), wanted["exception"], "{name}");
             }
         }
+    }
+}
+
+#[test]
+fn answers() {
+    for vector in vectors("answers.json") {
+        let name = text(&vector["name"]);
+        let body =
+            vector["body"].as_str().map_or_else(|| base64(&vector["body_base64"]), |body| body.as_bytes().to_vec());
+        let kind = if vector["source"] == "streams" { Kind::Streams } else { Kind::Kinesis };
+        let answer = match answer::read(&body, kind) {
+            Ok(answer) => answer,
+            Err(fault) => {
+                assert_eq!(vector["error"]["at"], fault.at, "{name}");
+                continue;
+            }
+        };
+        assert_eq!(vector["error"], Value::Null, "{name}");
+        let found: Vec<Value> = (0..answer.records.len())
+            .map(|i| {
+                serde_json::json!({
+                    "payload": answer.records.payload(i).escape_ascii().to_string(),
+                    "sequence_number": answer.records.sequence_number(i),
+                    "sub_sequence_number": answer.records.entries()[i].sub_sequence_number,
+                    "arrival_ms": answer.records.entries()[i].arrival_ms,
+                })
+            })
+            .collect();
+        assert_eq!(Value::Array(found), vector["records"], "{name}");
+        assert_eq!(serde_json::json!(answer.next), vector["next"], "{name}");
+        assert_eq!(serde_json::json!(answer.millis_behind_latest), vector["behind"], "{name}");
+        assert_eq!(serde_json::json!(answer.child_shards), vector["children"], "{name}");
     }
 }
 

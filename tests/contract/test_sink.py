@@ -30,7 +30,8 @@ from replicator.model import (
 from replicator.sink import PostgresSettings, PostgresSink
 from replicator.testing.servers import PostgresServer
 from replicator.testing.sink import MemorySink, MemoryStore
-from tests.changes import STREAM, number, pending, put, remove
+from tests.aggregates import aggregate
+from tests.changes import STREAM, number, pending, put, received, remove
 from tests.warehouse import connected
 
 ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
@@ -332,7 +333,7 @@ async def test_writing_twice_is_writing_once(rig: Rig) -> None:
     assert await rig.content(PRODUCTS) == content
     assert await sink.position(fence) == after(number(3))
     letters = await rig.dead_letters()
-    assert letters == {("shard-1", number(2), 1): ("malformed_json", b"broken", 2)}
+    assert letters == {("shard-1", number(2), 0): ("malformed_json", b"broken", 2)}
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
@@ -439,7 +440,32 @@ async def test_a_record_with_the_wrong_key_is_a_dead_letter(rig: Rig) -> None:
     assert sum(result.rejected_by_code.values()) == 1
     assert list(await rig.content(PRODUCTS)) == [("5",)]
     ((at, (_, raw, attempts)),) = (await rig.dead_letters()).items()
-    assert (at, raw, attempts) == (("shard-1", number(2), 1), wrong, 1)
+    assert (at, raw, attempts) == (("shard-1", number(2), 0), wrong, 1)
+
+
+async def test_user_records_of_an_aggregate_are_told_apart(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    apple: Any = {"id": {"S": "apple"}}
+    broken = [f"broken {n} {'-' * 30}".encode() for n in range(3)]
+    # Two changes of one instant, and nothing but their places says which is the later.
+    first, second = (put("products", apple, 1000, n={"N": n}) for n in ("1", "2"))
+    together = aggregate([broken[0], first, broken[1], broken[2], second])
+    result = await write(sink, received(fence, [together], first=7))
+    assert len(result.dead_letters) == 3
+    assert await rig.content(PRODUCTS) == {("apple",): ({"id": "apple", "n": 2}, Decimal(1000))}
+    assert await sink.position(fence) == after(number(7))
+    wanted = {
+        ("shard-1", number(7), index): ("malformed_json", raw, 1)
+        for index, raw in zip((0, 2, 3), broken, strict=True)
+    }
+    assert await rig.dead_letters() == wanted
+    # Read again, and with others before it: the same dead letters.
+    pear = put("products", {"id": {"S": "pear"}}, 1000)
+    await write(sink, received(fence, [b"broken", pear, together], first=5))
+    again = {at: (code, raw, 2) for at, (code, raw, _) in wanted.items()}
+    broken_before = {("shard-1", number(5), 0): ("malformed_json", b"broken", 1)}
+    assert await rig.dead_letters() == again | broken_before
 
 
 async def test_a_worker_that_comes_back_goes_on_at_the_position(rig: Rig) -> None:

@@ -340,7 +340,7 @@ async def test_poison_in_mid_batch_goes_to_the_dead_letters_alone(postgres_dsn: 
     assert await rows(
         postgres_dsn,
         "SELECT pipeline, table_name, stream, shard, sequence_number, record_index, code, raw,"
-        " attempts FROM replicator_dead_letters ORDER BY record_index",
+        " attempts FROM replicator_dead_letters ORDER BY sequence_number",
     ) == [
         (
             "shop",
@@ -348,15 +348,15 @@ async def test_poison_in_mid_batch_goes_to_the_dead_letters_alone(postgres_dsn: 
             STREAM.arn,
             "shard-1",
             number(38),
-            37,
+            0,
             "postgres_text",
             payloads[37],
             1,
         ),
-        ("shop", None, STREAM.arn, "shard-1", number(74), 73, "malformed_json", payloads[73], 1),
+        ("shop", None, STREAM.arn, "shard-1", number(74), 0, "malformed_json", payloads[73], 1),
     ]
     ((message,),) = await rows(
-        postgres_dsn, "SELECT message FROM replicator_dead_letters WHERE record_index = 37"
+        postgres_dsn, "SELECT message FROM replicator_dead_letters WHERE code = 'postgres_text'"
     )
     assert "22P05" in message
     ((count,),) = await rows(postgres_dsn, "SELECT count(*) FROM products_live")

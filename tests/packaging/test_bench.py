@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import records
+from bench import compress, kafka, records
 from replicator import _core
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,15 @@ def test_the_last_line_is_one_object(part: str, unit: str, variants: set[str]) -
         assert set(rates) >= variants
         assert all(rate > 0 for rate in rates.values())
     assert "small" in done.stderr, "the tables go to stderr then"
+
+
+def test_small_parts_measure_both_sides() -> None:
+    packed = kafka.measure("small", "zstd", is_quick=True)
+    assert set(packed.us) == {"ours", "aiokafka"}
+    assert packed.share > 0
+    smaller = compress.measure("small", is_quick=True)
+    assert set(smaller.rates) == set(smaller.sizes) == set(compress.CODECS)
+    assert all(0 < size < 1 for size in smaller.sizes.values())
 
 
 def test_the_records_are_the_same_on_every_run() -> None:

@@ -32,13 +32,16 @@ def python(version: str = "3.12", *, is_old: bool = False, has_pip: bool = True)
 
 CARGO = "#!/bin/sh\necho cargo {version} '(x)'\n"
 NOTHING = "#!/bin/sh\n"
+JAVA = "#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n"
 GOOD = {"python3": python(), "cargo": CARGO.format(version="1.95.0"), "cc": NOTHING}
+GOOD_FOR_TESTS = GOOD | {"java": JAVA.format(version="17.0.15"), "mvn": NOTHING}
 
 
-def without(name: str) -> dict[str, str]:
-    return {key: value for key, value in GOOD.items() if key != name}
+def without(name: str, programs: dict[str, str] = GOOD) -> dict[str, str]:
+    return {key: value for key, value in programs.items() if key != name}
 
 
+@pytest.mark.parametrize("verb", ["demo", "test"])
 @pytest.mark.parametrize(
     ("scripts", "says"),
     [
@@ -51,38 +54,59 @@ def without(name: str) -> dict[str, str]:
     ],
 )
 def test_what_is_missing_is_one_line(
+    scripts: dict[str, str], says: tuple[str, ...], verb: str, tmp_path: Path
+) -> None:
+    assert_said(make(verb, scripts, tmp_path), says)
+
+
+@pytest.mark.parametrize(
+    ("scripts", "says"),
+    [
+        (without("java", GOOD_FOR_TESTS), ("Java 17", "not found", "apt install openjdk-17")),
+        (GOOD_FOR_TESTS | {"java": JAVA.format(version="11.0.2")}, ("Java 17", "11")),
+        (without("mvn", GOOD_FOR_TESTS), ("mvn", "apt install maven")),
+    ],
+)
+def test_what_only_the_tests_miss(
     scripts: dict[str, str], says: tuple[str, ...], tmp_path: Path
 ) -> None:
+    assert_said(make("test", scripts, tmp_path), says)
+
+
+def make(verb: str, scripts: dict[str, str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a verb in a project that is not set up, where only these programs are."""
     folder = tmp_path / "project"
-    (folder / ".ci").mkdir(parents=True)
-    (folder / "rust").mkdir()
-    shutil.copy(ROOT / "Makefile", folder)
-    shutil.copy(ROOT / ".ci" / "prerequisites", folder / ".ci")
-    shutil.copy(ROOT / "rust" / "Cargo.toml", folder / "rust")
+    pom = Path("python/replicator/testing/kafka.pom.xml")
+    for name in (".ci", "rust", pom.parent):
+        (folder / name).mkdir(parents=True)
+    for name in ("Makefile", ".ci/prerequisites", "rust/Cargo.toml", pom):
+        shutil.copy(ROOT / name, folder / name)
     (folder / "requirements-dev.txt").touch()
     (tmp_path / "bin").mkdir()
-
     done = subprocess.run(
-        [MAKE, "demo"],
+        [MAKE, verb],
         cwd=folder,
         env={"PATH": str(programs(tmp_path / "bin", **scripts))},
         capture_output=True,
         text=True,
         check=False,
     )
+    assert not (folder / ".venv").exists()
+    return done
 
+
+def assert_said(done: subprocess.CompletedProcess[str], says: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert not done.stdout
     [line] = done.stderr.splitlines()
     for words in ("missing: ", *says):
         assert words in line
-    assert not (folder / ".venv").exists()
 
 
 def test_nothing_is_said_when_all_is_there(tmp_path: Path) -> None:
     done = subprocess.run(
-        [ROOT / ".ci" / "prerequisites", "python3"],
-        env={"PATH": str(programs(tmp_path, **GOOD))},
+        [ROOT / ".ci" / "prerequisites", "python3", "java"],
+        env={"PATH": str(programs(tmp_path, **GOOD_FOR_TESTS))},
         capture_output=True,
         text=True,
         check=True,

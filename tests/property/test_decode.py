@@ -11,7 +11,7 @@ from boto3.dynamodb.types import Binary, TypeDeserializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replicator._core import REJECTION_CODES, EventStream, FrameError, Records, decode
+from replicator._core import REJECTION_CODES, BodyError, EventStream, Records, decode
 
 type_deserializer = TypeDeserializer()
 
@@ -243,7 +243,7 @@ def test_any_bytes_are_a_body(chunks: list[bytes]) -> None:
     for chunk in chunks:
         try:
             events = stream.feed(chunk)
-        except FrameError:
+        except BodyError:
             broken = True
         else:
             assert events == []

@@ -57,8 +57,8 @@ def test_every_code_is_a_slug_with_one_sentence() -> None:
 
 
 def test_a_frame_error_is_a_value_error_with_a_code() -> None:
-    assert issubclass(core.FrameError, ValueError)
-    with pytest.raises(core.FrameError, match="checksum") as caught:
+    assert issubclass(core.BodyError, ValueError)
+    with pytest.raises(core.BodyError, match="checksum") as caught:
         core.EventStream().feed(b"x" * 20)
     assert caught.value.code == "prelude_checksum"
 

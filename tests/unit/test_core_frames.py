@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.eventstream import EventStreamBuffer
 
-from replicator._core import EventStream, FrameError, decode
+from replicator._core import BodyError, EventStream, decode
 
 
 def frame(headers: dict[str, str], payload: bytes) -> bytes:
@@ -87,16 +87,16 @@ def test_complete_events_come_before_the_error() -> None:
     stream = EventStream()
     assert len(stream.feed(good + damaged + good)) == 1
     for _ in range(2):
-        with pytest.raises(FrameError) as caught:
+        with pytest.raises(BodyError) as caught:
             stream.feed(b"")
         assert caught.value.code == "message_checksum"
-    with pytest.raises(FrameError):
+    with pytest.raises(BodyError):
         EventStream().feed(damaged)
 
 
 def test_a_frame_over_the_limit_is_refused_at_its_prelude() -> None:
     body = event([b"x" * 2000])
-    with pytest.raises(FrameError) as caught:
+    with pytest.raises(BodyError) as caught:
         EventStream(1000).feed(body[:12])
     assert caught.value.code == "frame_length"
 
@@ -106,5 +106,5 @@ def test_every_flipped_bit_is_noticed() -> None:
     for bit in range(0, len(body) * 8, 7):
         damaged = bytearray(body)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(FrameError):
+        with pytest.raises(BodyError):
             EventStream().feed(bytes(damaged))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import struct
@@ -12,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from replicator._core import REJECTION_CODES, EventStream, FrameError, Records, Rows, decode
+from replicator._core import (
+    REJECTION_CODES,
+    Answer,
+    BodyError,
+    EventStream,
+    Records,
+    Rows,
+    decode,
+)
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 EXACT = Context(prec=400)
@@ -130,7 +139,7 @@ def test_frames(vector: dict[str, Any]) -> None:
     for chunk in (base64.b64decode(vector["body_base64"]), b""):
         try:
             events += stream.feed(chunk)
-        except FrameError as error:
+        except BodyError as error:
             code = error.code
     assert code == vector["error"]
     assert (stream.buffered_bytes > 0) == (code is not None)
@@ -155,6 +164,31 @@ def test_frames(vector: dict[str, Any]) -> None:
         }
         for event in vector["events"]
     ]
+
+
+@pytest.mark.parametrize("vector", vectors("answers.json"))
+def test_answer(vector: dict[str, Any]) -> None:
+    text = vector.get("body")
+    body = base64.b64decode(vector["body_base64"]) if text is None else text.encode()
+    if wanted := vector["error"]:
+        with pytest.raises(BodyError, match=f"byte {wanted['at']}$") as caught:
+            Answer.read(body, vector["source"])
+        assert caught.value.code == wanted["code"]
+        return
+    answer = Answer.read(body, vector["source"])
+    assert answer.next_iterator == vector["next"]
+    assert answer.millis_behind_latest == vector["behind"]
+    assert [list(child) for child in answer.child_shards] == vector["children"]
+    records = vector["records"]
+    assert len(answer.records) == len(records)
+    if records:
+        assert answer.records.last_sequence_number == (records[-1]["sequence_number"] or None)
+        assert answer.records.last_arrival_ms == records[-1]["arrival_ms"]
+    for rejection in decode(answer.records).rejections:
+        wanted = records[rejection.index]
+        assert rejection.raw == ast.literal_eval(f"b'{wanted['payload']}'")
+        assert rejection.sequence_number == wanted["sequence_number"]
+        assert rejection.sub_sequence_number == wanted["sub_sequence_number"]
 
 
 @pytest.mark.parametrize("vector", vectors("documents.json"))

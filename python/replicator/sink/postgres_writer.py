@@ -259,9 +259,16 @@ def _shard_key(fence: Fence) -> _ShardKey:
 
 
 def _dead_letter_key(fence: Fence, rejection: Rejection) -> tuple[str, str, str, int]:
-    # Without a number of the source's own, the bytes tell two records apart.
-    number = rejection.sequence_number or f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}"
-    return (fence.stream.arn, fence.shard_id, number, rejection.index)
+    """Stream, shard, sequence number, index: the same whenever the record is read again,
+    whatever comes with it then."""
+    if rejection.sequence_number:
+        # Only user records of one aggregate share a number.
+        number, index = rejection.sequence_number, rejection.sub_sequence_number
+    else:
+        # Without a number of the source's own, the bytes tell two records apart.
+        number = f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}"
+        index = rejection.index
+    return (fence.stream.arn, fence.shard_id, number, index)
 
 
 def _storable(text: str) -> str:

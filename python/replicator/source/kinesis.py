@@ -30,7 +30,8 @@ from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorErr
 from replicator.model import SHARD_END, Fetch, Position, Shard, Stream, after
 from replicator.protocols import Clock
 from replicator.source.consumer import Consumer
-from replicator.source.subscription import FRAME_BYTES_MAX, Ended, Subscription, register
+from replicator.source.hand_over import register
+from replicator.source.subscription import FRAME_BYTES_MAX, Ended, Subscription
 
 _log = structlog.get_logger()
 _BACKOFF_SECONDS_MAX = 30.0

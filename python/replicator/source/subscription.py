@@ -1,19 +1,8 @@
-"""One SubscribeToShard connection: raw bytes in, events of the Rust core out.
-
-aiobotocore resolves, signs, sends and retries the call; its event-stream parser
-never sees the body. A `before-parse` handler keeps the raw response and gives the
-parser a body of one `initial-response` frame instead, because it insists on
-reading one (the service itself may leave it out). On any status but 200 the
-handler does nothing, so errors are parsed as ever.
-"""
+"""One SubscribeToShard connection: raw bytes in, events of the Rust core out."""
 
 from __future__ import annotations
 
 import asyncio
-import binascii
-import struct
-from collections.abc import AsyncIterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -23,6 +12,7 @@ import aiohttp
 
 from replicator import _core
 from replicator.model import Position, PositionKind
+from replicator.source.hand_over import raw_body
 
 FRAME_BYTES_MAX = 33_554_432
 
@@ -51,64 +41,6 @@ class Arrived:
     detail: str = ""
 
 
-@dataclass(slots=True)
-class _HandOver:
-    response: aiohttp.ClientResponse | None = None
-
-
-# The call in progress of this task. The handler runs inside the call, on the same
-# task, so even a cancelled call leaves the response where it can be closed.
-_hand_over: ContextVar[_HandOver | None] = ContextVar("subscription_hand_over", default=None)
-
-
-def register(client: Any) -> None:
-    """Makes a Kinesis client hand over SubscribeToShard bodies to `Subscription.open`."""
-    client.meta.events.register(
-        "before-parse.kinesis.SubscribeToShard",
-        _keep_body,
-        unique_id="replicator-subscribe-to-shard",
-    )
-
-
-def _keep_body(response_dict: dict[str, Any], **_: object) -> None:
-    call = _hand_over.get()
-    if call is None or response_dict["status_code"] != 200:
-        return
-    call.response = response_dict["body"]
-    response_dict["body"] = _StubBody()
-
-
-class _StubBody:
-    """As much of a response as the stock event-stream parser touches."""
-
-    def __init__(self) -> None:
-        self.content = self
-
-    async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
-        yield _INITIAL_RESPONSE, True
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def _initial_response() -> bytes:
-    headers = b"".join(
-        bytes((len(name),)) + name + b"\x07" + len(value).to_bytes(2, "big") + value
-        for name, value in (
-            (b":message-type", b"event"),
-            (b":event-type", b"initial-response"),
-            (b":content-type", b"application/json"),
-        )
-    )
-    payload = b"{}"
-    prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
-    head = prelude + struct.pack(">I", binascii.crc32(prelude)) + headers + payload
-    return head + struct.pack(">I", binascii.crc32(head))
-
-
-_INITIAL_RESPONSE = _initial_response()
-
-
 class Subscription:
     """An open subscription. Bytes are read from the socket only inside `events`, so a
     consumer that doesn't ask holds one read buffer and one unfinished frame."""
@@ -128,9 +60,7 @@ class Subscription:
     ) -> Subscription:
         """A subscription from `position` on. Raises the driver's own exceptions: the
         caller maps them."""
-        call = _HandOver()
-        token = _hand_over.set(call)
-        try:
+        with raw_body() as raw:
             answer = await client.subscribe_to_shard(
                 ConsumerARN=consumer_arn,
                 ShardId=shard_id,
@@ -139,14 +69,8 @@ class Subscription:
             # Runs the stock parser's generator to its end, or it would wait for the collector.
             async for _ in answer["EventStream"]:
                 pass
-        except BaseException:
-            if call.response is not None:
-                call.response.close()
-            raise
-        finally:
-            _hand_over.reset(token)
-        assert call.response is not None, "register() was not called on this client"
-        return cls(call.response, frame_bytes_max)
+        assert raw.content is not None, "register() was not called on this client"
+        return cls(raw.content, frame_bytes_max)
 
     async def events(self, timeout_seconds: float, when_late: Ended) -> Arrived:
         """The events of the next bytes that arrive (often none yet: a large frame
@@ -154,7 +78,7 @@ class Subscription:
         try:
             # A broken frame behind good ones shows at the next feed: not only when bytes come.
             self._frames.feed(b"")
-        except _core.FrameError as error:
+        except _core.BodyError as error:
             return Arrived([], Ended.CORRUPT, f"{error.code}: {error}")
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -165,7 +89,7 @@ class Subscription:
             return Arrived([], Ended.CUT, str(error) or type(error).__name__)
         try:
             events = self._frames.feed(chunk)
-        except _core.FrameError as error:
+        except _core.BodyError as error:
             return Arrived([], Ended.CORRUPT, f"{error.code}: {error}")
         if chunk:
             return Arrived(events)

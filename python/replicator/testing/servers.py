@@ -90,11 +90,11 @@ class PostgresServer:
         processes = self._processes()
         try:
             for process in processes:
-                _signal(process, signal.SIGSTOP)
+                send_signal(process, signal.SIGSTOP)
             yield
         finally:
             for process in processes:
-                _signal(process, signal.SIGCONT)
+                send_signal(process, signal.SIGCONT)
 
     @property
     def pid(self) -> int | None:
@@ -212,7 +212,7 @@ def start_ministack(
     Raises FatalError when it isn't installed or doesn't answer in time.
     """
     executable = _ministack_executable()
-    port = port or _free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     settings = {
         "GATEWAY_PORT": str(port),
@@ -240,7 +240,7 @@ def start_ministack(
             _await_ready(f"{url}/_ministack/ready", process, log)
             yield url
         finally:
-            _stop(process)
+            stop_process(process)
 
 
 def reset_ministack(url: str) -> None:
@@ -288,7 +288,8 @@ def _await_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise FatalError("ministack_failed", f"the AWS emulator didn't get ready; it said: {tail}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL for its whole session when it takes too long."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS_MAX)
@@ -298,12 +299,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _signal(process: int, number: signal.Signals) -> None:
+def send_signal(process: int, number: signal.Signals) -> None:
+    """Nothing happens when it is gone already."""
     with suppress(ProcessLookupError):
         os.kill(process, number)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -248,8 +248,11 @@ class MemoryWriter:
         for rejection in payload.rejections:
             fence = payload.pending[rejection.part].fence
             letter = DeadLetter(fence.shard_id, rejection.table, rejection)
-            number = rejection.sequence_number or rejection.raw.hex()
-            at = (self._sink.pipeline, fence.stream, fence.shard_id, number, rejection.index)
+            if rejection.sequence_number:
+                record = (rejection.sequence_number, rejection.sub_sequence_number)
+            else:
+                record = (rejection.raw.hex(), rejection.index)
+            at = (self._sink.pipeline, fence.stream, fence.shard_id, *record)
             store.dead_letters[at] = letter
             store.attempts[at] += 1
             dead_letters.append(letter)

@@ -15,10 +15,11 @@ use std::cell::RefCell;
 
 use crate::change::{ChangeBatch, View};
 use crate::columns::{Plan, Type};
+use crate::compact;
 use crate::encode::json::{Form, write_string};
 use crate::number;
 use crate::record::Event;
-use crate::scan::{self, Text};
+use crate::scan::Text;
 use crate::split::{Split, Value};
 use crate::value;
 
@@ -49,7 +50,7 @@ pub struct Avro<'p> {
 }
 
 impl<'p> Avro<'p> {
-    /// Whole changes. `form` is that of `key`, `old`, and `item` when there is no plan.
+    /// Whole changes. `form`, plain or DynamoDB's, is that of `key`, `old`, and `item` when there is no plan.
     pub fn changes(form: Form, plan: Option<&'p Plan>) -> Self {
         Self::new(Shape::Change(form), plan)
     }
@@ -108,9 +109,10 @@ impl<'p> Avro<'p> {
         let mut scratch = self.scratch.borrow_mut();
         let mut image = |out: &mut Vec<u8>, raw: &[u8]| {
             scratch.clear();
-            match form {
-                Form::Plain => value::write_plain(raw, &mut scratch),
-                Form::Dynamodb => scan::compact(raw, &mut scratch),
+            if form == Form::Dynamodb {
+                compact::compact(raw, &mut scratch);
+            } else {
+                value::write_plain(raw, &mut scratch);
             }
             write_bytes(out, &scratch);
         };
@@ -140,8 +142,8 @@ impl<'p> Avro<'p> {
         if !new.is_empty() {
             match form {
                 _ if self.plan.is_some() => self.write_item(view, out),
-                Form::Plain => write_bytes(out, view.plain()),
                 Form::Dynamodb => image(out, new),
+                _ => write_bytes(out, view.plain()),
             }
         }
         write_long(out, i64::from(!old.is_empty()));
@@ -208,7 +210,7 @@ pub fn container(batch: &ChangeBatch, avro: &Avro<'_>, name: &str) -> Vec<u8> {
 fn item_schema(plan: &Plan, name: &str) -> String {
     let mut out = Vec::new();
     out.extend_from_slice(b"{\"type\":\"record\",\"name\":");
-    write_string(&mut out, name);
+    write_string(&mut out, name.as_bytes());
     out.extend_from_slice(b",\"fields\":[");
     let names = plan.names(&[], true);
     for (i, (column, field)) in plan.columns().iter().zip(&names).enumerate() {
@@ -216,11 +218,11 @@ fn item_schema(plan: &Plan, name: &str) -> String {
             out.push(b',');
         }
         out.extend_from_slice(b"{\"name\":");
-        write_string(&mut out, field);
+        write_string(&mut out, field.as_bytes());
         if **field != *column.attribute {
             // Avro's names have letters, digits and `_` only.
             out.extend_from_slice(b",\"doc\":");
-            write_string(&mut out, &format!("the attribute {:?}", column.attribute));
+            write_string(&mut out, format!("the attribute {:?}", column.attribute).as_bytes());
         }
         let kind = match column.kind {
             Type::Text | Type::Numeric | Type::Jsonb => "\"string\"".to_owned(),
@@ -241,7 +243,7 @@ fn item_schema(plan: &Plan, name: &str) -> String {
             out.push(b',');
         }
         out.extend_from_slice(b"{\"name\":");
-        write_string(&mut out, field);
+        write_string(&mut out, field.as_bytes());
         out.extend_from_slice(b",\"type\":\"string\",\"default\":\"{}\",\"doc\":\"all other attributes, JSON\"}");
     }
     out.extend_from_slice(b"]}");

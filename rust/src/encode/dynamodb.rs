@@ -11,8 +11,9 @@
 //! `API_TransactWriteItems.html` there.
 
 use crate::change::View;
+use crate::compact;
 use crate::dedupe::Rows;
-use crate::encode::json::{write_string, write_text};
+use crate::encode::json::write_string;
 use crate::record::Event;
 use crate::scan;
 
@@ -74,7 +75,7 @@ pub fn items(rows: &Rows, lo: usize, hi: usize, version: Option<&VersionAttribut
     let room = chosen(rows, lo, hi).map(|view| size(view, version)).sum();
     let mut out = Pieces::with_room(room, 2 * rows.rows.len());
     for view in chosen(rows, lo, hi) {
-        scan::compact(view.raw(view.change.keys), &mut out.bytes);
+        compact::compact(view.raw(view.change.keys), &mut out.bytes);
         out.end();
         if view.change.event != Event::Remove {
             write_image(&mut out.bytes, view.raw(view.change.new), version, view);
@@ -155,9 +156,9 @@ struct Target<'a> {
 impl<'a> Target<'a> {
     fn new(table: &str, version: &'a VersionAttribute) -> Self {
         let mut head = b"\"TableName\":".to_vec();
-        write_string(&mut head, table);
+        write_string(&mut head, table.as_bytes());
         head.extend_from_slice(b",\"ExpressionAttributeNames\":{\"#v\":");
-        write_string(&mut head, &version.name);
+        write_string(&mut head, version.name.as_bytes());
         head.extend_from_slice(b"},\"ExpressionAttributeValues\":{\":v\":");
         Self { head, version }
     }
@@ -171,7 +172,7 @@ impl<'a> Target<'a> {
     fn write_delete(&self, out: &mut Vec<u8>, key: &[u8], view: View<'_>, condition: &str, on_failure: &str) {
         self.write_head(out, view, condition, on_failure);
         out.extend_from_slice(b",\"Key\":");
-        scan::compact(key, out);
+        compact::compact(key, out);
     }
 
     fn write_head(&self, out: &mut Vec<u8>, view: View<'_>, condition: &str, on_failure: &str) {
@@ -188,7 +189,7 @@ impl<'a> Target<'a> {
 
 /// An image, with the version in it if it has a name.
 fn write_image(out: &mut Vec<u8>, raw: &[u8], version: Option<&VersionAttribute>, view: View<'_>) {
-    let Some(version) = version else { return scan::compact(raw, out) };
+    let Some(version) = version else { return compact::compact(raw, out) };
     out.push(b'{');
     write_name(out, version.name.as_bytes());
     write_version(out, version, view);
@@ -199,14 +200,14 @@ fn write_image(out: &mut Vec<u8>, raw: &[u8], version: Option<&VersionAttribute>
         }
         out.push(b',');
         write_name(out, name);
-        Ok(scan::compact_at(raw, at, out))
+        Ok(compact::compact_at(raw, at, out))
     });
     out.push(b'}');
 }
 
 /// A member's name and its colon.
 fn write_name(out: &mut Vec<u8>, name: &[u8]) {
-    write_text(out, name);
+    write_string(out, name);
     out.push(b':');
 }
 

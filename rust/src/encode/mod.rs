@@ -5,5 +5,6 @@ pub mod copy;
 pub mod copy_columns;
 pub mod dynamodb;
 pub mod json;
+pub mod kafka;
 #[cfg(feature = "parquet")]
 pub mod parquet;

@@ -7,13 +7,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::columns::{PyColumns, avro_name, misses};
+use super::kafka::PyKafkaBatch;
 use super::records::PyRecords;
 use super::rows::{PyRows, column};
 use crate::change::{self, ChangeBatch};
 use crate::columns::Plan;
+use crate::compress::Codec;
 use crate::dedupe::Rows;
 use crate::encode::avro::{self, Avro};
 use crate::encode::json::{self, Form};
+use crate::encode::kafka::{self, Options};
 use crate::split::Split;
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
@@ -29,6 +32,11 @@ impl PyRejection {
     #[getter]
     fn line(&self) -> u32 {
         self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.line)
+    }
+
+    #[getter]
+    fn sub_sequence_number(&self) -> u32 {
+        self.0.records.entries().get(self.0.index as usize).map_or(0, |entry| entry.sub_sequence_number)
     }
 
     #[getter]
@@ -153,7 +161,7 @@ impl PyChangeBatch {
 
     #[pyo3(signature = (form="plain"))]
     fn json_lines<'py>(&self, py: Python<'py>, form: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let form = form_of(form)?;
+        let form = form_named(form)?;
         let lines = py.detach(|| json::lines(&self.0, form));
         Ok(PyBytes::new(py, &lines))
     }
@@ -176,7 +184,11 @@ impl PyChangeBatch {
         form: &str,
         name: &str,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let (form, name) = (form_of(form)?, avro_name(name)?);
+        let form = form_named(form)?;
+        if !matches!(form, Form::Plain | Form::Dynamodb) {
+            return Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'"));
+        }
+        let name = avro_name(name)?;
         let plan = plan_of(columns);
         let file = py.detach(|| avro::container(&self.0, &Avro::changes(form, plan), name));
         Ok(PyBytes::new(py, &file))
@@ -203,18 +215,49 @@ impl PyChangeBatch {
         let file = file.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
         Ok(PyBytes::new(py, &file))
     }
+
+    #[pyo3(signature = (
+        partitions, *, form="plain", compression="none", table=None, headers=true, tombstones=true,
+        batch_bytes_max=1_000_000
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn kafka(
+        &self,
+        py: Python<'_>,
+        partitions: u32,
+        form: &str,
+        compression: &str,
+        table: Option<&str>,
+        headers: bool,
+        tombstones: bool,
+        batch_bytes_max: usize,
+    ) -> PyResult<Vec<PyKafkaBatch>> {
+        if !(1..=kafka::PARTITIONS_MAX).contains(&partitions) {
+            return Err(PyValueError::new_err(format!("partitions must be 1 to {}", kafka::PARTITIONS_MAX)));
+        }
+        if batch_bytes_max > kafka::BYTES_MAX {
+            return Err(PyValueError::new_err(format!("batch_bytes_max must be at most {}", kafka::BYTES_MAX)));
+        }
+        let compression = match Codec::from_name(compression) {
+            None if compression != "none" => {
+                return Err(PyValueError::new_err("compression must be 'none', 'gzip', 'lz4' or 'zstd'"));
+            }
+            codec => codec,
+        };
+        let form = form_named(form)?;
+        let options = Options { partitions, form, compression, table, headers, tombstones, bytes_max: batch_bytes_max };
+        let batches = py.detach(|| kafka::batches(&self.0, &options))?;
+        Ok(batches.into_iter().map(PyKafkaBatch).collect())
+    }
 }
 
 fn plan_of(columns: Option<&PyColumns>) -> Option<&Plan> {
     columns.map(|columns| &*columns.0)
 }
 
-fn form_of(form: &str) -> PyResult<Form> {
-    match form {
-        "plain" => Ok(Form::Plain),
-        "dynamodb" => Ok(Form::Dynamodb),
-        _ => Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'")),
-    }
+fn form_named(name: &str) -> PyResult<Form> {
+    let message = "form must be 'plain', 'dynamodb', 'debezium' or 'change'";
+    Form::from_name(name).ok_or_else(|| PyValueError::new_err(message))
 }
 
 #[pyfunction]

@@ -8,6 +8,8 @@
 
 mod batch;
 mod columns;
+mod compress;
+mod kafka;
 mod records;
 mod rows;
 
@@ -17,7 +19,8 @@ use pyo3::types::PyDict;
 
 use self::batch::{PyChangeBatch, PyRejection, decode};
 use self::columns::PyColumns;
-use self::records::{FrameError, PyEventStream, PyRecords, PyShardEvent};
+use self::kafka::PyKafkaBatch;
+use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::PyRows;
 use crate::error::Code;
 
@@ -38,15 +41,18 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("BUILD_PROFILE", profile)?;
     module.add("COMMIT", option_env!("BUILD_COMMIT").unwrap_or("unknown"))?;
     module.add("REJECTION_CODES", codes)?;
-    let frame_error = py.get_type::<FrameError>();
-    frame_error.setattr("__module__", "replicator._core")?;
-    module.add("FrameError", frame_error)?;
+    let body_error = py.get_type::<BodyError>();
+    body_error.setattr("__module__", "replicator._core")?;
+    module.add("BodyError", body_error)?;
     module.add_class::<PyRejection>()?;
     module.add_class::<PyRecords>()?;
     module.add_class::<PyShardEvent>()?;
     module.add_class::<PyEventStream>()?;
+    module.add_class::<PyAnswer>()?;
     module.add_class::<PyChangeBatch>()?;
     module.add_class::<PyRows>()?;
     module.add_class::<PyColumns>()?;
+    module.add_class::<PyKafkaBatch>()?;
+    module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)
 }

@@ -6,11 +6,20 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
+use crate::answer::{self, Answer, Child, Kind};
 use crate::document;
+use crate::error::BodyFault;
 use crate::frame::{EventStream, ShardEvent};
 use crate::records::{Records, TooLarge};
 
-pyo3::create_exception!(_core, FrameError, PyValueError, "An event-stream body that can't be trusted further.");
+pyo3::create_exception!(_core, BodyError, PyValueError, "A body of the service that can't be read further.");
+
+impl From<BodyFault> for PyErr {
+    fn from(fault: BodyFault) -> Self {
+        let error = BodyError::new_err(fault.to_string());
+        Python::attach(|py| error.value(py).setattr("code", fault.slug()).err()).unwrap_or(error)
+    }
+}
 
 impl From<TooLarge> for PyErr {
     fn from(error: TooLarge) -> Self {
@@ -108,7 +117,7 @@ impl PyShardEvent {
     }
 
     #[getter]
-    fn child_shards(&self) -> Vec<(String, Vec<String>)> {
+    fn child_shards(&self) -> Vec<Child> {
         self.event.child_shards.clone()
     }
 
@@ -130,18 +139,54 @@ impl PyEventStream {
     }
 
     fn feed(&mut self, py: Python<'_>, chunk: PyBackedBytes) -> PyResult<Vec<PyShardEvent>> {
-        match py.detach(|| self.0.feed(&chunk)) {
-            Ok(events) => events.into_iter().map(|event| PyShardEvent::new(py, event)).collect(),
-            Err(fault) => {
-                let error = FrameError::new_err(fault.to_string());
-                error.value(py).setattr("code", fault.slug())?;
-                Err(error)
-            }
-        }
+        let events = py.detach(|| self.0.feed(&chunk))?;
+        events.into_iter().map(|event| PyShardEvent::new(py, event)).collect()
     }
 
     #[getter]
     fn buffered_bytes(&self) -> usize {
         self.0.buffered_bytes()
+    }
+}
+
+#[pyclass(name = "Answer", module = "replicator._core", frozen)]
+pub(super) struct PyAnswer {
+    records: Py<PyRecords>,
+    answer: Answer,
+}
+
+#[pymethods]
+impl PyAnswer {
+    #[staticmethod]
+    fn read(py: Python<'_>, body: PyBackedBytes, source: &str) -> PyResult<Self> {
+        let kind = match source {
+            "kinesis" => Kind::Kinesis,
+            "streams" => Kind::Streams,
+            _ => return Err(PyValueError::new_err("source must be 'kinesis' or 'streams'")),
+        };
+        let read = py.detach(|| answer::read(&body, kind));
+        let mut answer = read.map_err(|fault| BodyFault::Answer(fault.at))?;
+        let records = Py::new(py, PyRecords(Arc::new(std::mem::take(&mut answer.records))))?;
+        Ok(Self { records, answer })
+    }
+
+    #[getter]
+    fn records(&self, py: Python<'_>) -> Py<PyRecords> {
+        self.records.clone_ref(py)
+    }
+
+    #[getter]
+    fn next_iterator(&self) -> Option<&str> {
+        self.answer.next.as_deref()
+    }
+
+    #[getter]
+    const fn millis_behind_latest(&self) -> Option<i64> {
+        self.answer.millis_behind_latest
+    }
+
+    #[getter]
+    fn child_shards(&self) -> Vec<Child> {
+        self.answer.child_shards.clone()
     }
 }

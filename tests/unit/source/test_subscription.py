@@ -8,7 +8,8 @@ from botocore.eventstream import EventStreamBuffer
 
 from replicator import _core
 from replicator.model import LATEST, TRIM_HORIZON, Position, PositionKind, after, at_timestamp
-from replicator.source.subscription import _INITIAL_RESPONSE, starting_position
+from replicator.source.hand_over import INITIAL_RESPONSE
+from replicator.source.subscription import starting_position
 from replicator.testing import frames
 
 AT = Position(PositionKind.AT_SEQUENCE_NUMBER, sequence_number="495")
@@ -16,7 +17,7 @@ AT = Position(PositionKind.AT_SEQUENCE_NUMBER, sequence_number="495")
 
 def test_the_stub_is_a_frame_that_the_stock_parser_reads() -> None:
     buffer = EventStreamBuffer()
-    buffer.add_data(_INITIAL_RESPONSE)
+    buffer.add_data(INITIAL_RESPONSE)
     (event,) = list(buffer)
     assert event.headers[":event-type"] == "initial-response"
     assert event.payload == b"{}"

@@ -29,6 +29,8 @@ CREATE TABLE {streams} (
 )
 
 -- name: create_dead_letters
+-- record_index: which user record of its aggregate it is; where the source gave no sequence
+-- number, which record of its fetch.
 CREATE TABLE {dead_letters} (
     pipeline text COLLATE "C" NOT NULL,
     table_name text,

@@ -1,0 +1,166 @@
+"""A throw-away Apache Kafka for the tests: the real broker, one node, on this machine only.
+
+Its jars are those of `kafka.pom.xml`, which `make setup` copies into `.kafka/`; it wants Java 17.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from replicator.errors import FatalError
+from replicator.testing.servers import free_port, send_signal, stop_process
+
+START_SECONDS_MAX: Final = 30.0
+_POLL_SECONDS: Final = 0.02
+_CLUSTER_ID: Final = "replicator-test-broker"
+
+# One node is broker and controller, every internal topic has one replica, and the log cleaner's
+# buffer fits a small heap (its default alone wants 128 MB).
+# https://kafka.apache.org/documentation/#brokerconfigs
+_CONFIGURATION: Final = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={folder}/data
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.cleaner.dedupe.buffer.size=2097152
+auto.create.topics.enable=false
+"""
+_JAVA_OPTIONS: Final = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+
+class KafkaServer:
+    """A broker; `str()` gives its bootstrap address."""
+
+    def __init__(self, folder: Path, port: int, command: list[str]) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._folder = folder
+        self._port = port
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __str__(self) -> str:
+        return self.address
+
+    def start(self) -> None:
+        """Starts it, again after `stop` with all that it held. Raises FatalError."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 the operator's own choice
+                [*self._command, "kafka.Kafka", self._folder / "server.properties"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C belongs to whoever started us; he stops it in his own order.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), 1).close()
+            except OSError:
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+        self.stop()
+        raise self._failed("it didn't get ready")
+
+    def stop(self) -> None:
+        """Stops it in order, and by force when that takes too long."""
+        if self._process is not None:
+            stop_process(self._process)
+            self._process = None
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Inside, the broker doesn't move, but every connection stays open."""
+        assert self._process is not None, "it isn't running"
+        try:
+            send_signal(self._process.pid, signal.SIGSTOP)
+            yield
+        finally:
+            send_signal(self._process.pid, signal.SIGCONT)
+
+    def format(self) -> None:
+        """Prepares its empty folder."""
+        port, controller = self._port, free_port()
+        settings = self._folder / "server.properties"
+        settings.write_text(
+            _CONFIGURATION.format(port=port, controller=controller, folder=self._folder)
+        )
+        with (self._folder / "log").open("ab") as log:
+            done = subprocess.run(  # noqa: S603 see start
+                [
+                    *self._command,
+                    "kafka.tools.StorageTool",
+                    *("format", "--standalone", "-t", _CLUSTER_ID, "-c", settings),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=START_SECONDS_MAX,
+            )
+        if done.returncode:
+            raise self._failed("its folder couldn't be formatted")
+
+    def _failed(self, what: str) -> FatalError:
+        tail = (self._folder / "log").read_text(errors="replace")[-2000:]
+        return FatalError("kafka_failed", f"no Kafka could be started: {what}; it said: {tail}")
+
+
+@contextmanager
+def start_kafka() -> Iterator[KafkaServer]:
+    """A fresh broker without topics (and it makes none by itself); stopped and gone at the end.
+
+    Raises FatalError when its jars or Java are missing, or it doesn't get ready in time.
+    """
+    command = [_java(), *_JAVA_OPTIONS, "-cp", str(_jars() / "*")]
+    with tempfile.TemporaryDirectory(prefix="replicator-kafka-") as folder:
+        server = KafkaServer(Path(folder), free_port(), command)
+        server.format()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    if found := shutil.which("java", path=f"{home}/bin" if home else None):
+        return found
+    raise FatalError("kafka_missing", "no Java to run Kafka on: install Java 17 or newer")
+
+
+def _jars() -> Path:
+    project = Path(__file__).resolve().parents[3]
+    named = os.environ.get("REPLICATOR_KAFKA")
+    candidates = [Path(named)] if named else [Path.cwd() / ".kafka", project / ".kafka"]
+    for folder in candidates:
+        if any(folder.glob("kafka_*.jar")):
+            return folder
+    raise FatalError(
+        "kafka_missing",
+        "no Kafka to start: run `make setup`, or name the folder of its jars in REPLICATOR_KAFKA",
+    )

@@ -180,6 +180,7 @@ class Columns:
         numbers have many; `numeric(P,S)` is a decimal. What Avro's names can't have is `_`, and
         `doc` tells the attribute. Raises ValueError when `name` is no name of Avro's."""
 
+@final
 class Answer:
     """An answer of GetRecords: of Kinesis
     (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html), or of DynamoDB

@@ -28,6 +28,8 @@ PARTS = (
     "kafka",
     "compress",
     "patterns",
+    "parquet",
+    "dynamodb",
 )
 
 
@@ -183,8 +185,48 @@ def _end_to_end_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a 
     return report
 
 
+def _parquet_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import parquet  # noqa: PLC0415 - see above
+
+    report = {}
+    page.head("parquet, MB/s of lines", "ours", *_PARQUET["document"], "x the first")
+    page.row("", "ours", *_PARQUET["columns"], "x the first")
+    for shape in records.SHAPES:
+        result = parquet.measure(shape, is_quick=is_quick)
+        for ours, peers in _PARQUET.items():
+            if ours in result.rates:
+                ratio = result.rates[ours] / result.rates[peers[0]]
+                cells = [
+                    f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})"
+                    for name in (ours, *peers)
+                ]
+                page.row(f"{shape}, {ours}", *cells, f"{ratio:.1f}")
+        report[shape] = {"unit": "MB/s", **result.rates}
+    return report
+
+
+def _dynamodb_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import dynamodb  # noqa: PLC0415 - see above
+
+    report = {}
+    page.head("PutItem bodies/s", *_DYNAMODB, "x botocore")
+    for shape in records.SHAPES:
+        result = dynamodb.measure(shape, is_quick=is_quick)
+        ratio = result.rates["ours"] / result.rates["botocore"]
+        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in _DYNAMODB]
+        page.row(shape, *cells, f"{ratio:.0f}")
+        report[shape] = {"unit": "items/s", **result.rates}
+    return report
+
+
 _INGEST_MEMORY = ("stock", "stock+orjson", "ours to payloads", "ours to COPY")
 _INGEST_HTTP = ("stock+orjson", "floor", "ours to COPY")
+# Ours, and what it is measured by.
+_PARQUET = {
+    "document": ("orjson rows", "json rows", "arrow"),
+    "columns": ("read_json", "column rows"),
+}
+_DYNAMODB = ("ours", "botocore")
 _KAFKA = ("ours", "aiokafka")
 _END_TO_END = ("ours", "ready-made")
 _RUN: dict[str, Callable[[bool, Page], Report]] = {
@@ -196,6 +238,8 @@ _RUN: dict[str, Callable[[bool, Page], Report]] = {
     "compress": _compress_part,
     "small-batches": _small_batches_part,
     "patterns": _patterns_part,
+    "parquet": _parquet_part,
+    "dynamodb": _dynamodb_part,
 }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Answer",
     "BodyError",
     "ChangeBatch",
+    "Columns",
     "EventStream",
     "KafkaBatch",
     "Pattern",
@@ -206,6 +207,31 @@ class Projection:
         sinks need as they are."""
 
 @final
+class Columns:
+    """A column plan: which top-level attributes have a column of their own.
+
+    Types: `text`, `numeric`, `numeric(P,S)` (at most 38 digits), `bigint`, `boolean`, `bytea`,
+    `timestamptz` (of texts like `2024-01-29T15:39:33.915835Z`), `jsonb` (any value, plain), and
+    for sets `text[]`, `numeric[]`, `bytea[]` (sorted). A value that its column can't hold
+    whole (another type, a whole number beyond 64 bits, more digits than P and S, a text
+    with U+0000) stays in the rest under its name, and the column is NULL. An absent
+    attribute is NULL and not in the rest; a typed NULL is `null` in the rest."""
+
+    def __new__(cls, columns: Sequence[tuple[str, str]], rest: str | None = "extra") -> Columns:
+        """(attribute, type) of each column, and the name of the column of all else, JSON;
+        without one, what has no column is left out. Raises ValueError for an unknown type, an
+        attribute named twice or like the rest, and beyond 1,500 columns."""
+    @property
+    def columns(self) -> list[tuple[str, str]]: ...
+    @property
+    def rest(self) -> str | None: ...
+    def avro_schema(self, name: str = "Item") -> str:
+        """The Avro schema (JSON) of an item: per column a union of null and its type, and the
+        rest as a string of JSON. `numeric` is a string: Avro's decimal has one scale, DynamoDB's
+        numbers have many; `numeric(P,S)` is a decimal. What Avro's names can't have is `_`, and
+        `doc` tells the attribute. Raises ValueError when `name` is no name of Avro's."""
+
+@final
 class Answer:
     """An answer of GetRecords: of Kinesis
     (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html), or of DynamoDB
@@ -327,6 +353,33 @@ class ChangeBatch:
         Headers: `table`, `event`, `version`, `position`, `event_id`, those that are known.
         With `tombstones` a REMOVE is followed by the same record without a value. A batch
         holds `batch_bytes_max` before compression; a larger record has one of its own."""
+    def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
+        """(attribute, its DynamoDB type, how many) of the new images' values that don't fit
+        their column, `NULL` among them: what to widen. A pass of its own."""
+    def avro(
+        self,
+        columns: Columns | None = None,
+        *,
+        form: Literal["plain", "dynamodb"] = "plain",
+        name: str = "Item",
+    ) -> bytes:
+        """An Avro object container file, uncompressed, with its schema: a record a change with
+        the members of `json_lines`; `key`, `item` and `old` are strings of JSON, but with
+        columns `item` is a record `name` by them. The same batch gives the same bytes."""
+    def parquet(
+        self,
+        columns: Columns | None = None,
+        *,
+        images: bool = True,
+        compression: Literal["zstd", "none"] = "zstd",
+        level: int = 3,
+    ) -> bytes:
+        """A Parquet file, a row a change: `table`, `event`, `event_id`, `key` (JSON), `version`
+        (decimal text), `event_time` (µs, UTC), `sequence_number`, and, if `images` are wanted,
+        `item` and `old` (plain JSON). With columns: those and the rest, of the new image,
+        before `item` and `old`, which are in DynamoDB's JSON then; a name that is taken gets a
+        `_`. `numeric` is text, `numeric(P,S)` a decimal, sets are lists. Raises ValueError for
+        an unknown compression, or a level outside 1 to 22."""
 
 @final
 class KafkaBatch:
@@ -372,19 +425,61 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """About how many bytes `copy` gives."""
-    def copy(self, lo: int = 0, hi: int | None = None) -> bytes:
+    def copy(self, lo: int = 0, hi: int | None = None, *, columns: Columns | None = None) -> bytes:
         """Rows lo..hi as a whole PostgreSQL binary COPY stream, header and trailer
         included. Columns: the key attributes in the given order (S text, N numeric, B
         bytea), `item` jsonb (NULL for a delete; U+0000, which jsonb refuses, as another
         character that a member with an empty name tells), `version` numeric, `deleted`
-        bool, `chain` bytea (what `settle` needs), `ordinal` integer (the row's place)."""
+        bool, `chain` bytea (what `settle` needs), `ordinal` integer (the row's place). With
+        `columns`, these and the rest as jsonb take the place of `item`; key attributes are
+        in neither. Raises ValueError when a key attribute is planned."""
     def arrays(self, lo: int = 0, hi: int | None = None) -> list[bytes]:
         """Rows lo..hi as texts that PostgreSQL makes arrays of, one a column: keys as array
         literals, `item` joined by line feeds (empty: deleted), `version` and `chain` as
         literals. For few rows: `unnest … WITH ORDINALITY` counts the places."""
+    def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
+        """As `ChangeBatch.misses`, of the rows that aren't deletes."""
     def settle(self, stored: Sequence[tuple[int, str | None, int, bytes]]) -> Settled:
         """Settles rows with what a sink stores of the same keys at the same instant (the
         same millisecond): (row, item as JSON or None, version in UTC microseconds, chain)."""
+    def dynamodb_items(
+        self,
+        lo: int = 0,
+        hi: int | None = None,
+        *,
+        version_attribute: str | None = None,
+        generation: int = 0,
+    ) -> list[tuple[bytes, bytes | None]]:
+        """Per row its key and its item (None: a delete) in DynamoDB's JSON, as the wire carried
+        them. `version_attribute` is put into the items, instead of an attribute of that name: a
+        text of ten digits of the generation, `-`, and 40 of the version, which sorts so."""
+    def dynamodb_puts(
+        self,
+        table: str,
+        lo: int = 0,
+        hi: int | None = None,
+        *,
+        version_attribute: str,
+        generation: int = 0,
+    ) -> list[bytes | None]:
+        """Per row the body of a PutItem (AWS JSON 1.0) that replaces an existing, older item,
+        or None for a delete. When the condition fails, the answer's `Item` is what is stored: it
+        is as new, or there is none, and `dynamodb_transactions` has the row's write."""
+    def dynamodb_transactions(
+        self,
+        table: str,
+        side: str,
+        lo: int = 0,
+        hi: int | None = None,
+        *,
+        version_attribute: str,
+        generation: int = 0,
+        rows_max: int = 1,
+    ) -> list[bytes]:
+        """Bodies of TransactWriteItems over `rows_max` rows each (1 to 50). Per row: put the
+        item and delete its tombstone in the table `side`, or delete the item and put the
+        tombstone (its key and version); both only where what is stored is absent or older. One row
+        whose condition fails undoes its whole transaction: the service takes up to 4 MB."""
     def record(self, row: int, code: str, message: str) -> Rejection:
         """The change behind a row as a rejection with this code and message."""
     def without(self, rows: Sequence[int]) -> Rows:

@@ -44,6 +44,15 @@ pub fn unescaped(raw: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Appends a checked string body without its escapes.
+pub fn unescape(raw: &[u8], out: &mut Vec<u8>) {
+    if memchr::memchr(b'\\', raw).is_some() {
+        out.extend(unescaping(raw));
+    } else {
+        out.extend_from_slice(raw);
+    }
+}
+
 /// The bytes of a checked string body without its escapes.
 pub fn unescaping(raw: &[u8]) -> impl Iterator<Item = u8> {
     let mut at = 0;

@@ -14,8 +14,10 @@
 //!    tells which of several changes at one instant is the last. For log sinks [`window`] holds changes until they
 //!    are in order, and knows those that came before.
 //! 5. [`filter`] tells which changes a sink wants, [`project`] which attributes it may see, masked or hashed.
-//! 6. [`encode`] writes what sinks take: PostgreSQL's binary COPY and arrays, JSON lines, Kafka's record batches;
-//!    [`compress`] makes them small. ([`nul`] keeps U+0000 out of documents that may not hold it.)
+//! 6. [`encode`] writes what sinks take: PostgreSQL's binary COPY and arrays, JSON lines, Kafka's record batches,
+//!    Avro, Parquet, DynamoDB's requests; [`columns`] says which attributes have a column of their own there,
+//!    [`split`] takes items apart by it; [`compress`] makes them small. ([`nul`] keeps U+0000 out of documents that
+//!    may not hold it.)
 //! 7. [`settle`] brings changes of one instant together when a sink holds some of them already.
 //!
 //! The crate does no I/O and owns no thread, clock or global state (its allocator apart). Only `python/` knows Python.
@@ -24,6 +26,8 @@ pub mod aggregate;
 pub mod answer;
 pub mod canonical;
 pub mod change;
+pub mod columns;
+pub mod compact;
 pub mod compress;
 pub mod dedupe;
 pub mod document;
@@ -45,6 +49,7 @@ pub mod records;
 pub mod scan;
 pub mod set;
 pub mod settle;
+pub mod split;
 pub mod template;
 pub mod value;
 pub mod window;

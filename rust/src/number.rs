@@ -18,6 +18,19 @@ const GREATEST: i64 = 125;
 /// Longer texts can only be padded with zeros; nobody writes them.
 const TEXT_MAX: usize = 512;
 
+/// So many digits, or digits and a point, 64 bits hold with room for three zeros.
+const SHORT_MAX: usize = 16;
+
+/// The powers of ten that 38 digits reach.
+pub(crate) const POWERS: [i128; DIGITS_MAX + 1] = {
+    let mut powers = [1; DIGITS_MAX + 1];
+    let mut i = 1;
+    while i < powers.len() {
+        powers[i] = powers[i - 1] * 10;
+        i += 1;
+    }
+    powers
+};
 /// Zeros before the first digit of a small number that is still written without an exponent.
 const LEADING_ZEROS_MAX: i32 = 6;
 
@@ -169,6 +182,15 @@ impl Number {
         i64::try_from(value.checked_mul(factor)?).ok()
     }
 
+    /// This number × 10^scale, when it is whole and 128 bits hold it.
+    pub fn unscaled(&self, scale: u8) -> Option<i128> {
+        // No digit but the last is a zero to be dropped, so a power below 0 leaves a fraction.
+        let power = u32::try_from(if self.len == 0 { 0 } else { self.exponent + i32::from(scale) }).ok()?;
+        let digits = self.digits().iter().fold(0_i128, |value, digit| value * 10 + i128::from(digit - b'0'));
+        let value = digits.checked_mul(*POWERS.get(power as usize)?)?;
+        Some(if self.negative { -value } else { value })
+    }
+
     /// Appends PostgreSQL's binary `numeric`, its length first.
     ///
     /// Format: `numeric_send` in <https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/numeric.c>:
@@ -204,6 +226,74 @@ pub(crate) fn write_fields(out: &mut Vec<u8>, groups: &[u16], weight: i16, negat
     for group in groups {
         out.extend_from_slice(&group.to_be_bytes());
     }
+}
+
+/// A checked text without an exponent, of at most 16 digits: its digits as one whole number, and how many of them
+/// stand behind the point. Most numbers are so, and need no `Number`.
+#[inline]
+fn short(text: &[u8]) -> Option<(bool, u64, u32)> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    if digits.len() > SHORT_MAX {
+        return None;
+    }
+    let (mut value, mut point) = (0, digits.len());
+    for (at, &c) in digits.iter().enumerate() {
+        match c {
+            b'0'..=b'9' => value = value * 10 + u64::from(c - b'0'),
+            b'.' => point = at + 1,
+            _ => return None,
+        }
+    }
+    Some((digits.len() < text.len(), value, (digits.len() - point) as u32))
+}
+
+/// The number of a checked text × 10^scale, when that is whole and 128 bits hold it.
+#[inline]
+pub fn unscaled(text: &[u8], scale: u8) -> Option<i128> {
+    let Some((negative, value, behind)) = short(text) else { return Number::parse(text).ok()?.unscaled(scale) };
+    let value = if let Some(power) = u32::from(scale).checked_sub(behind) {
+        i128::from(value).checked_mul(*POWERS.get(power as usize)?)?
+    } else {
+        let divisor = 10_u64.pow(behind - u32::from(scale));
+        (value % divisor == 0).then_some(i128::from(value / divisor))?
+    };
+    Some(if negative { -value } else { value })
+}
+
+/// Appends PostgreSQL's binary `numeric` of a checked text, as `Number::write_numeric` does.
+#[inline]
+pub fn write_numeric(text: &[u8], out: &mut Vec<u8>) {
+    let Some((negative, mut value, mut behind)) = short(text) else { return Number::read(text).write_numeric(out) };
+    while behind > 0 && value % 10 == 0 {
+        value /= 10;
+        behind -= 1;
+    }
+    // Five groups of four digits on either side of the point.
+    let (mut groups, unit) = ([0_u16; 10], 10_u64.pow(behind));
+    let (mut whole, mut fraction) = (value / unit, value % unit * 10_u64.pow((4 - behind % 4) % 4));
+    let ends = 5 + behind.div_ceil(4) as usize;
+    for group in groups[5..ends].iter_mut().rev() {
+        *group = (fraction % 10_000) as u16;
+        fraction /= 10_000;
+    }
+    for group in groups[..5].iter_mut().rev() {
+        *group = (whole % 10_000) as u16;
+        whole /= 10_000;
+    }
+    let Some(first) = groups.iter().position(|&group| group != 0) else { return write_fields(out, &[], 0, false, 0) };
+    let last = groups.iter().rposition(|&group| group != 0).unwrap_or(first);
+    write_fields(out, &groups[first..=last], 4 - first as i16, negative, behind as u16);
+}
+
+/// The number of a checked text, when it is whole and 64 bits hold it.
+#[inline]
+pub fn whole(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    if digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit) {
+        let value = digits.iter().fold(0_i64, |value, c| value * 10 + i64::from(c - b'0'));
+        return Some(if digits.len() < text.len() { -value } else { value });
+    }
+    i64::try_from(unscaled(text, 0)?).ok()
 }
 
 fn written_exponent(text: &[u8]) -> i64 {
@@ -420,6 +510,18 @@ mod tests {
             let mut out = Vec::new();
             Number::parse(text.as_bytes()).unwrap().write_numeric(&mut out);
             assert_eq!(from_numeric(&out), canonical(text), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn short_texts_are_the_same_numbers(text in "-?(0|[1-9][0-9]{0,12})([.][0-9]{1,12})?", scale in 0_u8..39) {
+            let number = Number::parse(text.as_bytes()).unwrap();
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            write_numeric(text.as_bytes(), &mut ours);
+            number.write_numeric(&mut theirs);
+            proptest::prop_assert_eq!(ours, theirs);
+            proptest::prop_assert_eq!(unscaled(text.as_bytes(), scale), number.unscaled(scale));
         }
     }
 }

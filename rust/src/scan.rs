@@ -10,7 +10,7 @@ use wide::u8x16;
 
 use crate::error::{Code, Fault};
 use crate::escape;
-pub use crate::escape::{unescaped, unescaping};
+pub use crate::escape::{unescape, unescaped, unescaping};
 
 /// How deep fields may be nested that we don't know.
 const UNKNOWN_DEPTH_MAX: u32 = 128;
@@ -34,6 +34,17 @@ impl Text {
     pub fn bytes<'a>(&self, b: &'a [u8]) -> Cow<'a, [u8]> {
         let raw = &b[self.start..self.end];
         if self.escaped { Cow::Owned(unescaped(raw)) } else { Cow::Borrowed(raw) }
+    }
+
+    /// Appends the bytes between the quotes, escapes undone.
+    #[inline]
+    pub fn append(&self, b: &[u8], out: &mut Vec<u8>) {
+        let raw = &b[self.start..self.end];
+        if self.escaped {
+            unescape(raw, out);
+        } else {
+            out.extend_from_slice(raw);
+        }
     }
 
     /// The text between the quotes, escapes undone.
@@ -378,24 +389,6 @@ pub fn number(b: &[u8], start: usize) -> Result<usize, Fault> {
     Ok(at)
 }
 
-/// A checked JSON text without the blanks between its tokens, appended to `out`.
-pub fn compact(raw: &[u8], out: &mut Vec<u8>) {
-    // Mostly there are no blanks: the whole text is one run.
-    let (mut run, mut at) = (0, 0);
-    while at < raw.len() {
-        match raw[at] {
-            b' ' | b'\n' | b'\r' | b'\t' => {
-                out.extend_from_slice(&raw[run..at]);
-                at = space(raw, at);
-                run = at;
-            }
-            b'"' => at = string(raw, at + 1).map_or(raw.len(), |text| text.end + 1),
-            _ => at += 1,
-        }
-    }
-    out.extend_from_slice(&raw[run..]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,12 +455,5 @@ mod tests {
             assert_eq!(ours, serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
         }
         assert_eq!(skip("[".repeat(100_000).as_bytes(), 0).unwrap_err().code, Code::TooDeep);
-    }
-
-    #[test]
-    fn compacts_without_touching_strings() {
-        let mut out = Vec::new();
-        compact(b"{ \"a b\\\" \" :\n [ 1 , true ] }", &mut out);
-        assert_eq!(out, b"{\"a b\\\" \":[1,true]}");
     }
 }

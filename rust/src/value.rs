@@ -55,6 +55,22 @@ pub enum Tag {
     BS,
 }
 
+impl Tag {
+    /// All of them, and their names on the wire; a tag's place here is its number.
+    pub const ALL: [(Self, &str); 10] = [
+        (Self::S, "S"),
+        (Self::N, "N"),
+        (Self::B, "B"),
+        (Self::Bool, "BOOL"),
+        (Self::Null, "NULL"),
+        (Self::M, "M"),
+        (Self::L, "L"),
+        (Self::SS, "SS"),
+        (Self::NS, "NS"),
+        (Self::BS, "BS"),
+    ];
+}
+
 const fn word(text: [u8; 8]) -> u64 {
     u64::from_le_bytes(text)
 }
@@ -527,6 +543,25 @@ pub fn decode_base64(text: &[u8]) -> Vec<u8> {
     base64_simd::STANDARD.decode_to_vec(text).unwrap_or_default()
 }
 
+/// How many bytes a checked base64 text holds.
+pub fn binary_len(b: &[u8], text: Text) -> usize {
+    base64_simd::STANDARD.decoded_length(&text.bytes(b)).unwrap_or(0)
+}
+
+/// Appends the bytes of a checked base64 text.
+pub fn append_binary(b: &[u8], text: Text, out: &mut Vec<u8>) {
+    // Checked before, so that it can't fail here.
+    let _ = base64_simd::STANDARD.decode_append(&*text.bytes(b), out);
+}
+
+/// A checked value's plain form, appended to `out`; it begins at `start` and ends before `end`.
+pub fn append_plain(b: &[u8], start: usize, end: usize, notes: &mut Notes, out: &mut Vec<u8>) {
+    let o = out.len();
+    out.resize(o + (end - start) + SLACK, 0);
+    let end = plain(b, out, notes, Place { at: start, o }).map_or(o, |place| place.o);
+    out.truncate(end);
+}
+
 /// A checked image's plain form, appended to `out`.
 pub fn write_plain(raw: &[u8], out: &mut Vec<u8>) {
     write_plain_with(raw, &mut Notes::default(), out);
@@ -544,6 +579,11 @@ pub fn write_plain_with(raw: &[u8], notes: &mut Notes, out: &mut Vec<u8>) {
 pub fn fingerprint(raw: &[u8]) -> u64 {
     image::<false>(raw, &mut [], &mut Notes::default(), Place { at: 0, o: 0 })
         .map_or(fingerprint::UNKNOWN, |place| place.o as u64)
+}
+
+/// A checked value's plain form, from its opening brace on; `out` has room for it and for `SLACK`.
+pub(crate) fn plain(b: &[u8], out: &mut [u8], notes: &mut Notes, place: Place) -> Result<Place, Fault> {
+    value::<true>(b, out, notes, place, 0)
 }
 
 /// A value of a key: its type, the text of its content, and the place behind it. The content is checked.

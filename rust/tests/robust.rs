@@ -1,19 +1,24 @@
 //! No input panics, none costs a neighbour, and what is accepted is JSON.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use _core::answer::{self, Kind};
 use _core::change::{ChangeBatch, decode};
+use _core::columns::{Column, Plan, Type};
 use _core::dedupe::Rows;
 use _core::document;
-use _core::encode::copy;
+use _core::encode::avro::{self, Avro};
+use _core::encode::dynamodb::{self, VersionAttribute};
 use _core::encode::json::{Form, lines};
+use _core::encode::{copy, copy_columns};
 use _core::filter::{Pattern, leave_out};
 use _core::frame::EventStream;
 use _core::key::KeyType;
 use _core::project::Projection;
 use _core::records::Records;
+use _core::split::{Split, Value};
 use proptest::prelude::*;
 
 /// The texts of all vectors, to mutate.
@@ -111,6 +116,43 @@ fn any_record() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// A plan that gives all attributes there are a column, of one type or another, in every encoder that takes one.
+fn exercise_plan(batch: &ChangeBatch, rows: &Rows, seed: usize) {
+    const TYPES: &str =
+        "text|numeric|numeric(5,2)|bigint|boolean|bytea|timestamptz|jsonb|text[]|numeric[]|bytea[]|numeric(38,9)";
+    let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+    let images = || batch.views().map(|view| view.raw(view.change.new)).filter(|image| !image.is_empty());
+    let names: BTreeSet<String> =
+        images().flat_map(|image| json(image).as_object().unwrap().clone()).map(|(n, _)| n).collect();
+    let types = TYPES.split('|').cycle().skip(seed % 12);
+    let column =
+        |(name, kind): (&String, &str)| Column { attribute: (**name).into(), kind: Type::named(kind).unwrap() };
+    let columns = names.iter().filter(|name| *name != "rest").zip(types).map(column).collect();
+    let plan = Plan::new(columns, Some("rest".into())).unwrap();
+    let mut split = Split::new(&plan);
+    for image in images() {
+        split.read(image, |_| false);
+        let held = split.values().iter().filter(|value| **value != Value::Absent).count();
+        let rest = json(split.rest()).as_object().unwrap().len();
+        assert!(held + rest >= json(image).as_object().unwrap().len(), "nothing is lost");
+    }
+    for (plan, form) in [(Some(&plan), Form::Plain), (None, Form::Plain), (None, Form::Dynamodb)] {
+        assert!(avro::container(batch, &Avro::changes(form, plan), "Item").starts_with(b"Obj\x01"));
+        #[cfg(feature = "parquet")]
+        assert!(_core::encode::parquet::file(batch, plan, true, Some(1)).unwrap().ends_with(b"PAR1"));
+    }
+    let plan =
+        Plan::new(plan.columns().iter().filter(|column| &*column.attribute != "id").cloned().collect(), None).unwrap();
+    assert!(copy_columns::stream(rows, &plan, 0, usize::MAX).ends_with(b"\xff\xff"));
+    let version = VersionAttribute { name: "v".into(), generation: 1 };
+    for piece in dynamodb::items(rows, 0, usize::MAX, Some(&version)).iter() {
+        assert!(piece.is_empty() || json(piece).is_object());
+    }
+    for body in dynamodb::transactions(rows, 0, usize::MAX, ("t", "side"), &version, 2).iter() {
+        assert!(json(body)["TransactItems"].is_array());
+    }
+}
+
 /// Runs all there is to run over a batch and checks what must hold for any.
 fn exercise(payloads: &[Vec<u8>]) {
     let mut records = Records::default();
@@ -145,6 +187,7 @@ fn exercise(payloads: &[Vec<u8>]) {
     let rows = Rows::newest(Arc::clone(&batch), "t", vec![((*b"id").into(), KeyType::S)]);
     assert!(rows.rows.len() + rows.folded + rows.rejections.len() <= batch.order.len());
     assert!(copy::stream(&rows, 0, usize::MAX).ends_with(b"\xff\xff"));
+    exercise_plan(&batch, &rows, payloads.iter().map(Vec::len).sum());
     let less = rows.without(&(0..rows.rows.len()).collect::<Vec<_>>()).unwrap();
     assert_eq!(less.rows.len() + less.folded + rows.rows.len(), rows.rows.len() + rows.folded);
     let twice = ChangeBatch::concat(&[Arc::clone(&batch), Arc::clone(&batch)]);

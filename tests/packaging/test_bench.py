@@ -110,6 +110,8 @@ def test_sized_records_have_their_size_and_decode() -> None:
     [
         ("ingest", "records/s", {"stock+orjson", "ours to COPY"}),
         ("end-to-end", "records/s", {"ours", "ready-made"}),
+        ("parquet", "MB/s", {"document", "orjson rows", "json rows", "arrow"}),
+        ("dynamodb", "items/s", {"ours", "botocore"}),
     ],
 )
 def test_a_part_measures_every_shape(part: str, unit: str, variants: set[str]) -> None:

@@ -17,13 +17,13 @@ use crate::nul;
 use crate::number::{Number, write_fields};
 use crate::record::{Event, Precision, Version};
 
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const TRAILER: &[u8] = &(-1_i16).to_be_bytes();
-const NULL: &[u8] = &(-1_i32).to_be_bytes();
+pub(super) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(super) const TRAILER: &[u8] = &(-1_i16).to_be_bytes();
+pub(super) const NULL: &[u8] = &(-1_i32).to_be_bytes();
 /// Room for a row's lengths and our own columns; more is only slower.
 const FIELDS_MAX: usize = 112;
-/// Columns beside the key's.
-const OWN: u16 = 5;
+/// Fields that `write_tail` writes.
+pub(super) const TAIL_FIELDS: u16 = 4;
 /// The only version of `jsonb`'s binary form there is.
 const JSONB_VERSION: u8 = 1;
 
@@ -39,22 +39,32 @@ pub fn stream(rows: &Rows, lo: usize, hi: usize) -> Vec<u8> {
     let room = nbytes(rows, lo, hi);
     let mut out = Vec::with_capacity(HEADER.len() + room + TRAILER.len());
     out.extend_from_slice(HEADER);
-    let fields = (rows.columns.len() as u16 + OWN).to_be_bytes();
+    let fields = (rows.columns.len() as u16 + 1 + TAIL_FIELDS).to_be_bytes();
     for row in chosen {
         let view = rows.view(row);
         out.extend_from_slice(&fields);
-        for column in rows.columns.iter() {
-            write_key(&mut out, view, column);
-        }
+        write_keys(&mut out, rows, view);
         write_item(&mut out, view);
-        write_version(&mut out, rows.version(row));
-        write_deleted(&mut out, view);
-        write_chain(&mut out, rows, row);
-        out.extend_from_slice(&4_u32.to_be_bytes());
-        out.extend_from_slice(&(row as u32).to_be_bytes());
+        write_tail(&mut out, rows, row);
     }
     out.extend_from_slice(TRAILER);
     out
+}
+
+/// The fields of the key.
+pub(super) fn write_keys(out: &mut Vec<u8>, rows: &Rows, view: View<'_>) {
+    for column in rows.columns.iter() {
+        write_key(out, view, column);
+    }
+}
+
+/// The fields that end every tuple, whatever its layout: `version`, `deleted`, `chain` and `ordinal`.
+pub(super) fn write_tail(out: &mut Vec<u8>, rows: &Rows, row: usize) {
+    write_version(out, rows.version(row));
+    write_deleted(out, rows.view(row));
+    write_chain(out, rows, row);
+    out.extend_from_slice(&4_u32.to_be_bytes());
+    out.extend_from_slice(&(row as u32).to_be_bytes());
 }
 
 /// A key column's field.
@@ -75,10 +85,16 @@ fn write_item(out: &mut Vec<u8>, view: View<'_>) {
         out.extend_from_slice(NULL);
         return;
     }
-    let item = item(view);
-    out.extend_from_slice(&(item.len() as u32 + 1).to_be_bytes());
+    write_jsonb(out, view.plain(), view.change.escaped);
+}
+
+/// A field of type jsonb. `escaped`: there may be a U+0000 in it, which jsonb refuses.
+pub(super) fn write_jsonb(out: &mut Vec<u8>, plain: &[u8], escaped: bool) {
+    let replaced = if escaped { nul::replaced(plain) } else { None };
+    let plain = replaced.as_deref().unwrap_or(plain);
+    out.extend_from_slice(&(plain.len() as u32 + 1).to_be_bytes());
     out.push(JSONB_VERSION);
-    out.extend_from_slice(&item);
+    out.extend_from_slice(plain);
 }
 
 /// The field `deleted`.

@@ -5,10 +5,10 @@
 //! the change it came from.
 
 use crate::change::{ChangeBatch, View};
+use crate::compact;
 use crate::key::{self, KeyType};
 use crate::number::Number;
 use crate::record::{self, Event, Precision};
-use crate::scan;
 use crate::value::{self, Notes};
 
 /// What one change looks like.
@@ -180,7 +180,7 @@ fn write_change(out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>) {
     write_table(out, batch, view);
     if let Some(identity) = record::user_identity(view.payload()) {
         out.extend_from_slice(b",\"userIdentity\":");
-        scan::compact(identity, out);
+        compact::compact(identity, out);
     }
     out.extend_from_slice(b",\"version\":\"");
     change.version.write(out);
@@ -198,7 +198,7 @@ fn write_change(out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>) {
             out.extend_from_slice(b",\"");
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b"\":");
-            scan::compact(image, out);
+            compact::compact(image, out);
         }
     }
     out.push(b'}');
@@ -257,7 +257,7 @@ fn write_plain(out: &mut Vec<u8>, notes: &mut Notes, image: &[u8]) {
 }
 
 fn write_typed(out: &mut Vec<u8>, image: &[u8]) {
-    if image.is_empty() { out.extend_from_slice(b"null") } else { scan::compact(image, out) }
+    if image.is_empty() { out.extend_from_slice(b"null") } else { compact::compact(image, out) }
 }
 
 fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {

@@ -1,6 +1,11 @@
 //! A batch's changes as the bytes that a sink takes.
 
 pub mod arrays;
+pub mod avro;
 pub mod copy;
+pub mod copy_columns;
+pub mod dynamodb;
 pub mod json;
 pub mod kafka;
+#[cfg(feature = "parquet")]
+pub mod parquet;

@@ -6,16 +6,20 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use super::columns::{PyColumns, avro_name, misses};
 use super::filter::{PyPattern, PyProjection, of_items};
 use super::kafka::PyKafkaBatch;
 use super::records::PyRecords;
 use super::rows::{PyRows, column};
 use crate::change::{self, ChangeBatch};
+use crate::columns::Plan;
 use crate::compress::Codec;
 use crate::dedupe::Rows;
+use crate::encode::avro::{self, Avro};
 use crate::encode::json::{self, Form};
 use crate::encode::kafka::{self, Options};
 use crate::filter;
+use crate::split::Split;
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
 pub(super) struct PyRejection(pub(super) change::Rejection);
@@ -198,6 +202,56 @@ impl PyChangeBatch {
         Ok(PyBytes::new(py, &lines))
     }
 
+    fn misses(&self, py: Python<'_>, columns: &PyColumns) -> Vec<(String, &'static str, u64)> {
+        py.detach(|| {
+            let mut split = Split::new(&columns.0);
+            for view in self.0.views().filter(|view| !view.change.new.is_empty()) {
+                split.read(view.raw(view.change.new), |_| false);
+            }
+            misses(&columns.0, &split)
+        })
+    }
+
+    #[pyo3(signature = (columns=None, *, form="plain", name="Item"))]
+    fn avro<'py>(
+        &self,
+        py: Python<'py>,
+        columns: Option<&PyColumns>,
+        form: &str,
+        name: &str,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let form = form_named(form)?;
+        if !matches!(form, Form::Plain | Form::Dynamodb) {
+            return Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'"));
+        }
+        let name = avro_name(name)?;
+        let plan = plan_of(columns);
+        let file = py.detach(|| avro::container(&self.0, &Avro::changes(form, plan), name));
+        Ok(PyBytes::new(py, &file))
+    }
+
+    #[cfg(feature = "parquet")]
+    #[pyo3(signature = (columns=None, *, images=true, compression="zstd", level=3))]
+    fn parquet<'py>(
+        &self,
+        py: Python<'py>,
+        columns: Option<&PyColumns>,
+        images: bool,
+        compression: &str,
+        level: i32,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let level = match compression {
+            "zstd" if (1..=22).contains(&level) => Some(level),
+            "none" => None,
+            _ => return Err(PyValueError::new_err("compression must be 'none', or 'zstd' with a level from 1 to 22")),
+        };
+        let plan = plan_of(columns);
+        let file = py.detach(|| crate::encode::parquet::file(&self.0, plan, images, level));
+        // Nothing of a batch can make the writer fail.
+        let file = file.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
+        Ok(PyBytes::new(py, &file))
+    }
+
     #[pyo3(signature = (
         partitions, *, form="plain", compression="none", table=None, headers=true, tombstones=true,
         batch_bytes_max=1_000_000
@@ -231,6 +285,10 @@ impl PyChangeBatch {
         let batches = py.detach(|| kafka::batches(&self.0, &options))?;
         Ok(batches.into_iter().map(PyKafkaBatch).collect())
     }
+}
+
+fn plan_of(columns: Option<&PyColumns>) -> Option<&Plan> {
+    columns.map(|columns| &*columns.0)
 }
 
 fn form_named(name: &str) -> PyResult<Form> {

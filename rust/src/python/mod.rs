@@ -7,6 +7,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod batch;
+mod columns;
 mod compress;
 mod filter;
 mod kafka;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use self::batch::{PyChangeBatch, PyRejection, decode};
+use self::columns::PyColumns;
 use self::filter::{PyPattern, PyProjection};
 use self::kafka::PyKafkaBatch;
 use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
@@ -57,6 +59,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyPattern>()?;
     module.add_class::<PyProjection>()?;
     module.add_class::<PyWindow>()?;
+    module.add_class::<PyColumns>()?;
     module.add_class::<PyKafkaBatch>()?;
     module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)

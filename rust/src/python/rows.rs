@@ -8,11 +8,14 @@ use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::PyBytes;
 
 use super::batch::{PyRejection, rejections};
+use super::columns::{PyColumns, check, misses};
 use crate::dedupe::{Column, Rows};
-use crate::encode::{arrays, copy};
+use crate::encode::dynamodb::{self, VersionAttribute};
+use crate::encode::{arrays, copy, copy_columns};
 use crate::key::KeyType;
-use crate::record::Version;
+use crate::record::{Event, Version};
 use crate::settle::{self, Settled, Stored};
+use crate::split::Split;
 
 pub(super) fn column((name, letter): (String, String)) -> PyResult<Column> {
     let kind = match letter.as_bytes() {
@@ -111,10 +114,35 @@ impl PyRows {
         rejections(&self.0.rejections)
     }
 
-    #[pyo3(signature = (lo=0, hi=None))]
-    fn copy<'py>(&self, py: Python<'py>, lo: usize, hi: Option<usize>) -> Bound<'py, PyBytes> {
-        let stream = py.detach(|| copy::stream(&self.0, lo, hi.unwrap_or(usize::MAX)));
-        PyBytes::new(py, &stream)
+    #[pyo3(signature = (lo=0, hi=None, *, columns=None))]
+    fn copy<'py>(
+        &self,
+        py: Python<'py>,
+        lo: usize,
+        hi: Option<usize>,
+        columns: Option<&PyColumns>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let hi = hi.unwrap_or(usize::MAX);
+        let stream = if let Some(PyColumns(plan)) = columns {
+            check(plan, &self.0)?;
+            py.detach(|| copy_columns::stream(&self.0, plan, lo, hi))
+        } else {
+            py.detach(|| copy::stream(&self.0, lo, hi))
+        };
+        Ok(PyBytes::new(py, &stream))
+    }
+
+    fn misses(&self, py: Python<'_>, columns: &PyColumns) -> PyResult<Vec<(String, &'static str, u64)>> {
+        let (rows, plan) = (&*self.0, &*columns.0);
+        check(plan, rows)?;
+        Ok(py.detach(|| {
+            let mut split = Split::new(plan);
+            for view in rows.rows.iter().map(|&r| rows.batch.view(r)).filter(|view| view.change.event != Event::Remove)
+            {
+                split.read(view.raw(view.change.new), |_| false);
+            }
+            misses(plan, &split)
+        }))
     }
 
     #[pyo3(signature = (lo=0, hi=None))]
@@ -135,6 +163,61 @@ impl PyRows {
         })))
     }
 
+    #[pyo3(signature = (lo=0, hi=None, *, version_attribute=None, generation=0))]
+    fn dynamodb_items<'py>(
+        &self,
+        py: Python<'py>,
+        lo: usize,
+        hi: Option<usize>,
+        version_attribute: Option<String>,
+        generation: u32,
+    ) -> Vec<(Bound<'py, PyBytes>, Option<Bound<'py, PyBytes>>)> {
+        let version = version_attribute.map(|name| VersionAttribute { name, generation });
+        let requests = py.detach(|| dynamodb::items(&self.0, lo, hi.unwrap_or(usize::MAX), version.as_ref()));
+        let mut pieces = requests.iter();
+        let pair = || Some((PyBytes::new(py, pieces.next()?), present(py, pieces.next()?)));
+        std::iter::from_fn(pair).collect()
+    }
+
+    #[pyo3(signature = (table, lo=0, hi=None, *, version_attribute, generation=0))]
+    fn dynamodb_puts<'py>(
+        &self,
+        py: Python<'py>,
+        table: &str,
+        lo: usize,
+        hi: Option<usize>,
+        version_attribute: String,
+        generation: u32,
+    ) -> Vec<Option<Bound<'py, PyBytes>>> {
+        let version = VersionAttribute { name: version_attribute, generation };
+        let bodies = py.detach(|| dynamodb::puts(&self.0, lo, hi.unwrap_or(usize::MAX), table, &version));
+        bodies.iter().map(|body| present(py, body)).collect()
+    }
+
+    #[pyo3(signature = (table, side, lo=0, hi=None, *, version_attribute, generation=0, rows_max=1))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn dynamodb_transactions<'py>(
+        &self,
+        py: Python<'py>,
+        table: &str,
+        side: &str,
+        lo: usize,
+        hi: Option<usize>,
+        version_attribute: String,
+        generation: u32,
+        rows_max: usize,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        if !(1..=dynamodb::TRANSACTION_ROWS_MAX).contains(&rows_max) {
+            return Err(PyValueError::new_err(
+                "rows_max must be 1 to 50: a transaction has 100 actions, a row takes two",
+            ));
+        }
+        let version = VersionAttribute { name: version_attribute, generation };
+        let hi = hi.unwrap_or(usize::MAX);
+        let bodies = py.detach(|| dynamodb::transactions(&self.0, lo, hi, (table, side), &version, rows_max));
+        Ok(bodies.iter().map(|body| PyBytes::new(py, body)).collect())
+    }
+
     fn record(&self, row: usize, code: &str, message: String) -> PyResult<PyRejection> {
         let r = self.0.rows.get(row).ok_or_else(|| PyIndexError::new_err("no such row"))?;
         Ok(PyRejection(self.0.batch.reject(*r, code, message)))
@@ -146,4 +229,9 @@ impl PyRows {
         }
         Ok(Self(Arc::new(py.detach(|| self.0.without(&rows))?)))
     }
+}
+
+/// A piece, if there is one.
+fn present<'py>(py: Python<'py>, piece: &[u8]) -> Option<Bound<'py, PyBytes>> {
+    (!piece.is_empty()).then(|| PyBytes::new(py, piece))
 }

@@ -119,11 +119,12 @@ mod tests {
             &format!(r#"{{"long":"{}","deep":{}1{}}}"#, "x".repeat(200), "[".repeat(100), "]".repeat(100)),
             &format!(r#"["{}"]"#, r"\\".repeat(97)),
         ] {
-            for before in 0..130 {
-                let all = [&b" ".repeat(before), text.as_bytes(), b"}],\""].concat();
-                let end = scan::skip(&all, before).unwrap();
-                assert_eq!(end, before + text.len());
-                assert_eq!(extent(&all, before), Ok(end), "{text} at {before}");
+            // Blocks are cut from where the value begins: blanks move what is in it.
+            for blanks in 0..130 {
+                let value = format!("[{}{text}]", " ".repeat(blanks));
+                let all = format!("{{\"a\":{value}}}],\"");
+                assert_eq!(scan::skip(all.as_bytes(), 5), Ok(5 + value.len()));
+                assert_eq!(extent(all.as_bytes(), 5), Ok(5 + value.len()), "{value}");
             }
             for end in 0..text.len() {
                 assert!(extent(&text.as_bytes()[..end], 0).is_err(), "{text} cut at {end}");

@@ -12,7 +12,7 @@ use _core::encode::copy;
 use _core::key::KeyType;
 use _core::record::{self, Arenas};
 use _core::records::Records;
-use _core::value::{self, Elements, Place, SLACK};
+use _core::value::{self, Notes, Place, SLACK};
 use _core::{number, scan};
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -73,7 +73,7 @@ fn strings(bencher: Bencher, shape: &str) {
 fn numbers(bencher: Bencher, shape: &str) {
     let records = records(shape);
     let numbers = places(&records, "{\"N\":\"");
-    let end = |b: &&[u8]| number::check(b, 0).unwrap_or(0);
+    let end = |b: &&[u8]| number::check(b, 0).map_or(0, |(end, _)| end);
     let bytes: usize = numbers.iter().map(end).sum();
     bencher.counter(BytesCount::new(bytes)).bench_local(|| numbers.iter().map(end).sum::<usize>());
 }
@@ -84,10 +84,10 @@ fn image<const WRITE: bool>(bencher: Bencher, shape: &str) {
     let batch = batch(shape);
     let images = images(&batch);
     let longest = images.iter().map(|image| image.len()).max().unwrap_or(0);
-    let (mut out, mut elements) = (vec![0; longest + SLACK], Elements::new());
+    let (mut out, mut notes) = (vec![0; longest + SLACK], Notes::default());
     bencher.counter(BytesCount::new(images.iter().map(|image| image.len()).sum::<usize>())).bench_local(|| {
         for image in &images {
-            let _ = black_box(value::image::<WRITE>(image, &mut out, &mut elements, Place { at: 0, o: 0 }));
+            let _ = black_box(value::image::<WRITE>(image, &mut out, &mut notes, Place { at: 0, o: 0 }));
         }
     });
 }

@@ -546,13 +546,11 @@ impl Rows {
 
     /// A row's links, in order of arrival. Its version is no sequence number.
     pub fn links(&self, row: usize) -> Vec<Link> {
-        match self.tie_of(row) {
-            Some(tie) => tie.changes.iter().map(|(_, link)| *link).collect(),
-            None => {
-                let view = self.view(row);
-                vec![Link { before: self.before(row), after: after(view), ..link(view) }]
-            }
+        if let Some(tie) = self.tie_of(row) {
+            return tie.changes.iter().map(|(_, link)| *link).collect();
         }
+        let view = self.view(row);
+        vec![Link { before: self.before(row), after: after(view), ..link(view) }]
     }
 
     /// The key has exactly these attributes, in these types.

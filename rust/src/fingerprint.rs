@@ -101,12 +101,11 @@ fn escaped_text(raw: &[u8]) -> u64 {
     }
     // The usual form is never longer. Mostly there is room for it here, and nothing is allocated.
     let (mut small, mut large) = ([0; SMALL], Vec::new());
-    let usual = match small.get_mut(..raw.len()) {
-        Some(room) => room,
-        None => {
-            large.resize(raw.len(), 0);
-            &mut large[..]
-        }
+    let usual = if let Some(room) = small.get_mut(..raw.len()) {
+        room
+    } else {
+        large.resize(raw.len(), 0);
+        &mut large[..]
     };
     let len = write_usual(escape::unescaping(raw), usual);
     piece(usual, 0, len)

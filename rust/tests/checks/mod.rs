@@ -11,6 +11,7 @@ use std::sync::Arc;
 use _core::aggregate as aggregates;
 use _core::answer::{self as answers, Kind};
 use _core::change::{ChangeBatch, decode};
+use _core::compact;
 use _core::dedupe::Rows;
 use _core::document as documents;
 use _core::encode::copy;
@@ -20,7 +21,6 @@ use _core::frame::{EventStream, ShardEvent};
 use _core::key::KeyType;
 use _core::record::Precision;
 use _core::records::Records;
-use _core::scan;
 use md5::{Digest, Md5};
 
 use self::json::{NUMBER, Node, parse};
@@ -461,10 +461,10 @@ pub fn pattern(data: &[u8]) {
     let found = matches(&one, &batch);
     // Asked twice, and beside others that it says nothing of, it answers the same.
     assert_eq!(Pattern::compile(&[text, text]).map(|both| matches(&both, &batch)), Ok(found.clone()));
-    let mut compact = Vec::new();
+    let mut less_blank = Vec::new();
     if !found.is_empty() {
-        scan::compact(record, &mut compact);
-        assert_eq!(matches(&one, &decode(packed([&compact[..]]), Some("t"), true)), found, "blanks say nothing");
+        compact::compact(record, &mut less_blank);
+        assert_eq!(matches(&one, &decode(packed([&less_blank[..]]), Some("t"), true)), found, "blanks say nothing");
     }
     let twice = decode(packed([record, USUAL.as_bytes(), record]), Some("t"), true);
     let answers = matches(&one, &twice);

@@ -4,10 +4,11 @@
 //! item, whatever the order of attributes and set elements, the spelling of numbers and the escapes. It is slow:
 //! only changes of one key at one instant are compared.
 
+use crate::binary;
 use crate::error::Fault;
 use crate::number::Number;
 use crate::scan::{self, Text, byte, space};
-use crate::value::{Tag, close, decode_base64, tag};
+use crate::value::{Tag, close, tag};
 
 /// Appends one byte sequence that every spelling of this checked image shares: attributes by name, sets by
 /// value, numbers in their normal form, escapes undone. For comparing images only; it is slow.
@@ -94,7 +95,7 @@ fn write_scalar(b: &[u8], tag: Tag, text: Text, out: &mut Vec<u8>) {
             Number::read(&bytes).write(&mut canonical);
             write_piece(out, &canonical);
         }
-        Tag::B => write_piece(out, &decode_base64(&bytes)),
+        Tag::B => write_piece(out, &binary::decode(&bytes)),
         _ => write_piece(out, &bytes),
     }
 }

@@ -321,8 +321,6 @@ pub struct Rows {
     projection: Option<Arc<Projection>>,
     /// Rows of several changes at one instant, by their places among the rows.
     pub ties: Vec<Tie>,
-    /// Per row, what is seen of the item before, where that isn't all.
-    befores: Vec<u64>,
     table: u32,
     decided: Arc<Vec<Ref>>,
     /// Changes left out by `without`.
@@ -367,7 +365,6 @@ impl Rows {
             folded: 0,
             rejections: Vec::new(),
             ties: Vec::new(),
-            befores: Vec::new(),
             // No table has this number, `NO_TABLE` included.
             table: index.map_or(u32::MAX - 1, |index| index as u32),
             left_out: Vec::new(),
@@ -386,31 +383,15 @@ impl Rows {
     /// Shows the rows only as they may be seen, and links what is seen: nothing of what isn't may be stored, not
     /// even its fingerprint. (What is seen of a walk is a walk, too, and ends in what is seen of its end.)
     fn show(&mut self) -> Result<(), TooLarge> {
-        if self.pattern.is_none() && self.projection.is_none() {
-            return Ok(());
-        }
-        if let Some(projection) = &self.projection {
-            let mut refs: Vec<Ref> = self.rows.iter().copied().chain(self.tied()).collect();
-            refs.sort_unstable();
-            refs.dedup();
-            self.batch = Arc::new(projection.rows(&self.batch, &refs)?);
-        }
-        let mut matcher = self.pattern.as_ref().map(|pattern| pattern.matcher());
-        let mut before = |view: View<'_>| {
-            let original = view.original();
-            let (state, keys, old) = (original.change.before, original.change.keys, original.change.old);
-            let mut belongs = || matcher.as_mut().is_none_or(|m| m.belongs(original.raw(keys), original.raw(old)));
-            match state {
-                GONE | UNKNOWN => state,
-                _ if !belongs() => GONE,
-                _ => view.change.before,
-            }
-        };
-        let batch = &*self.batch;
-        self.befores = self.rows.iter().map(|&r| before(batch.view(r))).collect();
-        for (r, link) in self.ties.iter_mut().flat_map(|tie| &mut tie.changes) {
-            let view = batch.view(*r);
-            (link.before, link.after) = (before(view), after(view));
+        let Some(projection) = &self.projection else { return Ok(()) };
+        let mut refs: Vec<Ref> = self.rows.iter().copied().chain(self.tied()).collect();
+        refs.sort_unstable();
+        refs.dedup();
+        self.batch = Arc::new(projection.rows(&self.batch, &refs)?);
+        let seen: Vec<(u64, u64)> =
+            self.tied().map(|r| self.batch.view(r)).map(|view| (view.change.before, self.after(view))).collect();
+        for ((_, link), seen) in self.ties.iter_mut().flat_map(|tie| &mut tie.changes).zip(seen) {
+            (link.before, link.after) = seen;
         }
         Ok(())
     }
@@ -538,10 +519,22 @@ impl Rows {
         versions.map(|(r, _)| self.batch.view(*r).change.version).fold(own, Version::max)
     }
 
-    /// What is seen of the item before a row's change.
-    #[inline]
-    pub fn before(&self, row: usize) -> u64 {
-        self.befores.get(row).copied().unwrap_or_else(|| self.view(row).change.before)
+    /// The row deletes an item that is there, because it doesn't belong here.
+    pub fn is_filtered(&self, row: usize) -> bool {
+        let view = self.view(row);
+        view.change.new.is_empty() && !view.original().change.new.is_empty()
+    }
+
+    /// What is seen of the item after a change, also where it doesn't belong here.
+    pub fn after(&self, view: View<'_>) -> u64 {
+        let original = view.original();
+        match &self.projection {
+            Some(projection) if view.change.new.is_empty() && !original.change.new.is_empty() => {
+                value::fingerprint(&projection.image(original.raw(original.change.new), view.key()))
+            }
+            Some(_) => after(view),
+            None => after(original),
+        }
     }
 
     /// A row's links, in order of arrival. Its version is no sequence number.
@@ -550,7 +543,7 @@ impl Rows {
             return tie.changes.iter().map(|(_, link)| *link).collect();
         }
         let view = self.view(row);
-        vec![Link { before: self.before(row), after: after(view), ..link(view) }]
+        vec![Link { before: view.change.before, after: self.after(view), ..link(view) }]
     }
 
     /// The key has exactly these attributes, in these types.

@@ -107,7 +107,8 @@ const ONE_WITHOUT_ID: usize = 25;
 /// All that is kept of a key's newest instant beside the item.
 ///
 /// Its bytes: the kind. Of one change that knows itself by an `eventID`: its hash and `before`; `after` is the item
-/// beside it. (Of one without, `after` too.) Of several: their number (u16), each one's precision (1 byte),
+/// beside it. (Of one without, or whose item doesn't
+/// belong there, `after` too.) Of several: their number (u16), each one's precision (1 byte),
 /// microsecond in the millisecond (u16), hash, `before` and `after`; then the items, beside the one that is stored,
 /// that later arrivals may prove to be the last: fingerprint, length (u32), plain JSON. All little-endian.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -189,6 +190,11 @@ impl Chain {
         let mut chain = Self { links, items: Vec::new() };
         chain.keep_items(after, items);
         (index, chain)
+    }
+
+    /// The state beside it.
+    pub fn state(&self) -> Option<u64> {
+        self.links.get(last(&self.links).0).map(|link| link.after)
     }
 
     /// More links of the instant, with the items after them; `stored` is what lies beside the chain. Gives what should

@@ -7,6 +7,7 @@
 //! Layout, per attribute: type (`S`, `N`, `B`), length of the name (u32, little-endian), name, length of the
 //! value, value.
 
+use crate::binary;
 use crate::error::{Code, Fault};
 use crate::number::Number;
 use crate::scan::{self, byte};
@@ -103,7 +104,7 @@ pub fn read(b: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Fault> {
         write_piece(out, |out| match kind {
             KeyType::S => out.extend_from_slice(&text.bytes(b)),
             KeyType::N => Number::read(&b[text.start..text.end]).write(out),
-            KeyType::B => out.extend_from_slice(&value::decode_base64(&text.bytes(b))),
+            KeyType::B => out.extend_from_slice(&binary::decode(&text.bytes(b))),
         });
         Ok(end)
     })?;

@@ -7,7 +7,7 @@
 //!    [`aggregate`] takes apart what a producer put together. ([`document`] does the same for files.)
 //! 2. [`record`] reads one record's envelope, comparing with a [`template`] what a table's records share; [`value`]
 //!    checks its images and, in the same pass, writes the new one as plain JSON ([`mod@set`] sorts sets), of the old
-//!    one the [`fingerprint`]; [`number`] keeps 38-digit decimals exact; [`key`] makes the key canonical. All of them
+//!    one the [`fingerprint`]; [`number`] keeps 38-digit decimals exact, [`binary`] reads base64; [`key`] makes the key canonical. All of them
 //!    walk the bytes with [`scan`]; [`escape`] undoes a string's escapes.
 //! 3. [`change`] puts the changes of a batch together, the refused records beside them ([`error`] lists why).
 //! 4. [`dedupe`] takes exact duplicates out, orders what is left, and knows the newest change per key; [`instant`]
@@ -24,6 +24,7 @@
 
 pub mod aggregate;
 pub mod answer;
+pub mod binary;
 pub mod canonical;
 pub mod change;
 pub mod columns;

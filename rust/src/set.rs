@@ -5,11 +5,12 @@
 
 use std::cmp::Ordering;
 
+use crate::binary;
 use crate::error::Fault;
 use crate::fingerprint;
 use crate::number::{self, Number};
 use crate::scan::{self, Text, load8};
-use crate::value::{Tag, decode_base64};
+use crate::value::Tag;
 
 /// Two elements of one set, by value.
 pub fn compare(b: &[u8], tag: Tag, x: Text, y: Text) -> Ordering {
@@ -22,7 +23,7 @@ pub fn compare(b: &[u8], tag: Tag, x: Text, y: Text) -> Ordering {
             }
             Number::parse(raw_x).ok().cmp(&Number::parse(raw_y).ok())
         }
-        Tag::BS if x.escaped || y.escaped => decode_base64(&x.bytes(b)).cmp(&decode_base64(&y.bytes(b))),
+        Tag::BS if x.escaped || y.escaped => binary::decode(&x.bytes(b)).cmp(&binary::decode(&y.bytes(b))),
         // Six bits a character, the greatest first: the bytes' order is that of the characters' values.
         Tag::BS => raw_x.iter().map(|&c| sextet(c)).cmp(raw_y.iter().map(|&c| sextet(c))),
         _ if x.escaped || y.escaped => scan::unescaping(raw_x).cmp(scan::unescaping(raw_y)),

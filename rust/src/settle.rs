@@ -61,9 +61,10 @@ pub fn settle<'a>(rows: &Rows, stored: impl IntoIterator<Item = Stored<'a>>) -> 
 }
 
 fn settle_row(rows: &Rows, stored: Stored<'_>, settled: &mut Settled) {
-    let held = stored.item.map_or(GONE, |item| fingerprint::of_plain(item.as_bytes()).unwrap_or(UNKNOWN));
+    let item = || stored.item.map_or(GONE, |item| fingerprint::of_plain(item.as_bytes()).unwrap_or(UNKNOWN));
     // A chain that can't be read isn't ours: then nothing is known but what is stored.
-    let mut chain = Chain::read(stored.chain, stored.us, || held).unwrap_or_default();
+    let mut chain = Chain::read(stored.chain, stored.us, item).unwrap_or_default();
+    let held = chain.state().unwrap_or_else(item);
     let item = (held, stored.item.unwrap_or_default().as_bytes().to_vec());
     let links = rows.links(stored.row);
     let Some(((state, item), is_later, certainty)) = chain.settle(item, &links, copy::items(rows, stored.row)) else {
@@ -79,7 +80,8 @@ fn settle_row(rows: &Rows, stored: Stored<'_>, settled: &mut Settled) {
     chain.write(&mut bytes);
     settled.updates.push(Update {
         row: stored.row,
-        item: (state != GONE).then(|| String::from_utf8_lossy(&item).into_owned()),
+        // Empty: there is none, or it doesn't belong there.
+        item: (!item.is_empty()).then(|| String::from_utf8_lossy(&item).into_owned()),
         version: Version::from_us(chain.us().max(stored.us)),
         chain: bytes,
     });

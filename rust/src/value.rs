@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 
+use crate::binary::check as check_base64;
 use crate::error::{Code, Fault};
 use crate::fingerprint;
 use crate::number;
@@ -472,10 +473,6 @@ fn copy_number<const WRITE: bool>(b: &[u8], out: &mut [u8], start: usize, o: usi
     Ok((end, o + len))
 }
 
-fn check_base64(b: &[u8], text: Text) -> Result<(), Fault> {
-    base64_simd::STANDARD.check(&text.bytes(b)).map_err(|_| Fault::new(Code::InvalidBase64, text.start))
-}
-
 /// A set, from its opening bracket on.
 fn set<const WRITE: bool>(
     b: &[u8],
@@ -536,22 +533,6 @@ fn set<const WRITE: bool>(
     }
     put::<WRITE>(out, o, b']');
     Ok(Place { at: at + 1, o: behind::<WRITE>(o, || print) })
-}
-
-/// The bytes of a checked base64 text.
-pub fn decode_base64(text: &[u8]) -> Vec<u8> {
-    base64_simd::STANDARD.decode_to_vec(text).unwrap_or_default()
-}
-
-/// How many bytes a checked base64 text holds.
-pub fn binary_len(b: &[u8], text: Text) -> usize {
-    base64_simd::STANDARD.decoded_length(&text.bytes(b)).unwrap_or(0)
-}
-
-/// Appends the bytes of a checked base64 text.
-pub fn append_binary(b: &[u8], text: Text, out: &mut Vec<u8>) {
-    // Checked before, so that it can't fail here.
-    let _ = base64_simd::STANDARD.decode_append(&*text.bytes(b), out);
 }
 
 /// A checked value's plain form, appended to `out`; it begins at `start` and ends before `end`.

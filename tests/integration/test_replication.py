@@ -97,8 +97,9 @@ async def test_poison_is_kept_and_stops_nothing(stack: Stack, tmp_path: Path) ->
         {
             "ApproximateCreationDateTime": 1_706_542_773_000_000,
             "ApproximateCreationDateTimePrecision": "MICROSECOND",
-            "Keys": {"id": {"S": "poison"}},
-            "NewImage": {"id": {"S": "poison"}, "text": {"S": "a\x00b"}},
+            # A key's column is text, which holds no U+0000.
+            "Keys": {"id": {"S": "poi\x00son"}},
+            "NewImage": {"id": {"S": "poi\x00son"}},
         },
         event_id="nul",
     )

@@ -13,6 +13,7 @@
 
 use std::cell::RefCell;
 
+use crate::binary;
 use crate::change::{ChangeBatch, View};
 use crate::columns::{Plan, Type};
 use crate::compact;
@@ -307,8 +308,8 @@ fn write_text(out: &mut Vec<u8>, buffer: &mut Vec<u8>, b: &[u8], text: Text) {
 }
 
 fn write_binary(out: &mut Vec<u8>, b: &[u8], text: Text) {
-    write_long(out, value::binary_len(b, text) as i64);
-    value::append_binary(b, text, out);
+    write_long(out, binary::len(b, text) as i64);
+    binary::append(b, text, out);
 }
 
 /// Bytes or a string: the length, then the bytes.

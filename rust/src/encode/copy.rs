@@ -122,7 +122,9 @@ pub(super) fn write_chain_bytes(out: &mut Vec<u8>, rows: &Rows, row: usize) {
         chain(rows, row).write(out);
     } else {
         let is_exact = change.precision == Precision::Microsecond;
-        instant::write_one(out, is_exact, change.id_hash, rows.before(row), None);
+        // The item beside it tells what was after, unless there is none only because it doesn't belong there.
+        let after = rows.is_filtered(row).then(|| rows.after(rows.view(row)));
+        instant::write_one(out, is_exact, change.id_hash, change.before, after);
     }
 }
 

@@ -8,6 +8,7 @@
 //! Formats: the `*_send` functions of PostgreSQL's types; of arrays `array_send` in
 //! <https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/arrayfuncs.c>.
 
+use crate::binary;
 use crate::columns::{Plan, Type};
 use crate::dedupe::Rows;
 use crate::encode::copy::{HEADER, NULL, TAIL_FIELDS, TRAILER, nbytes, write_jsonb, write_keys, write_tail};
@@ -67,7 +68,7 @@ fn write_value(out: &mut Vec<u8>, scratch: &mut Vec<u8>, b: &[u8], split: &Split
             out.extend_from_slice(&value.to_be_bytes());
         }
         Value::Boolean(value) => out.extend_from_slice(&[0, 0, 0, 1, u8::from(value)]),
-        Value::Binary(text) => sized(out, |out| value::append_binary(b, text, out)),
+        Value::Binary(text) => sized(out, |out| binary::append(b, text, out)),
         Value::Instant(us) => {
             out.extend_from_slice(&8_u32.to_be_bytes());
             out.extend_from_slice(&(us - EPOCH_US).to_be_bytes());
@@ -101,7 +102,7 @@ fn write_array(out: &mut Vec<u8>, b: &[u8], elements: &[Text], kind: Type) {
     for &text in elements {
         match kind {
             Type::NumericArray => write_number(out, b, text),
-            Type::ByteaArray => sized(out, |out| value::append_binary(b, text, out)),
+            Type::ByteaArray => sized(out, |out| binary::append(b, text, out)),
             _ => sized(out, |out| text.append(b, out)),
         }
     }

@@ -20,6 +20,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::{ColumnPath, SchemaDescriptor, Type as Node, TypePtr};
 
+use crate::binary;
 use crate::change::{ChangeBatch, Part, View};
 use crate::columns::{Plan, Type};
 use crate::number;
@@ -365,12 +366,12 @@ fn write_value(leaf: &mut Leaf, b: &[u8], split: &Split<'_>, kind: Type, value: 
             leaf.flags.push(value);
             leaf.defined.push(1);
         }
-        Value::Binary(text) => leaf.bytes(|out| value::append_binary(b, text, out)),
+        Value::Binary(text) => leaf.bytes(|out| binary::append(b, text, out)),
         Value::Any(start, end) => leaf.bytes(|out| value::append_plain(b, start, end, &mut Notes::default(), out)),
         Value::Set(first, len) => {
             for (i, &text) in split.elements(first, len).iter().enumerate() {
                 match kind {
-                    Type::ByteaArray => value::append_binary(b, text, &mut leaf.arena),
+                    Type::ByteaArray => binary::append(b, text, &mut leaf.arena),
                     _ => text.append(b, &mut leaf.arena),
                 }
                 leaf.ends.push(leaf.arena.len());

@@ -147,6 +147,13 @@ impl Projection {
         let parts = batch.parts.iter().zip(wanted);
         parts.map(|(part, wanted)| work.part(part, wanted).map(Arc::new)).collect()
     }
+
+    /// An image as a sink may see it, of an item with this canonical key.
+    pub(crate) fn image(&self, raw: &[u8], key: &[u8]) -> Vec<u8> {
+        let mut work = Work::new(self);
+        work.image(raw, key);
+        work.out
+    }
 }
 
 /// The new images of a batch in the making.

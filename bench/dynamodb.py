@@ -16,8 +16,9 @@ import botocore.serialize
 import botocore.session
 
 from bench import records
-from bench.core import KEYS, SIZES, Result
-from bench.timing import interleaved
+from bench.core import SIZES
+from bench.timing import Rates, interleaved
+from bench.worker import KEYS
 from replicator import _core
 
 TABLE = "copy"
@@ -70,7 +71,7 @@ def _botocore(items: list[Item]) -> Callable[[], None]:
     return run
 
 
-def measure(shape: str, *, is_quick: bool) -> Result:
+def measure(shape: str, *, is_quick: bool) -> Rates:
     """One shape, its variants taking turns; botocore serializes a tenth of the items."""
     size = SIZES[shape]
     share = 5 if is_quick else 1
@@ -91,7 +92,7 @@ def measure(shape: str, *, is_quick: bool) -> Result:
         {"ours": _ours(rows), "botocore": _botocore(items)}, rounds=3 if is_quick else 9
     )
     counts = {"ours": len(bodies), "botocore": len(items)}
-    return Result(
+    return Rates(
         rates={name: round(counts[name] / timing.best) for name, timing in timings.items()},
         spreads={name: timing.spread for name, timing in timings.items()},
     )

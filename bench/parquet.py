@@ -26,8 +26,8 @@ import pyarrow.json
 import pyarrow.parquet
 
 from bench import records
-from bench.core import SIZES, Result
-from bench.timing import interleaved
+from bench.core import SIZES
+from bench.timing import Rates, interleaved
 from replicator import _core
 
 LEVEL = 1
@@ -122,7 +122,7 @@ def _read_json(batches: list[Lines]) -> Callable[[], None]:
     return run
 
 
-def measure(shape: str, *, is_quick: bool) -> Result:
+def measure(shape: str, *, is_quick: bool) -> Rates:
     """One shape, its variants taking turns."""
     size = SIZES[shape]
     share = 5 if is_quick else 1
@@ -156,7 +156,7 @@ def measure(shape: str, *, is_quick: bool) -> Result:
             len(line) for part in (prefix if name == "json rows" else lines) for line in part
         )
 
-    return Result(
+    return Rates(
         rates={
             name: round(nbytes(name) / timing.best / 1e6, 1) for name, timing in timings.items()
         },

@@ -97,3 +97,11 @@ def interleaved(
             if turn >= 0:
                 seconds[name].append(told if isinstance(told, float) else took)
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How much each variant does a second, by its best round, and the rounds behind it."""
+
+    rates: dict[str, float]
+    spreads: dict[str, float]

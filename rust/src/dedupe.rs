@@ -234,9 +234,9 @@ fn link(view: View<'_>) -> Link {
 fn after(view: View<'_>) -> u64 {
     let new = view.raw(view.change.new);
     match view.change.event {
-        _ if !new.is_empty() => value::fingerprint(new),
         Event::Remove => GONE,
-        _ => UNKNOWN,
+        _ if new.is_empty() => UNKNOWN,
+        _ => value::fingerprint(new),
     }
 }
 

@@ -85,7 +85,9 @@ fn may_end_in(links: &[Link], state: u64) -> bool {
     let newest = links.iter().filter(|link| link.is_exact).map(|link| link.us).max();
     let is_entered = links.iter().any(|link| link.after == state && (!link.is_exact || Some(link.us) == newest));
     let of_newest = links.iter().filter(|link| Some(link.us) == newest && link.is_exact);
-    is_entered && (excess(links.iter(), state) > 0 || excess(of_newest, state) > 0)
+    // With both precisions a later arrival may move what is exact, and the degrees with it.
+    let is_mixed = newest.is_some() && links.iter().any(|link| !link.is_exact);
+    is_entered && (is_mixed || excess(links.iter(), state) > 0 || excess(of_newest, state) > 0)
 }
 
 /// What a chain's first byte says of its key's newest instant.

@@ -23,7 +23,7 @@ async def table(dsn: str, columns: Columns) -> asyncpg.Connection:
     connection = await asyncpg.connect(dsn)
     await connection.execute("SET timezone TO 'UTC'")
     planned = [f"{quoted(name)} {kind}" for name, kind in columns.columns]
-    ends = ["extra jsonb", "version numeric", "deleted boolean"]
+    ends = ["extra jsonb", "version numeric", "deleted boolean", "chain bytea", "ordinal int"]
     await connection.execute(f"CREATE TABLE t ({', '.join(['id text', *planned, *ends])})")
     return connection
 
@@ -35,7 +35,8 @@ async def copied(
     stream = batch.newest(TABLE, KEYS).copy(columns=columns)
     await connection.execute("TRUNCATE t")
     await connection.copy_to_table("t", source=io.BytesIO(stream), format="binary")
-    return [tuple(row) for row in await connection.fetch("SELECT * FROM t ORDER BY id")]
+    # Behind the flag come our own: the chain, and the row's place.
+    return [tuple(row)[:-2] for row in await connection.fetch("SELECT * FROM t ORDER BY id")]
 
 
 def parsed(row: tuple[Any, ...]) -> tuple[list[Any], Any]:

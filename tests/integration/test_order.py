@@ -56,6 +56,10 @@ def at(changes: Iterable[Change], precisions: str) -> list[Change]:
 
 for precisions in ("mmmm", "ummu", "mumu", "uumm"):
     HISTORIES[f"precisions {precisions}"] = at(history("", [1, 2, 1, 3, 4], [T] * 4), precisions)
+for precisions in ("umum", "muum", "mumm", "mmum"):
+    # A part of it may be a circle whose end isn't what is stored.
+    again = history("", [None, 1, 2, None, 2], [T] * 4)
+    HISTORIES[f"an item that comes again, {precisions}"] = at(again, precisions)
 
 
 def splits(count: int) -> Iterator[list[int]]:

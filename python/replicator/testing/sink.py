@@ -37,7 +37,7 @@ class StoredItem:
 
     item: Mapping[str, Any] | None
     version: Decimal
-    chain: bytes = b""
+    chain: bytes
     text: str | None = None
 
     @classmethod

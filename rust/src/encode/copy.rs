@@ -118,13 +118,14 @@ pub(super) fn write_chain_bytes(out: &mut Vec<u8>, rows: &Rows, row: usize) {
     let change = rows.view(row).change;
     if change.precision == Precision::Sequence {
         out.push(Kind::Sequence as u8);
-    } else if rows.tie_of(row).is_some() || change.id.is_empty() {
+    } else if rows.tie_of(row).is_some() {
         chain(rows, row).write(out);
     } else {
         let is_exact = change.precision == Precision::Microsecond;
         // The item beside it tells what was after, unless there is none only because it doesn't belong there.
-        let after = rows.is_filtered(row).then(|| rows.after(rows.view(row)));
-        instant::write_one(out, is_exact, change.id_hash, change.before, after);
+        let (id, tells) = if change.id.is_empty() { (0, false) } else { (change.id_hash, !rows.is_filtered(row)) };
+        let after = if tells { None } else { Some(rows.after(rows.view(row))) };
+        instant::write_one(out, is_exact, id, change.before, after);
     }
 }
 
@@ -143,6 +144,9 @@ pub fn items(rows: &Rows, row: usize) -> impl Iterator<Item = Item> {
 
 /// The item after a change, as it is stored; empty where there is none.
 pub(super) fn item(view: View<'_>) -> Cow<'_, [u8]> {
+    if view.change.event == Event::Remove {
+        return Cow::Borrowed(&[]);
+    }
     let replaced = if view.change.escaped { nul::replaced(view.plain()) } else { None };
     replaced.map_or(Cow::Borrowed(view.plain()), Cow::Owned)
 }

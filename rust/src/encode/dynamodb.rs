@@ -14,7 +14,7 @@ use crate::change::View;
 use crate::compact;
 use crate::dedupe::Rows;
 use crate::encode::json::write_string;
-use crate::record::Event;
+use crate::record::{Event, Version};
 use crate::scan;
 
 /// A transaction has at most 100 actions, and a row takes two.
@@ -58,12 +58,6 @@ impl Pieces {
     }
 }
 
-/// The rows `lo` to before `hi`, cut to those there are.
-fn chosen(rows: &Rows, lo: usize, hi: usize) -> impl Iterator<Item = View<'_>> {
-    let hi = hi.min(rows.rows.len());
-    rows.rows.get(lo.min(hi)..hi).unwrap_or(&[]).iter().map(|&r| rows.batch.view(r))
-}
-
 /// Bytes of a row's images, and of the version in them.
 fn size(view: View<'_>, version: Option<&VersionAttribute>) -> usize {
     (view.change.new.len + 2 * view.change.keys.len) as usize
@@ -72,13 +66,14 @@ fn size(view: View<'_>, version: Option<&VersionAttribute>) -> usize {
 
 /// Per row its key, then its item, which a delete has not.
 pub fn items(rows: &Rows, lo: usize, hi: usize, version: Option<&VersionAttribute>) -> Pieces {
-    let room = chosen(rows, lo, hi).map(|view| size(view, version)).sum();
+    let room = rows.range(lo, hi).map(|row| size(rows.view(row), version)).sum();
     let mut out = Pieces::with_room(room, 2 * rows.rows.len());
-    for view in chosen(rows, lo, hi) {
+    for row in rows.range(lo, hi) {
+        let (view, value) = (rows.view(row), rows.version(row));
         compact::compact(view.raw(view.change.keys), &mut out.bytes);
         out.end();
         if view.change.event != Event::Remove {
-            write_image(&mut out.bytes, view.raw(view.change.new), version, view);
+            write_image(&mut out.bytes, view.raw(view.change.new), version, value);
         }
         out.end();
     }
@@ -89,12 +84,13 @@ pub fn items(rows: &Rows, lo: usize, hi: usize, version: Option<&VersionAttribut
 pub fn puts(rows: &Rows, lo: usize, hi: usize, table: &str, version: &VersionAttribute) -> Pieces {
     let target = Target::new(table, version);
     let fixed = target.head.len() + HEAD_BYTES;
-    let room = chosen(rows, lo, hi).map(|view| size(view, Some(version)) + fixed).sum();
+    let room = rows.range(lo, hi).map(|row| size(rows.view(row), Some(version)) + fixed).sum();
     let mut out = Pieces::with_room(room, rows.rows.len());
-    for view in chosen(rows, lo, hi) {
+    for row in rows.range(lo, hi) {
+        let (view, value) = (rows.view(row), rows.version(row));
         if view.change.event != Event::Remove {
             out.bytes.push(b'{');
-            target.write_put(&mut out.bytes, view.raw(view.change.new), view, "#v < :v", "ALL_OLD");
+            target.write_put(&mut out.bytes, view.raw(view.change.new), value, "#v < :v", "ALL_OLD");
             out.bytes.push(b'}');
         }
         out.end();
@@ -115,22 +111,23 @@ pub fn transactions(
     const NEWER: &str = "attribute_not_exists(#v) OR #v < :v";
     let (table, side) = (Target::new(table, version), Target::new(side, version));
     let fixed = table.head.len() + side.head.len() + 2 * HEAD_BYTES;
-    let room = chosen(rows, lo, hi).map(|view| 2 * size(view, Some(version)) + fixed).sum();
+    let room = rows.range(lo, hi).map(|row| 2 * size(rows.view(row), Some(version)) + fixed).sum();
     let mut out = Pieces::with_room(room, rows.rows.len());
     let mut count = 0;
-    for view in chosen(rows, lo, hi) {
+    for row in rows.range(lo, hi) {
+        let (view, value) = (rows.view(row), rows.version(row));
         let (keys, bytes) = (view.raw(view.change.keys), &mut out.bytes);
         bytes.extend_from_slice(if count == 0 { b"{\"TransactItems\":[" } else { b"," });
         if view.change.event == Event::Remove {
             bytes.extend_from_slice(b"{\"Delete\":{");
-            table.write_delete(bytes, keys, view, NEWER, "NONE");
+            table.write_delete(bytes, keys, value, NEWER, "NONE");
             bytes.extend_from_slice(b"}},{\"Put\":{");
-            side.write_put(bytes, keys, view, NEWER, "NONE");
+            side.write_put(bytes, keys, value, NEWER, "NONE");
         } else {
             bytes.extend_from_slice(b"{\"Put\":{");
-            table.write_put(bytes, view.raw(view.change.new), view, NEWER, "NONE");
+            table.write_put(bytes, view.raw(view.change.new), value, NEWER, "NONE");
             bytes.extend_from_slice(b"}},{\"Delete\":{");
-            side.write_delete(bytes, keys, view, NEWER, "NONE");
+            side.write_delete(bytes, keys, value, NEWER, "NONE");
         }
         bytes.extend_from_slice(b"}}");
         count += 1;
@@ -163,21 +160,21 @@ impl<'a> Target<'a> {
         Self { head, version }
     }
 
-    fn write_put(&self, out: &mut Vec<u8>, image: &[u8], view: View<'_>, condition: &str, on_failure: &str) {
-        self.write_head(out, view, condition, on_failure);
+    fn write_put(&self, out: &mut Vec<u8>, image: &[u8], value: Version, condition: &str, on_failure: &str) {
+        self.write_head(out, value, condition, on_failure);
         out.extend_from_slice(b",\"Item\":");
-        write_image(out, image, Some(self.version), view);
+        write_image(out, image, Some(self.version), value);
     }
 
-    fn write_delete(&self, out: &mut Vec<u8>, key: &[u8], view: View<'_>, condition: &str, on_failure: &str) {
-        self.write_head(out, view, condition, on_failure);
+    fn write_delete(&self, out: &mut Vec<u8>, key: &[u8], value: Version, condition: &str, on_failure: &str) {
+        self.write_head(out, value, condition, on_failure);
         out.extend_from_slice(b",\"Key\":");
         compact::compact(key, out);
     }
 
-    fn write_head(&self, out: &mut Vec<u8>, view: View<'_>, condition: &str, on_failure: &str) {
+    fn write_head(&self, out: &mut Vec<u8>, value: Version, condition: &str, on_failure: &str) {
         out.extend_from_slice(&self.head);
-        write_version(out, self.version, view);
+        write_version(out, self.version, value);
         for piece in ["},\"ConditionExpression\":\"", condition] {
             out.extend_from_slice(piece.as_bytes());
         }
@@ -188,11 +185,11 @@ impl<'a> Target<'a> {
 }
 
 /// An image, with the version in it if it has a name.
-fn write_image(out: &mut Vec<u8>, raw: &[u8], version: Option<&VersionAttribute>, view: View<'_>) {
+fn write_image(out: &mut Vec<u8>, raw: &[u8], version: Option<&VersionAttribute>, value: Version) {
     let Some(version) = version else { return compact::compact(raw, out) };
     out.push(b'{');
     write_name(out, version.name.as_bytes());
-    write_version(out, version, view);
+    write_version(out, version, value);
     // The image was checked before, so that nothing can fail here.
     let _ = scan::object(raw, 0, |name, at| {
         if name == version.name.as_bytes() {
@@ -212,7 +209,7 @@ fn write_name(out: &mut Vec<u8>, name: &[u8]) {
 }
 
 /// The version as an attribute value.
-fn write_version(out: &mut Vec<u8>, version: &VersionAttribute, view: View<'_>) {
+fn write_version(out: &mut Vec<u8>, version: &VersionAttribute, value: Version) {
     let zeros = |out: &mut Vec<u8>, start: usize, wanted: usize| {
         let missing = wanted.saturating_sub(out.len() - start);
         out.splice(start..start, std::iter::repeat_n(b'0', missing));
@@ -223,7 +220,7 @@ fn write_version(out: &mut Vec<u8>, version: &VersionAttribute, view: View<'_>) 
     zeros(out, start, 10);
     out.push(b'-');
     let start = out.len();
-    view.change.version.write(out);
+    value.write(out);
     zeros(out, start, 40);
     out.extend_from_slice(b"\"}");
 }

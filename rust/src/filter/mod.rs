@@ -5,7 +5,7 @@
 //! is refused with the place of the slip; matching looks at the images as they were decoded, reads each byte at
 //! most once whatever the number of patterns, and allocates nothing but to undo escapes.
 //!
-//! A log sink leaves single changes out (`leave_out`); a state sink deletes what doesn't belong there (`Rows::matching`).
+//! A log sink leaves single changes out (`leave_out`); a state sink deletes what doesn't belong there (`Rows::shown`).
 //!
 //! Rules: <https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html> and
 //! <https://docs.aws.amazon.com/lambda/latest/dg/with-ddb-filtering.html>. Where we differ, on purpose:

@@ -70,8 +70,8 @@ ON CONFLICT ({keys}) DO UPDATE
 -- name: count_equal
 -- After the merge: rows that are stored just so, those just written among them; and how many
 -- are of the stored row's instant otherwise.
-SELECT count(*) FILTER (WHERE is_equal) AS equal,
-       count(*) FILTER (WHERE NOT is_equal AND {same_instant}) AS tied
+SELECT count(*) FILTER (WHERE compared.is_equal) AS equal,
+       count(*) FILTER (WHERE NOT compared.is_equal AND {same_instant}) AS tied
 FROM {rows} AS staged JOIN {table} AS stored USING ({keys})
 CROSS JOIN LATERAL (
     SELECT stored.version = staged.version AND stored.chain IS NOT DISTINCT FROM staged.chain

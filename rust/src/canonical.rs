@@ -1,21 +1,14 @@
-//! Images in a form that all their spellings share, to tell whether two are equal.
+//! Values in a form that all their spellings share, to hash them.
 //!
-//! In: a checked image, raw. Out: bytes. Invariant: two images get the same bytes exactly when they are the same
-//! item, whatever the order of attributes and set elements, the spelling of numbers and the escapes. It is slow:
-//! only changes of one key at one instant are compared.
+//! In: a checked attribute value, raw. Out: bytes. Invariant: two values get the same bytes exactly when they are the
+//! same, type and all, whatever the order of attributes and set elements, the spelling of numbers and the escapes. It
+//! is slow: only attributes that a projection hashes are written so.
 
 use crate::binary;
 use crate::error::Fault;
 use crate::number::Number;
 use crate::scan::{self, Text, byte, space};
 use crate::value::{Tag, close, tag};
-
-/// Appends one byte sequence that every spelling of this checked image shares: attributes by name, sets by
-/// value, numbers in their normal form, escapes undone. For comparing images only; it is slow.
-pub fn write_canonical(raw: &[u8], out: &mut Vec<u8>) {
-    // The image was checked before, so that nothing can fail here.
-    let _ = canonical_members(raw, 0, out);
-}
 
 fn write_piece(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
@@ -39,7 +32,8 @@ fn canonical_members(b: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Fa
     Ok(end)
 }
 
-/// The same for one value; gives the place behind it.
+/// Appends one byte sequence that every spelling of the checked value that begins here shares: attributes by name,
+/// sets by value, numbers in their normal form, escapes undone. Gives the place behind it.
 pub(crate) fn canonical_value(b: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Fault> {
     let (tag, at) = tag(b, at)?;
     out.push(tag as u8);

@@ -155,39 +155,33 @@ impl Instants<'_> {
     /// Settles one key's changes of one millisecond; `places` rise.
     fn settle_key(&mut self, order: &mut [Ref], places: &[usize]) {
         let batch = self.batch;
-        let mut kept: Vec<usize> = Vec::with_capacity(places.len());
-        let mut links: Vec<Link> = Vec::with_capacity(places.len());
+        let mut kept: Vec<(usize, Link)> = Vec::with_capacity(places.len());
         for &place in places {
             let link = link(batch.view(order[place]));
-            if links.iter().any(|other| other.repeats(&link)) {
+            if kept.iter().any(|(_, other)| other.repeats(&link)) {
                 self.dropped.push(place);
             } else {
-                kept.push(place);
-                links.push(link);
+                kept.push((place, link));
             }
         }
-        let coarse = kept.iter().any(|&place| batch.view(order[place]).change.precision == Precision::Millisecond);
-        if coarse {
+        if kept.iter().any(|(_, link)| !link.is_exact) {
             self.settle_instant(order, &kept);
         } else {
-            let version = |place: usize| batch.view(order[place]).change.version;
-            let runs: Vec<Vec<usize>> =
-                kept.chunk_by(|&i, &j| version(i) == version(j)).map(<[usize]>::to_vec).collect();
-            for run in runs {
-                self.settle_instant(order, &run);
+            for run in kept.chunk_by(|(_, x), (_, y)| x.us == y.us) {
+                self.settle_instant(order, run);
             }
         }
     }
 
     /// Puts one key's changes of one instant in order, in the places they already hold.
-    fn settle_instant(&mut self, order: &mut [Ref], places: &[usize]) {
-        if places.len() < 2 {
+    fn settle_instant(&mut self, order: &mut [Ref], changes: &[(usize, Link)]) {
+        if changes.len() < 2 {
             return;
         }
-        let mut refs: Vec<Ref> = places.iter().map(|&place| order[place]).collect();
-        refs.sort_unstable_by_key(|r| (r.part, r.index));
+        let mut arrived: Vec<(Ref, Link)> = changes.iter().map(|&(place, link)| (order[place], link)).collect();
+        arrived.sort_unstable_by_key(|(r, _)| (r.part, r.index));
+        let (refs, links): (Vec<Ref>, Vec<Link>) = arrived.into_iter().unzip();
         let batch = self.batch;
-        let links: Vec<Link> = refs.iter().map(|&r| link(batch.view(r))).collect();
         let states: Vec<(u64, u64)> = links.iter().map(|link| (link.before, link.after)).collect();
         let versions = |i: usize| {
             let change = batch.view(refs[i]).change;
@@ -211,7 +205,7 @@ impl Instants<'_> {
             sequence.push(last);
             sequence
         };
-        for (&place, &i) in places.iter().zip(&sequence) {
+        for (&(place, _), &i) in changes.iter().zip(&sequence) {
             order[place] = refs[i];
         }
     }

@@ -61,11 +61,10 @@ pub fn settle<'a>(rows: &Rows, stored: impl IntoIterator<Item = Stored<'a>>) -> 
 }
 
 fn settle_row(rows: &Rows, stored: Stored<'_>, settled: &mut Settled) {
-    let item = || stored.item.map_or(GONE, |item| fingerprint::of_plain(item.as_bytes()).unwrap_or(UNKNOWN));
+    let seen = stored.item.map_or(GONE, |item| fingerprint::of_plain(item.as_bytes()).unwrap_or(UNKNOWN));
     // A chain that can't be read isn't ours: then nothing is known but what is stored.
-    let mut chain = Chain::read(stored.chain, stored.us, item).unwrap_or_default();
+    let mut chain = Chain::read(stored.chain, stored.us, || seen).unwrap_or_default();
     // What is stored says itself which state it is, unless it is nothing only because it doesn't belong there.
-    let seen = item();
     let is_told = chain.links.iter().any(|link| link.after == seen);
     let held = chain.state().filter(|_| !is_told).unwrap_or(seen);
     let item = (held, stored.item.unwrap_or_default().as_bytes().to_vec());

@@ -430,7 +430,7 @@ class Rows:
         included. Columns: the key attributes in the given order (S text, N numeric, B
         bytea), `item` jsonb (NULL for a delete; U+0000, which jsonb refuses, as another
         character that a member with an empty name tells), `version` numeric, `deleted`
-        bool, `chain` bytea (what `settle` needs), `ordinal` integer (the row's place). With
+        bool, `chain` bytea (what `settle` needs), `ordinal` integer (its place from `lo` on). With
         `columns`, these and the rest as jsonb take the place of `item`; key attributes are
         in neither. Raises ValueError when a key attribute is planned."""
     def arrays(self, lo: int = 0, hi: int | None = None) -> list[bytes]:
@@ -439,9 +439,10 @@ class Rows:
         literals. For few rows: `unnest … WITH ORDINALITY` counts the places."""
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """As `ChangeBatch.misses`, of the rows that aren't deletes."""
-    def settle(self, stored: Sequence[tuple[int, str | None, int, bytes]]) -> Settled:
+    def settle(self, stored: Sequence[tuple[int, str | None, int, bytes]], lo: int = 0) -> Settled:
         """Settles rows with what a sink stores of the same keys at the same instant (the
-        same millisecond): (row, item as JSON or None, version in UTC microseconds, chain)."""
+        same millisecond): (row, item as JSON or None, version in UTC microseconds, chain).
+        Rows count from `lo` on."""
     def dynamodb_items(
         self,
         lo: int = 0,

@@ -171,10 +171,11 @@ class WriteResult:
     """What one write made durable.
 
     `lost` names the shards whose fence was gone: *nothing* of them was written,
-    everything of the others was. `duplicates` are changes that the sink already held,
-    `superseded` those that came later than a newer one, `filtered` those that deleted an
-    item because it doesn't match the sink's filter. `ambiguous` are those, written or
-    superseded, that only their arrival orders with a stored one of their instant.
+    everything of the others was. `duplicates` are changes that the sink already held or
+    that came in two of the write's fetches, `superseded` those that came later than a newer
+    one, `filtered` those that deleted an item because it doesn't match the sink's filter.
+    `ambiguous` are those, written or superseded, that only their arrival orders with one of
+    their instant that is stored or came in another fetch.
     """
 
     rows: int = 0

@@ -272,6 +272,23 @@ async def test_changes_of_several_shards_in_one_write(rig: Rig) -> None:
     assert set((await sink.positions(STREAM)).values()) == {after(number(2))}
 
 
+async def test_what_comes_again_in_another_fetch_of_the_write_is_counted(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    apple: Any = {"id": {"S": "apple"}}
+    made, other = put("products", apple, 1000), put("products", apple, 2000)
+    # Two writes of one instant, neither of which begins with the other.
+    ripe, green = (
+        put("products", {"id": {"S": "pear"}}, 7, None, stock={"N": stock}) for stock in "12"
+    )
+    result = await write(
+        sink,
+        pending(fence, [made, other, made, ripe]),
+        pending(fence, [other, made, green], first=10),
+    )
+    assert (result.rows, result.duplicates, result.ambiguous) == (2, 2, 2)
+
+
 async def test_a_lost_shard_is_returned_and_nothing_of_it_written(rig: Rig) -> None:
     mine, others = await rig.worker(), await rig.worker()
     lost = await mine.fence(STREAM, "shard-1", "me")

@@ -397,6 +397,27 @@ async def test_behind_a_poisoned_newest_change_comes_the_next_one(postgres_dsn: 
     ]
 
 
+@pytest.mark.parametrize("count", [8, MANY])
+async def test_poison_that_only_settling_an_instant_shows(postgres_dsn: str, count: int) -> None:
+    """Regression: of a stored row's instant the merge touches nothing, so the probe of each half
+    went well, and the shard stopped."""
+    key: Any = {"id": {"S": "tied"}}
+    first: Any = {"price": {"N": "1"}}
+    tied = put("products", key, 9_000_000, {**key, **first}, price={"S": "no number"})
+    others = [product(f"p{n}", 1000 + n, price={"N": "2"}) for n in range(count)]
+    async with opened(postgres_dsn) as sink:
+        async with connected(postgres_dsn) as connection:
+            await connection.execute("CREATE INDEX ON products (((item->>'price')::int))")
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        await write(sink, fence, [put("products", key, 9_000_000, None, **first)])
+        result = await write(sink, fence, [*others, tied], first=2)
+        assert (result.rows, len(result.dead_letters)) == (count, 1)
+        assert await sink.position(fence) == after(number(count + 2))
+    assert await rows(postgres_dsn, "SELECT raw FROM replicator_dead_letters") == [(tied,)]
+    stored = "SELECT item->>'price', version FROM products WHERE id = 'tied'"
+    assert await rows(postgres_dsn, stored) == [("1", Decimal(9_000_000))]
+
+
 @pytest.mark.parametrize("count", [3, MANY + 3])
 async def test_the_nul_character_in_a_document_survives(postgres_dsn: str, count: int) -> None:
     """`jsonb` refuses it: another character stands for it, and a member without a name, which

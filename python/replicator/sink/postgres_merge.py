@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncpg
 
-from replicator._core import Rejection
+from replicator._core import Rejection, Rows
 from replicator.errors import FatalError
 from replicator.sink.postgres_errors import refusal_code, refusal_message
 from replicator.sink.postgres_layout import DocumentTable
@@ -70,14 +70,26 @@ class DocumentMerge:
     async def merge(self, connection: Connection, part: TablePayload) -> Merged:
         """Writes the rows that are newer than what is stored. Raises the driver's error
         when the server refuses a row; the transaction is broken then."""
-        rows = len(part.rows)
+        return await self._merge(connection, part.rows, 0, len(part.rows), part.copy, part.arrays)
+
+    async def _merge(
+        self,
+        connection: Connection,
+        all_rows: Rows,
+        lo: int,
+        hi: int,
+        copy: bytes,
+        arrays: Sequence[bytes],
+    ) -> Merged:
+        """As `merge`, of rows lo..hi, which are encoded already."""
+        rows = hi - lo
         if not rows:
             return Merged()
-        written = await self._write(connection, part.copy, part.arrays)
+        written = await self._write(connection, copy, arrays)
         if written == rows:
             return Merged(rows=written)
         # The slow path: redelivered and late changes, and other changes of the same instant.
-        sql, sent = (self._sent, part.arrays) if part.arrays else (self._staged, [])
+        sql, sent = (self._sent, arrays) if arrays else (self._staged, ())
         counted = await connection.fetchrow(sql["count_equal"], self._generation, *sent)
         assert counted is not None
         equal, tied = counted
@@ -91,7 +103,7 @@ class DocumentMerge:
             return merged
         # Law 3 across writes: changes of one instant, some of them stored already.
         found = await connection.fetch(sql["tied"], self._generation, *sent)
-        settled = await asyncio.to_thread(part.rows.settle, [tuple(row) for row in found])
+        settled = await asyncio.to_thread(all_rows.settle, [tuple(row) for row in found], lo)
         if settled.rows:
             await connection.execute(
                 sql["settle"],
@@ -156,7 +168,8 @@ class DocumentMerge:
         await connection.execute(self._session_sql["savepoint"])
         refusal: asyncpg.PostgresError | None = None
         try:
-            await self._write(connection, copy, arrays)
+            # All of it: what only settles an instant may be refused as well.
+            await self._merge(connection, part.rows, lo, hi, copy, arrays)
         except asyncpg.PostgresError as error:
             if refusal_code(error) is None:
                 raise

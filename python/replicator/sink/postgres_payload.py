@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from replicator._core import ChangeBatch, Pattern, Projection, Rejection, Rows
+from replicator._core import Pattern, Projection, Rejection, Rows
 from replicator.model import Pending
+from replicator.sink.joined import Joined
 from replicator.sink.postgres_layout import DocumentTable
 
 ARRAYS_BYTES_MAX: Final = 1 << 18
@@ -47,6 +48,9 @@ class PostgresPayload:
     tables: tuple[TablePayload, ...]
     rejections: tuple[Rejection, ...]
     """Refused before the server saw them; `part` is the index in `pending`."""
+    duplicates: int
+    ambiguous: int
+    """Both between the fetches: see `Joined`."""
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +72,8 @@ def encode(
     """The bytes of each table's newest changes. Changes of other tables are left
     out here; the pipeline counts them. What doesn't match the pattern is deleted, and
     only what the projection shows is written."""
-    batch = ChangeBatch.concat([one.batch for one in pending])
+    joined = Joined.of(pending)
+    batch = joined.batch
     rejections = list(batch.rejections)
     parts: list[TablePayload] = []
     present = batch.tables
@@ -77,4 +82,6 @@ def encode(
             rows = batch.newest(table.source.name, table.source.keys, pattern, projection)
             rejections += rows.rejections
             parts.append(TablePayload.of(table, rows))
-    return PostgresPayload(tuple(pending), tuple(parts), tuple(rejections))
+    return PostgresPayload(
+        tuple(pending), tuple(parts), tuple(rejections), joined.duplicates, joined.ambiguous
+    )

@@ -108,9 +108,9 @@ class PostgresWriter:
         await self._commit(connection, stored, positions)
         return WriteResult(
             rows=sum(part.rows for part in merged),
-            duplicates=sum(part.duplicates for part in merged),
+            duplicates=payload.duplicates + sum(part.duplicates for part in merged),
             superseded=sum(part.superseded for part in merged),
-            ambiguous=sum(part.ambiguous for part in merged),
+            ambiguous=payload.ambiguous + sum(part.ambiguous for part in merged),
             filtered=payload.filtered,
             dead_letters=tuple(
                 DeadLetter(fence.shard_id, one.table, one) for fence, one in dead_letters

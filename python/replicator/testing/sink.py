@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
-from replicator._core import ChangeBatch, Rejection, Rows
+from replicator._core import Rejection, Rows
 from replicator.errors import LeaseLost, TransientError
 from replicator.model import (
     DeadLetter,
@@ -24,6 +24,7 @@ from replicator.model import (
     WriteResult,
 )
 from replicator.sink.committed import Committed, moved_message
+from replicator.sink.joined import Joined
 from replicator.sink.position import furthest
 
 Key: TypeAlias = tuple[Any, ...]
@@ -63,6 +64,7 @@ class MemoryPayload:
     encoded: Mapping[str, Rows]
     """Per table what `rows` was made of, in the same order."""
     rejections: tuple[Rejection, ...]
+    joined: Joined
 
 
 @dataclass(slots=True)
@@ -178,7 +180,8 @@ class MemoryWriter:
         self._sink = sink
 
     def encode(self, pending: Sequence[Pending]) -> MemoryPayload:
-        batch = ChangeBatch.concat([one.batch for one in pending])
+        joined = Joined.of(pending)
+        batch = joined.batch
         rejections = list(batch.rejections)
         encoded: dict[str, Rows] = {}
         rows: dict[tuple[str, Key], StoredItem] = {}
@@ -187,7 +190,7 @@ class MemoryWriter:
                 encoded[name] = batch.newest(name, table.keys)
                 rejections += encoded[name].rejections
                 rows |= {(name, key): row for key, row in _decoded(encoded[name], table)}
-        return MemoryPayload(tuple(pending), rows, encoded, tuple(rejections))
+        return MemoryPayload(tuple(pending), rows, encoded, tuple(rejections), joined)
 
     async def write(self, payload: MemoryPayload) -> WriteResult:
         if self._sink.on_write is not None:
@@ -223,9 +226,9 @@ class MemoryWriter:
             committed.moved(one.fence, position)
         return WriteResult(
             rows=became["row"],
-            duplicates=became["duplicate"],
+            duplicates=payload.joined.duplicates + became["duplicate"],
             superseded=became["superseded"],
-            ambiguous=became["ambiguous"],
+            ambiguous=payload.joined.ambiguous + became["ambiguous"],
             dead_letters=dead_letters,
             lost=lost,
         )

@@ -2,8 +2,8 @@
 //!
 //! In: rows. Out: header, one tuple a row, trailer. Columns: the key attributes in the given order (S text, N
 //! numeric, B bytea), `item` jsonb (NULL for a delete), `version` numeric, `deleted` bool, `chain` bytea (see
-//! [`crate::instant`]), `ordinal` integer (the row's place). Invariant: every field carries its exact length;
-//! numbers lose no digit.
+//! [`crate::instant`]), `ordinal` integer (the row's place from `lo` on). Invariant: every field carries its exact
+//! length; numbers lose no digit.
 //!
 //! Format: <https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format".
 
@@ -36,6 +36,7 @@ pub fn nbytes(rows: &Rows, lo: usize, hi: usize) -> usize {
 /// The rows `lo` to before `hi`, cut to those there are.
 pub fn stream(rows: &Rows, lo: usize, hi: usize) -> Vec<u8> {
     let chosen = rows.range(lo, hi);
+    let first = chosen.start;
     let room = nbytes(rows, lo, hi);
     let mut out = Vec::with_capacity(HEADER.len() + room + TRAILER.len());
     out.extend_from_slice(HEADER);
@@ -45,7 +46,7 @@ pub fn stream(rows: &Rows, lo: usize, hi: usize) -> Vec<u8> {
         out.extend_from_slice(&fields);
         write_keys(&mut out, rows, view);
         write_item(&mut out, view);
-        write_tail(&mut out, rows, row);
+        write_tail(&mut out, rows, row, first);
     }
     out.extend_from_slice(TRAILER);
     out
@@ -59,12 +60,12 @@ pub(super) fn write_keys(out: &mut Vec<u8>, rows: &Rows, view: View<'_>) {
 }
 
 /// The fields that end every tuple, whatever its layout: `version`, `deleted`, `chain` and `ordinal`.
-pub(super) fn write_tail(out: &mut Vec<u8>, rows: &Rows, row: usize) {
+pub(super) fn write_tail(out: &mut Vec<u8>, rows: &Rows, row: usize, first: usize) {
     write_version(out, rows.version(row));
     write_deleted(out, rows.view(row));
     write_chain(out, rows, row);
     out.extend_from_slice(&4_u32.to_be_bytes());
-    out.extend_from_slice(&(row as u32).to_be_bytes());
+    out.extend_from_slice(&((row - first) as u32).to_be_bytes());
 }
 
 /// A key column's field.

@@ -26,6 +26,7 @@ const COLUMN_MAX: usize = 16;
 /// The rows `lo` to before `hi`, cut to those there are.
 pub fn stream(rows: &Rows, plan: &Plan, lo: usize, hi: usize) -> Vec<u8> {
     let chosen = rows.range(lo, hi);
+    let first = chosen.start;
     let room = nbytes(rows, lo, hi) + COLUMN_MAX * plan.columns().len() * chosen.len();
     let mut out = Vec::with_capacity(HEADER.len() + room + TRAILER.len());
     out.extend_from_slice(HEADER);
@@ -50,7 +51,7 @@ pub fn stream(rows: &Rows, plan: &Plan, lo: usize, hi: usize) -> Vec<u8> {
                 write_jsonb(&mut out, split.rest(), view.change.escaped);
             }
         }
-        write_tail(&mut out, rows, row);
+        write_tail(&mut out, rows, row, first);
     }
     out.extend_from_slice(TRAILER);
     out

@@ -151,13 +151,16 @@ impl PyRows {
         columns.iter().map(|column| PyBytes::new(py, column)).collect()
     }
 
-    fn settle(&self, py: Python<'_>, stored: Vec<StoredRow>) -> PyResult<PySettled> {
-        if stored.iter().any(|one| one.0 >= self.0.rows.len()) {
+    #[pyo3(signature = (stored, lo=0))]
+    fn settle(&self, py: Python<'_>, stored: Vec<StoredRow>, lo: usize) -> PyResult<PySettled> {
+        let count = self.0.range(lo, usize::MAX).len();
+        if stored.iter().any(|one| one.0 >= count) {
             return Err(PyIndexError::new_err("no such row"));
         }
         Ok(PySettled(py.detach(|| {
             settle::settle(
                 &self.0,
+                lo,
                 stored.iter().map(|(row, item, us, chain)| Stored { row: *row, item: item.as_deref(), us: *us, chain }),
             )
         })))

@@ -510,6 +510,12 @@ impl ChangeBatch {
         if self.keep_all { Arc::new(dedupe::arrange(self, self.order.to_vec()).order) } else { Arc::clone(&self.order) }
     }
 
+    /// A change alone: less work than its `view`.
+    #[inline(always)]
+    pub fn change(&self, r: Ref) -> &Change {
+        &self.parts[r.part as usize].changes[r.index as usize]
+    }
+
     /// A change and its part.
     #[inline]
     pub fn view(&self, r: Ref) -> View<'_> {

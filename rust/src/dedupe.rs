@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use crate::change::{ChangeBatch, Ref, Rejection, View};
+use crate::change::{Change, ChangeBatch, Ref, Rejection, View};
 use crate::error::Code;
 use crate::filter::Pattern;
 use crate::fingerprint::{GONE, UNKNOWN};
@@ -38,16 +38,16 @@ pub struct Arranged {
 pub fn arrange(batch: &ChangeBatch, refs: Vec<Ref>) -> Arranged {
     let arrived = refs.len();
     let mut order = without_repeated_ids(batch, refs);
-    let by_version = |r: &Ref| batch.view(*r).change.version;
+    let by_version = |r: &Ref| batch.change(*r).version;
     if !order.is_sorted_by_key(by_version) {
         order.sort_by_key(by_version);
     }
     let mut state = Instants { batch, places: Vec::new(), dropped: Vec::new(), ambiguous: 0 };
     let mut start = 0;
     while start < order.len() {
-        let first = batch.view(order[start]);
+        let first = batch.change(order[start]);
         let mut end = start + 1;
-        while end < order.len() && may_tie(first, batch.view(order[end])) {
+        while end < order.len() && may_tie(first, batch.change(order[end])) {
             end += 1;
         }
         if end - start > 1 {
@@ -71,15 +71,14 @@ fn without_repeated_ids(batch: &ChangeBatch, refs: Vec<Ref>) -> Vec<Ref> {
     let mut seen: HashTable<Ref> = HashTable::with_capacity(refs.len());
     let mut kept = refs;
     kept.retain(|&r| {
-        let view = batch.view(r);
-        if view.change.id.is_empty() {
+        let change = batch.change(r);
+        if change.id.is_empty() {
             return true;
         }
-        let same = |other: &Ref| {
-            let other = batch.view(*other);
-            other.change.id_hash == view.change.id_hash && other.id() == view.id()
+        let same = |&other: &Ref| {
+            batch.change(other).id_hash == change.id_hash && batch.view(other).id() == batch.view(r).id()
         };
-        match seen.entry(view.change.id_hash, same, |other| batch.view(*other).change.id_hash) {
+        match seen.entry(change.id_hash, same, |&other| batch.change(other).id_hash) {
             Entry::Occupied(_) => false,
             Entry::Vacant(place) => {
                 place.insert(r);
@@ -92,10 +91,10 @@ fn without_repeated_ids(batch: &ChangeBatch, refs: Vec<Ref>) -> Vec<Ref> {
 
 /// Two changes lie so near that their versions alone may not order them: one millisecond, or one sequence
 /// number.
-fn may_tie(x: View<'_>, y: View<'_>) -> bool {
-    match (x.change.precision, y.change.precision) {
-        (Precision::Sequence, _) | (_, Precision::Sequence) => x.change.version == y.change.version,
-        _ => x.change.event_us / 1000 == y.change.event_us / 1000,
+fn may_tie(x: &Change, y: &Change) -> bool {
+    match (x.precision, y.precision) {
+        (Precision::Sequence, _) | (_, Precision::Sequence) => x.version == y.version,
+        _ => x.event_us / 1000 == y.event_us / 1000,
     }
 }
 
@@ -112,7 +111,7 @@ impl Instants<'_> {
     /// Settles the changes of one millisecond, key by key.
     fn settle(&mut self, order: &mut [Ref], start: usize, end: usize) {
         let batch = self.batch;
-        let hash = |place: usize| batch.view(order[place]).change.key_hash;
+        let hash = |place: usize| batch.change(order[place]).key_hash;
         if end - start <= 8 {
             // Mostly no two are of one key: find that out without allocating.
             let twice = (start..end).any(|i| (i + 1..end).any(|j| hash(i) == hash(j)));
@@ -126,7 +125,7 @@ impl Instants<'_> {
         places.sort_unstable_by_key(|&place| (hash(place), place));
         // All exact, and no two of one microsecond: their versions have ordered them.
         let is_settled = |run: &[usize]| {
-            let change = |place: usize| batch.view(order[place]).change;
+            let change = |place: usize| batch.change(order[place]);
             run.iter().all(|&place| change(place).precision == Precision::Microsecond)
                 && run.is_sorted_by(|&i, &j| change(i).version < change(j).version)
         };
@@ -184,7 +183,7 @@ impl Instants<'_> {
         let batch = self.batch;
         let states: Vec<(u64, u64)> = links.iter().map(|link| (link.before, link.after)).collect();
         let versions = |i: usize| {
-            let change = batch.view(refs[i]).change;
+            let change = batch.change(refs[i]);
             (change.precision == Precision::Microsecond).then_some(change.version)
         };
         let exact_in_order = |chain: &[usize]| chain.iter().filter_map(|&i| versions(i)).is_sorted();
@@ -440,12 +439,13 @@ impl Rows {
             }
             let hash = view.change.key_hash;
             let row = |place: u32| batch.view(self.rows[place as usize]);
-            let same = |place: &u32| row(*place).change.key_hash == hash && row(*place).key() == view.key();
-            match seen.entry(hash, same, |place| row(*place).change.key_hash) {
+            let hash_of = |place: u32| batch.change(self.rows[place as usize]).key_hash;
+            let same = |&place: &u32| hash_of(place) == hash && row(place).key() == view.key();
+            match seen.entry(hash, same, |&place| hash_of(place)) {
                 Entry::Occupied(place) => {
                     self.folded += 1;
                     let newest = row(*place.get());
-                    if newest.change.precision != Precision::Sequence && may_tie(newest, view) {
+                    if newest.change.precision != Precision::Sequence && may_tie(newest.change, view.change) {
                         tied.push((*place.get(), r));
                     }
                     continue;

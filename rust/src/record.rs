@@ -16,7 +16,7 @@ use crate::key;
 use crate::number::Number;
 use crate::records::Span;
 use crate::scan::{self, Text, byte};
-use crate::template::{Facts, Places, Template};
+use crate::template::{Facts, Places, Said, Template};
 use crate::value::{self, Notes, Place};
 
 /// 9999-12-31T23:59:59.999999Z, the last instant that other tools can show.
@@ -199,13 +199,17 @@ struct Members {
     /// What the table's records share: before `SizeBytes`, and since.
     earlier: Facts,
     facts: Facts,
-    /// For the template: what was said before the time, if nothing but such facts and no image came earlier.
-    head: Option<Facts>,
+    /// For the template: nothing but such facts came before the time, and no image; what was said there, unless the
+    /// template says it.
+    is_head: bool,
+    head: Facts,
     /// The end of `SizeBytes`, and of `dynamodb`.
     size_end: usize,
     close: usize,
-    /// The record's beginning fits the template; the record's end does, too.
-    fits: (bool, bool),
+    /// The record's beginning fits the template: what is said there isn't among the facts yet.
+    fits: bool,
+    /// The record's end does, too, and this is all it says.
+    said: Option<Said>,
     escaped: bool,
     before: u64,
 }
@@ -216,13 +220,14 @@ pub fn read(b: &[u8], arenas: &mut Arenas) -> Result<Found, Fault> {
     let end = if let Some(head) = arenas.template.head(b) {
         found.event = Some(head.event);
         found.event_id = head.id;
-        found.facts = head.facts;
-        found.fits.0 = true;
+        found.fits = true;
         let at = time(b, scan::space(b, head.time), &mut found)?;
         let at = scan::more(b, at, |name, at| in_dynamodb(b, name, at, arenas, &mut found))?;
-        if found.fits.1 {
-            return found.into_found(b);
+        if let Some(said) = found.said {
+            return found.into_found(b, said);
         }
+        found.head = arenas.template.before();
+        found.earlier = found.head.then(found.earlier);
         scan::more(b, at, |name, at| member(b, name, at, arenas, &mut found))?
     } else {
         let start = scan::space(b, 0);
@@ -236,7 +241,7 @@ pub fn read(b: &[u8], arenas: &mut Arenas) -> Result<Found, Fault> {
     if end != b.len() {
         return Err(Fault::new(Code::TrailingText, end));
     }
-    if let (Some(head), Some(event), Some(time)) = (found.head, found.event, found.time) {
+    if let (true, Some(event), Some(time)) = (found.is_head, found.event, found.time) {
         let images = [found.keys, found.new, found.old].map(|span| (span.start + span.len) as usize);
         let sequence = found.sequence.map_or(0, |text| text.end);
         if images.iter().all(|&end| end < found.size_end) && sequence < found.size_end {
@@ -246,13 +251,17 @@ pub fn read(b: &[u8], arenas: &mut Arenas) -> Result<Found, Fault> {
                 time: time.start,
                 tail: found.size_end,
                 close: found.close,
-                before: head,
+                before: found.head,
                 behind: found.facts,
+                sequence: found.sequence.is_some(),
             };
             arenas.template.learn(b, places);
         }
     }
-    found.into_found(b)
+    found.check_required(b)?;
+    let facts = found.earlier.then(found.facts);
+    let said = Said { precision: facts.precision(b, found.sequence.is_some())?, name: facts.name() };
+    found.into_found(b, said)
 }
 
 /// A member of the record.
@@ -325,15 +334,16 @@ fn in_dynamodb(b: &[u8], name: &[u8], at: usize, arenas: &mut Arenas, found: &mu
         }
         9 if name == b"SizeBytes" => {
             let end = scan::skip(b, at)?;
-            found.earlier = found.earlier.then(std::mem::take(&mut found.facts));
             found.size_end = end;
-            if found.fits.0
-                && let Some(tail) = arenas.template.tail(b, end)
+            if found.fits
+                && found.earlier.is_nothing()
+                && found.facts.is_nothing()
+                && let Some(tail) = arenas.template.tail(b, end, found.sequence.is_some())
             {
-                found.facts = tail.facts;
-                found.fits.1 = true;
+                found.said = Some(tail.said);
                 return Ok(tail.close);
             }
+            found.earlier = found.earlier.then(std::mem::take(&mut found.facts));
             Ok(end)
         }
         27 if name == b"ApproximateCreationDateTime" => time(b, at, found),
@@ -354,7 +364,10 @@ fn time(b: &[u8], at: usize, found: &mut Members) -> Result<usize, Fault> {
         let end = scan::number(b, at)?;
         found.time = Some(Text { start: at, end, escaped: false });
         let is_first = found.size_end == 0 && found.keys.is_empty() && found.new.is_empty() && found.old.is_empty();
-        found.head = (is_first && found.sequence.is_none()).then_some(found.facts);
+        found.is_head = is_first && found.sequence.is_none();
+        if !found.fits {
+            found.head = found.facts;
+        }
         Ok(end)
     } else if byte(b, at) == b'n' {
         scan::skip(b, at)
@@ -387,30 +400,26 @@ fn envelope(b: &[u8], at: usize) -> Fault {
 }
 
 impl Members {
-    #[inline(always)]
-    fn into_found(self, b: &[u8]) -> Result<Found, Fault> {
-        let event = match self.event {
-            None => return Err(Fault::new(Code::MissingEventName, b.len())),
-            Some(text) => {
-                Event::named(&b[text.start..text.end]).ok_or(Fault::new(Code::UnknownEventName, text.start))?
+    /// What every record has.
+    fn check_required(&self, b: &[u8]) -> Result<(), Fault> {
+        match self.event {
+            None => Err(Fault::new(Code::MissingEventName, b.len())),
+            Some(text) if Event::named(&b[text.start..text.end]).is_none() => {
+                Err(Fault::new(Code::UnknownEventName, text.start))
             }
-        };
+            Some(_) if self.keys.is_empty() => Err(Fault::new(Code::MissingKeys, b.len())),
+            Some(_) => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn into_found(self, b: &[u8], said: Said) -> Result<Found, Fault> {
+        let event = self.event.and_then(|text| Event::named(&b[text.start..text.end]));
+        let event = event.ok_or(Fault::new(Code::MissingEventName, b.len()))?;
         if self.keys.is_empty() {
             return Err(Fault::new(Code::MissingKeys, b.len()));
         }
-        let facts = self.earlier.then(self.facts);
-        let (mut precision, power) = match facts.precision {
-            Some(text) => match &b[text.start..text.end] {
-                b"MICROSECOND" => (Precision::Microsecond, 0),
-                b"MILLISECOND" => (Precision::Millisecond, 3),
-                _ => return Err(Fault::new(Code::UnknownPrecision, text.start)),
-            },
-            None if self.sequence.is_some() => (Precision::Sequence, 6),
-            None if facts.is_streams && !facts.is_kinesis => {
-                return Err(Fault::new(Code::MissingSequenceNumber, b.len()));
-            }
-            None => (Precision::Millisecond, 3),
-        };
+        let (mut precision, power) = said.precision;
         let time = self.time.ok_or(Fault::new(Code::MissingCreationTime, b.len()))?;
         let event_us = instant(&b[time.start..time.end], power)
             .filter(|us| (0..=CREATION_US_MAX).contains(us))
@@ -428,7 +437,7 @@ impl Members {
             precision,
             version,
             event_us,
-            table: facts.table.map(TableName::Plain).or(facts.arn.map(TableName::InArn)),
+            table: said.name,
             event_id: self.event_id,
             keys: self.keys,
             new: self.new,
@@ -464,6 +473,23 @@ pub enum TableName {
 }
 
 impl TableName {
+    /// The field.
+    pub const fn text(self) -> Text {
+        match self {
+            Self::Plain(text) | Self::InArn(text) => text,
+        }
+    }
+
+    /// The same in a record in which what lay at `from` lies at `to`.
+    #[must_use]
+    pub fn moved(self, from: usize, to: usize) -> Self {
+        let moved = |text: Text| Text { start: text.start - from + to, end: text.end - from + to, ..text };
+        match self {
+            Self::Plain(text) => Self::Plain(moved(text)),
+            Self::InArn(text) => Self::InArn(moved(text)),
+        }
+    }
+
     /// The name; empty when there is none.
     pub fn bytes<'a>(&self, b: &'a [u8]) -> Cow<'a, [u8]> {
         match self {

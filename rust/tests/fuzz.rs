@@ -34,3 +34,34 @@ fn every_kept_input_holds() {
         }
     }
 }
+
+/// Records are compared with the last one that was read member by member, so what the one says and where must
+/// not slip into the other.
+#[test]
+fn what_a_record_says_never_slips_into_its_neighbour() {
+    let begun = [
+        r#""eventName":"INSERT","tableName":"t""#,
+        r#""eventName":"INSERT","eventSourceARN":"arn:aws:dynamodb:r:1:table/u/stream/x""#,
+        r#""eventName":"INSERT","eventVersion":"1.1""#,
+        r#""eventName":"INSERT""#,
+    ];
+    let precise = r#""ApproximateCreationDateTimePrecision":"MICROSECOND","#;
+    let coarse = r#""ApproximateCreationDateTimePrecision":"MILLISECOND","#;
+    let twice = format!(r#"{precise}"SizeBytes":1,"#);
+    let between = ["", precise, &twice, r#""SequenceNumber":"12","#, r#""StreamViewType":"KEYS_ONLY","#];
+    let behind = [r#""x":0"#, &precise[..precise.len() - 1], &coarse[..coarse.len() - 1], r#""SequenceNumber":"123""#];
+    let ends = ["", r#","tableName":"v""#, r#","eventSourceARN":"arn:aws:dynamodb:r:1:table/w/stream/x""#];
+    for head in begun {
+        let mut records = Vec::new();
+        for (between, behind) in between.iter().flat_map(|x| behind.iter().map(move |y| (x, y))) {
+            for (end, size) in ends.iter().flat_map(|x| [7, 77_777].map(|y| (x, y))) {
+                records.push(format!(
+                    r#"{{"eventID":"e",{head},"dynamodb":{{"ApproximateCreationDateTime":1706542773915,{between}"Keys":{{"k":{{"S":"{size}"}}}},"NewImage":{{"k":{{"S":"{size}"}}}},"SizeBytes":{size},{behind}}}{end}}}"#
+                ));
+            }
+        }
+        for (one, other) in records.iter().flat_map(|x| records.iter().map(move |y| (x, y))) {
+            checks::alone_as_together(&[one.as_bytes(), other.as_bytes(), one.as_bytes()], None);
+        }
+    }
+}

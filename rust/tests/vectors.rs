@@ -112,7 +112,11 @@ fn any_part_of_the_rows_is_a_stream_of_its_own() {
         let whole = copy::stream(&rows, 0, usize::MAX);
         let mut body = Vec::new();
         for row in 0..rows.rows.len() {
-            let one = copy::stream(&rows, row, row + 1);
+            // Alone it stands at the first place.
+            let mut one = copy::stream(&rows, row, row + 1);
+            let ordinal = one.len() - trailer - 4;
+            assert_eq!(one[ordinal..ordinal + 4], [0; 4]);
+            one[ordinal..ordinal + 4].copy_from_slice(&(row as u32).to_be_bytes());
             body.extend_from_slice(&one[header..one.len() - trailer]);
         }
         assert_eq!(body, whole[header..whole.len() - trailer]);

@@ -92,7 +92,7 @@ fn record(data: &[u8], table: Option<&str>) {
 const USUAL: &str = r#"{"awsRegion":"eu-north-1","eventID":"5938778f-5dd2-4be0-9693-5c190fec8917","eventName":"MODIFY","userIdentity":null,"recordFormat":"application/json","tableName":"products","dynamodb":{"ApproximateCreationDateTime":1706542773915835,"Keys":{"id":{"S":"6d3296ab-3baf-422c-83bf-94d94c2e8894"}},"NewImage":{"Stock":{"N":"120"},"id":{"S":"6d3296ab-3baf-422c-83bf-94d94c2e8894"}},"OldImage":{"Stock":{"N":"100"},"id":{"S":"6d3296ab-3baf-422c-83bf-94d94c2e8894"}},"SizeBytes":223,"ApproximateCreationDateTimePrecision":"MICROSECOND"},"eventSource":"aws:dynamodb"}"#;
 
 /// A record is read as the same change, or refused for the same reason, whatever its neighbours are.
-fn alone_as_together(payloads: &[&[u8]], table: Option<&str>) {
+pub fn alone_as_together(payloads: &[&[u8]], table: Option<&str>) {
     let read = |payloads: &[&[u8]]| {
         let batch = decode(packed(payloads.iter().copied()), table, true);
         let refused: Vec<_> = batch.rejections.iter().map(|r| (r.message.clone(), r.table.clone())).collect();

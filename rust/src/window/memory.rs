@@ -27,6 +27,10 @@ pub struct Newest {
     pub precision: Precision,
     /// The item's state after it, when something tells it.
     pub after: Option<u64>,
+    /// The answer that gave it.
+    pub answer: u32,
+    /// A newer one may have been given and forgotten.
+    pub is_unsure: bool,
 }
 
 #[derive(Debug, Default)]
@@ -163,7 +167,8 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_new_again_and_a_changed_key_stays() {
         let mut memory = Memory::new();
-        let newest = |event_us| Newest { event_us, precision: Precision::Microsecond, after: None };
+        let newest =
+            |event_us| Newest { event_us, precision: Precision::Microsecond, after: None, answer: 0, is_unsure: false };
         assert!(memory.learn(0, &[1, 2]) && memory.learn(INSTANT_US, &[3]));
         assert!(!memory.learn(5, &[9, 2]) && !memory.learn(5, &[3]));
         memory.set_newest(7, newest(0));

@@ -79,6 +79,8 @@ pub struct Window {
     /// The number of the first source.
     first: u64,
     calls: u64,
+    /// Answers given, to tell the changes of one from those before.
+    answers: u32,
     /// The greatest event time seen.
     seen_us: i64,
     /// Everything before this millisecond was given.
@@ -99,6 +101,7 @@ impl Window {
             sources: VecDeque::new(),
             first: 0,
             calls: 0,
+            answers: 0,
             seen_us: i64::MIN,
             given_ms: i64::MIN,
             held_count: 0,
@@ -127,12 +130,9 @@ impl Window {
         }
         let mut given = Given::default();
         self.take(batch, before, &mut given);
-        let given = given.gathered();
-        for view in given.views().map(View::original) {
-            let key = print::key(view);
-            if !self.is_older(view, key) {
-                self.remember(view, key);
-            }
+        self.answers = self.answers.wrapping_add(1);
+        for view in given.gathered().views().map(View::original) {
+            self.place(view);
         }
         self.forget();
     }
@@ -279,62 +279,50 @@ impl Window {
 
     /// Marks the changes that come after newer ones of their keys, or leaves them out, and remembers the others.
     fn mark_late(&mut self, answer: &mut ChangeBatch) {
-        // First all are looked at, for they are in order among themselves; then they are remembered.
+        self.answers = self.answers.wrapping_add(1);
         let (mut kept, mut late) = (Vec::with_capacity(answer.order.len()), Vec::new());
-        let mut newer = Vec::with_capacity(answer.order.len());
         for &r in answer.order.iter() {
-            let view = answer.view(r).original();
-            if view.change.precision == Precision::Sequence {
-                kept.push(r);
-                continue;
-            }
-            let key = print::key(view);
-            let is_older = self.is_older(view, key);
-            let is_unknown = self.memory.newest(key).is_none() && view.change.event_us < self.memory.horizon_us();
-            self.counts.late += u64::from(is_older || is_unknown);
-            if is_older && self.limits.compacted {
+            let comes = self.place(answer.view(r).original());
+            self.counts.late += u64::from(comes != Comes::Newer);
+            if comes == Comes::Older && self.limits.compacted {
                 self.counts.left_out += 1;
                 continue;
             }
-            if is_older || is_unknown {
+            if comes != Comes::Newer {
                 late.push(r);
             }
-            if !is_older {
-                newer.push((r, key));
-            }
             kept.push(r);
-        }
-        for (r, key) in newer {
-            self.remember(answer.view(r).original(), key);
         }
         late.sort_unstable();
         answer.late = Arc::new(late);
         answer.order = Arc::new(kept);
     }
 
-    /// The newest given change of its key comes later than this one: by version, and at one instant when this one
-    /// doesn't begin where that one ended (as a state sink's merge decides).
-    fn is_older(&mut self, view: View<'_>, key: u128) -> bool {
-        let Some(newest) = self.memory.newest(key) else { return false };
+    /// How a change that is given now stands to those of its key that were given before; it is remembered unless it
+    /// is older.
+    fn place(&mut self, view: View<'_>) -> Comes {
         let change = view.change;
-        let coarse = [newest.precision, change.precision].contains(&Precision::Millisecond);
-        let tie = match change.precision {
-            Precision::Sequence => return false,
-            _ if coarse => newest.event_us.div_euclid(1000) == change.event_us.div_euclid(1000),
-            _ => newest.event_us == change.event_us,
-        };
-        if tie {
-            let before = print::before(view);
-            before.is_some() && newest.after.is_some() && before != newest.after
-        } else {
-            change.event_us < newest.event_us
+        if change.precision == Precision::Sequence {
+            return Comes::Newer;
         }
-    }
-
-    fn remember(&mut self, view: View<'_>, key: u128) {
-        let change = view.change;
-        let after = print::after(view);
-        self.memory.set_newest(key, Newest { event_us: change.event_us, precision: change.precision, after });
+        let key = print::key(view);
+        let newest = self.memory.newest(key);
+        // The changes of one answer are in order already: of an instant that began newer, all is newer.
+        let of_this = newest.filter(|newest| newest.answer == self.answers);
+        if of_this.is_none() && newest.is_some_and(|newest| is_older(view, newest)) {
+            return Comes::Older;
+        }
+        let is_known = newest.is_some() && !of_this.is_some_and(|newest| newest.is_unsure);
+        let is_unsure = !is_known && change.event_us < self.memory.horizon_us();
+        let newest = Newest {
+            event_us: change.event_us,
+            precision: change.precision,
+            after: print::after(view),
+            answer: self.answers,
+            is_unsure,
+        };
+        self.memory.set_newest(key, newest);
+        if is_unsure { Comes::Unsure } else { Comes::Newer }
     }
 
     /// Copies what is held out of parts that hold mostly other things.
@@ -367,6 +355,35 @@ impl Window {
                 change.index = indexes.partition_point(|&index| index < change.index) as u32;
             }
         }
+    }
+}
+
+/// How a change stands to those of its key that were given before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comes {
+    /// After all of them.
+    Newer,
+    /// Before the newest of them.
+    Older,
+    /// Nobody knows any more.
+    Unsure,
+}
+
+/// The newest given change of its key comes later than this one: by version, and at one instant when this one doesn't
+/// begin where that one ended (as a state sink's merge decides).
+fn is_older(view: View<'_>, newest: &Newest) -> bool {
+    let change = view.change;
+    let coarse = [newest.precision, change.precision].contains(&Precision::Millisecond);
+    let tie = if coarse {
+        newest.event_us.div_euclid(1000) == change.event_us.div_euclid(1000)
+    } else {
+        newest.event_us == change.event_us
+    };
+    if tie {
+        let before = print::before(view);
+        before.is_some() && newest.after.is_some() && before != newest.after
+    } else {
+        change.event_us < newest.event_us
     }
 }
 

@@ -510,6 +510,11 @@ impl ChangeBatch {
         if self.keep_all { Arc::new(dedupe::arrange(self, self.order.to_vec()).order) } else { Arc::clone(&self.order) }
     }
 
+    /// A projection made what it shows.
+    pub fn is_projected(&self) -> bool {
+        self.parts.iter().any(|part| part.projected.is_some())
+    }
+
     /// A change alone: less work than its `view`.
     #[inline(always)]
     pub fn change(&self, r: Ref) -> &Change {

@@ -376,11 +376,14 @@ impl Rows {
     /// Shows the rows only as they may be seen, and links what is seen: nothing of what isn't may be stored, not
     /// even its fingerprint. (What is seen of a walk is a walk, too, and ends in what is seen of its end.)
     fn show(&mut self) -> Result<(), TooLarge> {
-        let Some(projection) = &self.projection else { return Ok(()) };
-        let mut refs: Vec<Ref> = self.rows.iter().copied().chain(self.tied()).collect();
-        refs.sort_unstable();
-        refs.dedup();
-        self.batch = Arc::new(projection.rows(&self.batch, &refs)?);
+        if let Some(projection) = &self.projection {
+            let mut refs: Vec<Ref> = self.rows.iter().copied().chain(self.tied()).collect();
+            refs.sort_unstable();
+            refs.dedup();
+            self.batch = Arc::new(projection.rows(&self.batch, &refs)?);
+        } else if !self.source.is_projected() {
+            return Ok(());
+        }
         let seen: Vec<(u64, u64)> =
             self.tied().map(|r| self.batch.view(r)).map(|view| (view.change.before, self.after(view))).collect();
         for ((_, link), seen) in self.ties.iter_mut().flat_map(|tie| &mut tie.changes).zip(seen) {
@@ -526,8 +529,8 @@ impl Rows {
             Some(projection) if view.change.new.is_empty() && !original.change.new.is_empty() => {
                 value::fingerprint(&projection.image(original.raw(original.change.new), view.key()))
             }
-            Some(_) => after(view),
-            None => after(original),
+            None if !self.source.is_projected() => after(original),
+            _ => after(view),
         }
     }
 

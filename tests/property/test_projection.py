@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from replicator._core import ChangeBatch, Projection, Records, decode
+import pytest
+
+from replicator._core import ChangeBatch, Pattern, Projection, Records, decode
 
 ROUNDS = 1_500
 SECRET = b"0123456789abcdef"
@@ -234,3 +236,19 @@ def test_order_and_duplicates_are_decided_by_the_whole_images() -> None:
     assert json.loads(rows.record(0, "x", "x").raw)["dynamodb"]["NewImage"] == image(3)
     again = ChangeBatch.concat([batch, *parts])
     assert (len(again), again.duplicates) == (3, 3)
+
+
+def test_what_is_stored_of_an_instant_is_what_is_seen_of_it() -> None:
+    """The links of several changes at one instant, whichever way they were projected."""
+    hide = Projection(exclude=["n"])
+
+    def image(n: int) -> dict[str, Any]:
+        return {"id": {"S": "k"}, "n": {"N": str(n)}, "seen": {"N": str(n // 2)}}
+
+    batch = decode(Records.pack([record(image(n + 1), image(n), str(n)) for n in (2, 0, 1)]))
+    at_once = batch.newest("t", KEY, None, hide)
+    before = batch.project(hide)
+    assert before.newest("t", KEY).copy() == at_once.copy() != batch.newest("t", KEY).copy()
+    for more in [(Pattern('{"dynamodb": {"Keys": {"id": {"S": ["k"]}}}}'), None), (None, hide)]:
+        with pytest.raises(ValueError, match="projected already"):
+            before.newest("t", KEY, *more)

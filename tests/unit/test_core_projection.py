@@ -114,10 +114,10 @@ def test_a_filter_sees_what_the_sink_does_not() -> None:
     projection = Projection(exclude=["price"])
     shown = batch.project(projection)
     pattern = Pattern('{"dynamodb": {"NewImage": {"price": {"N": [{"numeric": [">", 10]}]}}}}')
-    for rows in (shown.newest("t", KEY, pattern), batch.newest("t", KEY, pattern, projection)):
-        assert (len(rows), rows.deletes, rows.filtered) == (3, 2, 1)
-        assert b"price" not in rows.copy()
-        assert b"price" not in rows.without([1]).copy()
+    rows = batch.newest("t", KEY, pattern, projection)
+    assert (len(rows), rows.deletes, rows.filtered) == (3, 2, 1)
+    assert b"price" not in rows.copy()
+    assert b"price" not in rows.without([1]).copy()
     kept = shown.filter(pattern)
     assert (len(kept), kept.filtered) == (1, 2)
 

@@ -169,6 +169,11 @@ impl PyChangeBatch {
         pattern: Option<&Bound<'_, PyPattern>>,
         projection: Option<&Bound<'_, PyProjection>>,
     ) -> PyResult<PyRows> {
+        if self.0.is_projected() && (pattern.is_some() || projection.is_some()) {
+            // What is stored of an instant is settled by what is seen of all its changes, and of a delete that only
+            // the pattern made nothing is left to be seen.
+            return Err(PyValueError::new_err("the batch is projected already: give newest both at once"));
+        }
         let columns = keys.into_iter().map(column).collect::<PyResult<Vec<_>>>()?;
         let pattern = of_items(pattern)?;
         let projection = projection.map(|projection| Arc::clone(&projection.get().0));

@@ -75,21 +75,26 @@ class Result:
     """How many times faster ours is."""
 
 
-def measure(shape: str, *, is_quick: bool) -> Result:
-    """One shape, its variants taking turns."""
+def packed(shape: str, *, is_quick: bool) -> tuple[list[bytes], list[_core.Records]]:
+    """The payloads of one shape, and they in batches."""
     size = SIZES[shape]
     share = 5 if is_quick else 1
     payloads = records.payloads(shape, size.records // share)
-    variants: dict[str, Callable[[], object]] = {
-        OURS: _ours(payloads, size.records_per_batch // share)
-    }
+    return payloads, worker.pack(payloads, size.records_per_batch // share)
+
+
+def measure(shape: str, *, is_quick: bool) -> Result:
+    """One shape, its variants taking turns."""
+    payloads, batches = packed(shape, is_quick=is_quick)
+    prefix = SIZES[shape].prefix // (5 if is_quick else 1)
+    variants: dict[str, Callable[[], object]] = {OURS: _ours(batches)}
     nbytes = {OURS: sum(map(len, payloads))}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder) / "payloads"
         records.write(file, payloads)
         for peer in PEERS:
             if peer.is_installed:
-                part = payloads[: size.prefix // share] if peer.is_slow else payloads
+                part = payloads[:prefix] if peer.is_slow else payloads
                 variants[peer.name] = stack.enter_context(started(peer, file, part))
                 nbytes[peer.name] = sum(map(len, part))
         timings = interleaved(variants, rounds=3 if is_quick else 15, clock=cpu_seconds)
@@ -103,8 +108,7 @@ def measure(shape: str, *, is_quick: bool) -> Result:
     )
 
 
-def _ours(payloads: list[bytes], step: int) -> Callable[[], None]:
-    batches = worker.pack(payloads, step)
+def _ours(batches: list[_core.Records]) -> Callable[[], None]:
     # A fast refusal is no result.
     for batch in batches:
         decoded = _core.decode(batch)

@@ -7,7 +7,6 @@ validates and serializes the same request. Rates are items/s; neither side signs
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,30 +14,14 @@ from typing import Any
 import botocore.serialize
 import botocore.session
 
-from bench import records
-from bench.core import SIZES
+from bench import core, records
 from bench.timing import Rates, interleaved
 from bench.worker import KEYS
 from replicator import _core
+from replicator.testing.items import with_bytes
 
 TABLE = "copy"
 Item = dict[str, Any]
-
-
-def _typed(value: Any) -> Any:
-    """A value of the wire as botocore takes it: bytes where JSON has base64."""
-    ((tag, content),) = value.items()
-    match tag:
-        case "B":
-            return {"B": base64.b64decode(content)}
-        case "BS":
-            return {"BS": [base64.b64decode(text) for text in content]}
-        case "L":
-            return {"L": [_typed(inner) for inner in content]}
-        case "M":
-            return {"M": {name: _typed(inner) for name, inner in content.items()}}
-        case _:
-            return value
 
 
 def _ours(rows: list[_core.Rows]) -> Callable[[], None]:
@@ -73,19 +56,13 @@ def _botocore(items: list[Item]) -> Callable[[], None]:
 
 def measure(shape: str, *, is_quick: bool) -> Rates:
     """One shape, its variants taking turns; botocore serializes a tenth of the items."""
-    size = SIZES[shape]
-    share = 5 if is_quick else 1
-    payloads = records.payloads(shape, size.records // share)
-    step = size.records_per_batch // share
-    rows = [
-        _core.decode(_core.Records.pack(payloads[start : start + step])).newest(records.TABLE, KEYS)
-        for start in range(0, len(payloads), step)
-    ]
+    _, packed = core.packed(shape, is_quick=is_quick)
+    rows = [_core.decode(batch).newest(records.TABLE, KEYS) for batch in packed]
     bodies = [
         body for each in rows for body in each.dynamodb_puts(TABLE, version_attribute="v") if body
     ]
     items = [
-        {name: _typed(value) for name, value in json.loads(body)["Item"].items()}
+        {name: with_bytes(value) for name, value in json.loads(body)["Item"].items()}
         for body in bodies[: max(1, len(bodies) // 10)]
     ]
     timings = interleaved(

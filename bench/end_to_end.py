@@ -17,10 +17,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import uvloop
 
 from bench import records
+from bench.postgres import STREAM, TABLE, Result, opened
 from replicator import _core
 from replicator.core.budget import Budget
 from replicator.flow import Gate
@@ -33,14 +33,12 @@ from replicator.model import (
     Position,
     Shard,
     Stream,
-    TableSchema,
     after,
 )
 from replicator.pipeline import Pipeline
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_payload import PostgresPayload
-from replicator.sink.postgres_settings import PostgresSettings
 from replicator.sink.postgres_writer import PostgresWriter
 from replicator.sink.statements import fill, statements
 from replicator.telemetry.stats import Stats
@@ -52,8 +50,6 @@ if TYPE_CHECKING:
 
 # As large as a socket hands them over.
 CHUNK_BYTES = 262_144
-TABLE = TableSchema(records.TABLE, (("id", "S"),))
-STREAM = Stream("bench", "arn:aws:kinesis:eu-north-1:000000000001:stream/bench", 1_706_542_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +68,6 @@ SIZES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Input records a second, each variant by its middle round; its spread up to the worst."""
-
-    rates: dict[str, float]
-    spreads: dict[str, float]
-
-
 def measure(*, is_quick: bool) -> Iterator[tuple[str, Result]]:
     """Every shape, on one Postgres of its own."""
     with start_postgres() as server:
@@ -94,12 +82,7 @@ async def _measure(server: PostgresServer, shape: str, *, is_quick: bool) -> Res
         _chunks(frame)
         for frame in records.frames(records.payloads(shape, count), size.records_per_frame)
     ]
-    dsn = server.database()
-    settings = PostgresSettings(name="bench", pipeline="bench/bench", dsn=dsn, connections=1)
-    sink = PostgresSink(settings)
-    connection = await asyncpg.connect(dsn)
-    try:
-        await sink.open([TABLE])
+    async with opened(server) as (sink, connection):
         turns = _Turns(sink, connection, frames)
         await turns.prepare()
         seconds = await _interleaved(
@@ -107,9 +90,6 @@ async def _measure(server: PostgresServer, shape: str, *, is_quick: bool) -> Res
             turns.reset,
             rounds=3 if is_quick else 7,
         )
-    finally:
-        await connection.close()
-        await sink.close()
     return Result(
         rates={name: round(count / statistics.median(took)) for name, took in seconds.items()},
         spreads={name: max(took) / statistics.median(took) - 1 for name, took in seconds.items()},

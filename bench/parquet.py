@@ -25,8 +25,7 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
 
-from bench import records
-from bench.core import SIZES
+from bench import core
 from bench.timing import Rates, interleaved
 from replicator import _core
 
@@ -124,14 +123,8 @@ def _read_json(batches: list[Lines]) -> Callable[[], None]:
 
 def measure(shape: str, *, is_quick: bool) -> Rates:
     """One shape, its variants taking turns."""
-    size = SIZES[shape]
-    share = 5 if is_quick else 1
-    payloads = records.payloads(shape, size.records // share)
-    step = size.records_per_batch // share
-    batches = [
-        _core.decode(_core.Records.pack(payloads[start : start + step]))
-        for start in range(0, len(payloads), step)
-    ]
+    _, packed = core.packed(shape, is_quick=is_quick)
+    batches = [_core.decode(batch) for batch in packed]
     lines = [_lines(batch) for batch in batches]
     prefix = [part[: max(1, len(part) // 5)] for part in lines]
     variants = {

@@ -51,14 +51,7 @@ def patterns() -> Mapping[str, str]:
 
 def measure(shape: str, *, is_quick: bool) -> Result:
     """One shape, its variants taking turns."""
-    size = core.SIZES[shape]
-    share = 5 if is_quick else 1
-    payloads = records.payloads(shape, size.records // share)
-    step = size.records_per_batch // share
-    packed = [
-        _core.Records.pack(payloads[start : start + step])
-        for start in range(0, len(payloads), step)
-    ]
+    payloads, packed = core.packed(shape, is_quick=is_quick)
     decoded = [_core.decode(one) for one in packed]
 
     def over(work: Callable[..., object], *arguments: object) -> Callable[[], None]:

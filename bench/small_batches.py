@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import orjson
 import uvloop
 
 from bench import records
+from bench.postgres import STREAM, TABLE, Result, opened
 from replicator import _core
-from replicator.model import TRIM_HORIZON, Fence, Pending, Stream, TableSchema, after
-from replicator.sink.postgres import PostgresSink
+from replicator.model import TRIM_HORIZON, Fence, Pending, after
 from replicator.sink.postgres_merge import DocumentMerge
 from replicator.sink.postgres_payload import TablePayload
-from replicator.sink.postgres_settings import PostgresSettings
 from replicator.sink.postgres_writer import PostgresWriter
 from replicator.sink.statements import fill, statements
 from replicator.testing.servers import PostgresServer, start_postgres
@@ -37,18 +35,8 @@ if TYPE_CHECKING:
     from replicator.sink.postgres_session import Connection
 
 SIZES = (10, 30, 100, 300, 1000)
-TABLE = TableSchema(records.TABLE, (("id", "S"),))
-STREAM = Stream("bench", "arn:aws:kinesis:eu-north-1:000000000001:stream/bench", 1_706_542_000)
 VARIANTS = ("unnest", "rows", "copy", "write")
 _TYPES = ("text", "jsonb", "numeric", "boolean", "bytea")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Rows a second, each variant by its middle turn; its spread up to the ninth decile."""
-
-    rates: dict[str, float]
-    spreads: dict[str, float]
 
 
 def measure(*, is_quick: bool) -> Iterator[tuple[int, Result]]:
@@ -59,12 +47,7 @@ def measure(*, is_quick: bool) -> Iterator[tuple[int, Result]]:
 
 
 async def _measure(server: PostgresServer, size: int, *, is_quick: bool) -> Result:
-    dsn = server.database()
-    settings = PostgresSettings(name="bench", pipeline="bench/bench", dsn=dsn, connections=1)
-    sink = PostgresSink(settings)
-    connection = await asyncpg.connect(dsn)
-    try:
-        await sink.open([TABLE])
+    async with opened(server) as (sink, connection):
         planned = await sink.plan([TABLE])
         [table] = planned.tables
         await sink.begin(STREAM, {"shard": TRIM_HORIZON})
@@ -72,9 +55,6 @@ async def _measure(server: PostgresServer, size: int, *, is_quick: bool) -> Resu
         turns = _Turns(connection, table, sink.writer(fence), fence, size)
         await turns.prepare()
         seconds = await _interleaved(turns, 20 if is_quick else 120)
-    finally:
-        await connection.close()
-        await sink.close()
     rates: dict[str, float] = {}
     spreads: dict[str, float] = {}
     for name, took in seconds.items():

@@ -16,13 +16,13 @@ from boto3.dynamodb.types import TypeDeserializer
 from hypothesis import strategies as st
 
 from replicator._core import ChangeBatch, Columns, Records, decode
+from replicator.testing.items import with_bytes
 from tests.property.test_decode import (
     binaries,
     decimal_value,
     number_texts,
     plain,
     texts,
-    undo_base64,
     values,
 )
 
@@ -133,7 +133,7 @@ def _instant(text: str) -> datetime | None:
 def fitting(kind: str, value: Mapping[str, Any]) -> Any:
     """What the column holds (numbers as Decimal, binary as bytes); None when it doesn't fit."""
     ((tag, content),) = value.items()
-    found = plain(TypeDeserializer().deserialize(undo_base64(dict(value))))
+    found = plain(TypeDeserializer().deserialize(with_bytes(dict(value))))
     match kind, tag:
         case "text", "S":
             return None if "\0" in content else content
@@ -168,7 +168,7 @@ def expected(item: Item, plan: Mapping[str, str] = PLAN) -> tuple[list[Any], Ite
     columns = [fitting(kind, item[name]) if name in item else None for name, kind in plan.items()]
     held = {name for name, value in zip(plan, columns, strict=True) if value is not None}
     rest = {
-        name: plain(TypeDeserializer().deserialize(undo_base64(value)))
+        name: plain(TypeDeserializer().deserialize(with_bytes(value)))
         for name, value in item.items()
         if name not in held
     }

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replicator._core import Records, Rows, decode
+from replicator.testing.items import with_bytes
 from tests.changes import put, remove
 from tests.columns import KEYS, TABLE, batch_of, items
-from tests.property.test_decode import plain, undo_base64
+from tests.property.test_decode import plain
 
 BLOB = base64.b64encode(bytes(range(256))).decode()
 KEY = {"n": {"N": "-1234567890123456789012345678901234567.8"}, "b": {"B": BLOB}}
@@ -76,7 +77,7 @@ class Wire:
     def get(self, table: str, key: Any) -> Any:
         answer = self.client.get_item(
             TableName=table,
-            Key={name: undo_base64(value) for name, value in key.items()},
+            Key={name: with_bytes(value) for name, value in key.items()},
             ConsistentRead=True,
         )
         return values(answer["Item"]) if "Item" in answer else None
@@ -134,7 +135,7 @@ def test_random_items_arrive_as_they_were(ministack_url: str) -> None:
             assert stored.pop("v").startswith(f"{generation:010}-")
             sent = {"id": {"S": str(i)}, **item}
             sent.pop("v", None)
-            assert stored == values({name: undo_base64(value) for name, value in sent.items()})
+            assert stored == values({name: with_bytes(value) for name, value in sent.items()})
 
     check()
 
@@ -196,7 +197,7 @@ def test_items_are_what_botocore_would_send() -> None:
         answer = {"status_code": 200, "headers": {}, "body": b'{"Item":' + sent + b"}"}
         parsed = parser.parse(answer, shape)["Item"]
         whole = {"id": {"S": "0"}, **item}
-        assert values(parsed) == values({name: undo_base64(v) for name, v in whole.items()})
+        assert values(parsed) == values({name: with_bytes(v) for name, v in whole.items()})
         assert json.loads(sent) == whole
 
     check()

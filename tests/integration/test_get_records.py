@@ -36,17 +36,6 @@ ITEM = {
 }
 
 
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "000000000000")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-
-
-@pytest.fixture
-def settings(ministack_url: str) -> AWSSettings:
-    return AWSSettings(region="eu-north-1", endpoint_url=ministack_url)
-
-
 @pytest.fixture
 async def kinesis(settings: AWSSettings) -> AsyncIterator[Any]:
     """A client that hands over, and parses what isn't asked for raw."""

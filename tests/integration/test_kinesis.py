@@ -20,18 +20,6 @@ CONSUMER = "shop-products"
 DEADLINE_SECONDS = 25.0
 
 
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The emulator takes the access key for the account's number.
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "000000000000")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-
-
-@pytest.fixture
-def settings(ministack_url: str) -> AWSSettings:
-    return AWSSettings(region="eu-north-1", endpoint_url=ministack_url)
-
-
 @pytest.fixture
 async def kinesis(settings: AWSSettings) -> AsyncIterator[Any]:
     async with aws_client(settings, "kinesis") as client:

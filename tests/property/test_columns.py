@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replicator._core import Columns
+from replicator.testing.items import with_bytes
 from tests.columns import COLUMNS, PLAN, TABLE, avro_records, batch_of, exact, expected, items
-from tests.property.test_decode import plain, undo_base64
+from tests.property.test_decode import plain
 
 patient = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 # Avro's names have letters, digits and `_` only.
@@ -52,7 +53,7 @@ def held(values: Mapping[str, Any]) -> list[Any]:
 
 def document(item: Mapping[str, Any]) -> Any:
     deserialize = TypeDeserializer().deserialize
-    return {name: plain(deserialize(undo_base64(value))) for name, value in item.items()}
+    return {name: plain(deserialize(with_bytes(value))) for name, value in item.items()}
 
 
 def keyed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

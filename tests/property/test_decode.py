@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replicator._core import REJECTION_CODES, BodyError, EventStream, Records, decode
+from replicator.testing.items import with_bytes
 
 type_deserializer = TypeDeserializer()
 
@@ -70,22 +71,6 @@ values = st.recursive(
 items = st.dictionaries(texts, values, max_size=6)
 
 
-def undo_base64(value: Any) -> Any:
-    """The typed value as boto3 wants it: bytes where JSON has base64."""
-    ((tag, content),) = value.items()
-    match tag:
-        case "B":
-            return {"B": base64.b64decode(content)}
-        case "BS":
-            return {"BS": [base64.b64decode(text) for text in content]}
-        case "L":
-            return {"L": [undo_base64(item) for item in content]}
-        case "M":
-            return {"M": {name: undo_base64(item) for name, item in content.items()}}
-        case _:
-            return value
-
-
 def plain(value: Any) -> Any:
     """boto3's answer in the form that the core promises."""
     match value:
@@ -106,7 +91,7 @@ def plain(value: Any) -> Any:
 
 def expected(item: dict[str, Any]) -> Any:
     deserialize = type_deserializer.deserialize
-    return {name: plain(deserialize(undo_base64(value))) for name, value in item.items()}
+    return {name: plain(deserialize(with_bytes(value))) for name, value in item.items()}
 
 
 def exact(line: bytes) -> Any:

@@ -23,6 +23,8 @@ from replicator.source.hand_over import (
 from tests.aggregates import aggregate
 from tests.shop import Shop
 
+pytestmark = pytest.mark.usefixtures("credentials")
+
 ITEM = {
     "id": {"S": "p#1"},
     "text": {"S": 'é中😀 "quoted" \\ \n'},

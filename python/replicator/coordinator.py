@@ -16,20 +16,20 @@ from typing import Any
 
 import structlog
 
-from replicator.core import lease, lineage
+from replicator.core import gap, lease, lineage
 from replicator.core.retry import Backoff
 from replicator.core.start import first_starts, position_to_read
 from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
+from replicator.gaps import Gaps
 from replicator.lane import Inlet
 from replicator.model import (
-    LATEST,
     SHARD_END,
     TRIM_HORIZON,
     LeaseRow,
     Position,
+    Start,
     Stream,
     TableSchema,
-    at_timestamp,
 )
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Sink, Source
@@ -52,6 +52,7 @@ class _Run:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     inlet: Inlet | None = None
+    position: Position | None = None
     checkpoint: Position | None = None
     state: str = "starting"
     is_leaving: bool = False
@@ -68,7 +69,7 @@ class Coordinator:
         self,
         *,
         name: str,
-        start: Position | None,
+        start: Start | None,
         owner: str,
         describe: Callable[[], Awaitable[Sequence[TableSchema]]],
         source: Source,
@@ -81,6 +82,7 @@ class Coordinator:
         lease_seconds: float = lease.DURATION_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
         backoff: Backoff = RETRY_BACKOFF,
+        gap_margin_us: int = gap.MARGIN_US,
     ) -> None:
         self._name = name
         self._start = start
@@ -96,6 +98,7 @@ class Coordinator:
         self._discovery_seconds = discovery_seconds
         self._backoff = backoff
         self._leases = lease.LeaseView(owner, duration_seconds=lease_seconds)
+        self._gaps = Gaps(name, source, sink, clock, stats, margin_us=gap_margin_us)
         self._lineage = lineage.Lineage()
         self._runs: dict[str, _Run] = {}
         self._shunned: dict[str, float] = {}
@@ -107,8 +110,17 @@ class Coordinator:
         self._log = log.bind(pipeline=name)
 
     def states(self) -> dict[str, str]:
-        """What each shard that is owned here does now."""
-        return {shard_id: run.state for shard_id, run in sorted(self._runs.items())}
+        """What each shard does now that is owned here, or stopped here at a gap."""
+        stopped = {found.shard_id: f"gap: {found.reason}" for found in self.gaps()}
+        running = {run.shard_id: run.state for run in self._runs.values()}
+        return dict(sorted((stopped | running).items()))
+
+    def gaps(self) -> tuple[gap.Gap, ...]:
+        """The gaps that this process has met and nobody has mended yet, by shard."""
+        stopped = {lineage.ShardState.GAPPED, lineage.ShardState.LOST}
+        return tuple(
+            each for each in self._gaps.found if self._lineage.state(each.shard_id) in stopped
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains: stops reading, waits for what was
@@ -176,9 +188,7 @@ class Coordinator:
                 f"{stream.name} was read into them: say where to start with `start:` at the "
                 "source (TRIM_HORIZON is safe, older changes undo nothing), or empty the tables",
             )
-        start = self._start or TRIM_HORIZON
-        if start == LATEST:
-            start = at_timestamp(await self._source.now_us())
+        start = await self._gaps.first_start(self._start or TRIM_HORIZON)
         starts = first_starts(await self._source.shards(), start)
         await self._sink.begin(stream, starts)
 
@@ -204,6 +214,8 @@ class Coordinator:
             else:
                 self._require_no_return(finished, positions)
                 self._apply(lineage.Discovered(tuple(shards), positions))
+                for shard_id in await self._gaps.mended(stream, self._lineage.gapped()):
+                    self._apply(lineage.Mended(shard_id))
                 await self._forget()
                 attempt = 0
                 wait = self._discovery_seconds
@@ -240,15 +252,7 @@ class Coordinator:
                 case lineage.ListAgain():
                     self._list_now.set()
                 case lineage.ParentVanished(shard_id, position, children):
-                    self._stats.gaps += 1
-                    self._log.error(
-                        "gap",
-                        shard=shard_id,
-                        reason="the shard is no longer listed though it was not read to its end",
-                        position=str(position),
-                        held_up=children,
-                        action="on_gap: stop; its children are not read",
-                    )
+                    self._gaps.vanished(shard_id, position, children)
 
     # ---- leases
 
@@ -372,10 +376,8 @@ class Coordinator:
                     attempt += 1
                 except PositionLost as error:
                     self._unread(run)
-                    run.state = f"gap: {error}"
-                    self._stats.gaps += 1
-                    self._say(error, "gap", shard=shard_id, action="on_gap: stop")
-                    await run.stopping.wait()
+                    await self._stop_at_gap(run, stream, error)
+                    return
                 except FatalError as error:
                     self._unread(run)
                     run.state = f"failed: {error}"
@@ -414,6 +416,14 @@ class Coordinator:
         }:
             self._apply(lineage.Stopped(run.shard_id))
 
+    async def _stop_at_gap(self, run: _Run, stream: Stream, error: PositionLost) -> None:
+        """Law 9, policy `stop`: nobody wants the lease any more until the position is moved."""
+        durable = run.inlet.durable if run.inlet is not None else None
+        position = run.position if durable is None else durable
+        held_up = self._lineage.held_up(run.shard_id)
+        await self._gaps.lost(stream, gap.of(run.shard_id, position, error, held_up))
+        self._apply(lineage.GapFound(run.shard_id))
+
     async def _read(self, run: _Run, stream: Stream, pipeline: Pipeline) -> None:
         """Law 6, in its order: the lease is won; fence; look at the lease; position; read."""
         shard_id = run.shard_id
@@ -421,10 +431,13 @@ class Coordinator:
         await self._renew(shard_id)
         if not self._leases.holds(shard_id, self._clock.monotonic()):
             raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
-        position = position_to_read(await self._sink.position(fence))
-        if position == SHARD_END:
+        run.inlet, run.position = None, await self._sink.position(fence)
+        if run.position == SHARD_END:
             self._apply(lineage.Stored(shard_id, SHARD_END))
             return
+        parents = self._lineage.parents(shard_id)
+        behind_ms_max = await self._gaps.look(stream, shard_id, run.position, parents)
+        position = position_to_read(run.position)
         if self._lineage.state(shard_id) is not lineage.ShardState.READABLE:
             # A discovery since the take has seen its parent unfinished, or itself gone.
             raise LeaseLost("not_readable", f"{shard_id} may not be read now")
@@ -432,7 +445,7 @@ class Coordinator:
         run.state = "reading"
         self._log.debug("reading", shard=shard_id, position=str(position))
         run.inlet = pipeline.lane(fence).open(fence)
-        children = await pipeline.run(run.inlet, position, run.stopping)
+        children = await pipeline.run(run.inlet, position, run.stopping, behind_ms_max)
         if children is not None:
             self._apply(lineage.Ended(shard_id, children))
             self._apply(lineage.DurableEnd(shard_id))

@@ -7,14 +7,17 @@ the truth, and the lease store, which knows who reads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from replicator.config import Config, PipelineConfig, parse_start
+from replicator.core import gap
+from replicator.core.start import resolved
 from replicator.errors import ReplicatorError
 from replicator.model import LeaseRow, Stream, TableSchema
+from replicator.protocols import Source
 from replicator.service import (
     SystemClock,
     closing,
@@ -105,6 +108,9 @@ class _Checks:
         async def at_source() -> None:
             stream.append(await self._at_source(source))
 
+        async def at_start() -> None:
+            await self._at_start(source, sink, stream[0])
+
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
 
@@ -112,10 +118,13 @@ class _Checks:
             await self._at_sink(sink, tables)
 
         async with AsyncExitStack() as stack:
+            await self.attempt("on_gap", self._at_policy)
             await stack.enter_async_context(closing(source))
             await stack.enter_async_context(closing(sink))
             await self.attempt("table", at_tables)
             await self.attempt("source", at_source)
+            if stream:
+                await self.attempt("start", at_start)
             if stream and tables:
                 await self.attempt("destination", at_destination)
             if tables:
@@ -159,6 +168,19 @@ class _Checks:
         else:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
+
+    async def _at_policy(self) -> None:
+        gap.require_policy(self._pipeline.on_gap)
+
+    async def _at_start(self, source: Source, sink: PostgresSink, stream: Stream) -> None:
+        rows: Sequence[Mapping[str, Any]] = ()
+        with suppress(ReplicatorError):  # the sink has a look of its own
+            rows = (await sink.report()).positions
+        # A stream that was begun goes on at its positions, wherever its start is.
+        if all(row["stream_arn"] != stream.arn for row in rows):
+            horizon = await source.horizon()
+            start = resolved(parse_start(self._pipeline.source.start), horizon.now_us)
+            gap.require_kept(start, horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
         settings = source_settings(self._config, self._pipeline)

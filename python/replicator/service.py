@@ -23,6 +23,7 @@ import uvloop
 from replicator.aws import AWSSettings
 from replicator.config import Config, PipelineConfig, parse_start
 from replicator.coordinator import Coordinator
+from replicator.core import gap
 from replicator.core.budget import Budget
 from replicator.core.pace import PaceLimits
 from replicator.errors import ReplicatorError, one_cause
@@ -81,6 +82,8 @@ class Service:
         Raises the ReplicatorError that kept it from beginning, DrainTimeout when the
         drain took too long. What was durable stays so in every case.
         """
+        for pipeline in self.config.pipelines:
+            gap.require_policy(pipeline.on_gap)
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(open_store(self.config))
             for pipeline in self.config.pipelines:

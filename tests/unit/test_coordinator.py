@@ -251,10 +251,11 @@ def test_a_start_at_the_latest_record_is_resolved_once() -> None:
             PositionKind.AT_TIMESTAMP,
             PositionKind.AFTER_SEQUENCE_NUMBER,
         }
+        starts = rig.sink.store.streams[rig.sink.pipeline, rig.source.identity]
         again = Engine(rig.source, rig.sink, MemoryLeaseStore(), start=LATEST)
         async with again.running():
             await until(lambda: again.coordinator.states().get(FIRST) == "reading")
-        assert rig.source.calls["now_us"] == 1
+        assert rig.sink.store.streams[rig.sink.pipeline, rig.source.identity] == starts
 
     run_virtually(main())
 

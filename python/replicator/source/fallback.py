@@ -15,7 +15,7 @@ import structlog
 
 from replicator.core.fallback import LOOK_SECONDS, Fallback
 from replicator.errors import FatalError, ReplicatorError, TransientError
-from replicator.model import SHARD_END, Fetch, Position, Shard, Stream
+from replicator.model import SHARD_END, Fetch, Horizon, Position, Shard, Stream
 from replicator.protocols import Clock, Measured
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
@@ -89,6 +89,9 @@ class FallbackSource:
 
     async def now_us(self) -> int:
         return await self._polling.now_us()
+
+    async def horizon(self) -> Horizon:
+        return await self._polling.horizon()
 
     async def shards(self) -> Sequence[Shard]:
         return await self._polling.shards()

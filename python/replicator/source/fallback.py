@@ -142,7 +142,7 @@ class FallbackSource:
         return counters
 
     def _measured(self) -> Sequence[Measured]:
-        return [each for each in (self._fan_out, self._polling) if isinstance(each, Measured)]
+        return (self._fan_out, self._polling)
 
     def _is_fan_out_due(self) -> bool:
         return self._fallback.is_preferred or self._fallback.is_due(self._clock.monotonic())

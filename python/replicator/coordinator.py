@@ -121,7 +121,11 @@ class Coordinator:
 
     def states(self) -> dict[str, str]:
         """What each shard does now that is owned here, or stopped here at a gap."""
-        return {shard_id: life.state() for shard_id, life in self._shown()}
+        return {
+            shard_id: life.state()
+            for shard_id, life in self._shown()
+            if shard_id in self._runs or life.phase is liveness.Phase.GAP
+        }
 
     def gaps(self) -> tuple[gap.Gap, ...]:
         """The gaps that this process has met and nobody has mended yet, by shard."""
@@ -542,8 +546,9 @@ class Coordinator:
         if run.position == SHARD_END:
             self._apply(lineage.Stored(shard_id, SHARD_END))
             return
-        parents = self._lineage.parents(shard_id)
-        behind_ms_max = await self._gaps.look(stream, shard_id, run.position, parents)
+        # A parent that ended without a record knows no time of its own.
+        ancestors = self._lineage.ancestors(shard_id)
+        behind_ms_max = await self._gaps.look(stream, shard_id, run.position, ancestors)
         position = position_to_read(run.position)
         if self._lineage.state(shard_id) is not lineage.ShardState.READABLE:
             # A discovery since the take has seen its parent unfinished, or itself gone.

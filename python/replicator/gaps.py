@@ -60,17 +60,17 @@ class Gaps:
         return position
 
     async def look(
-        self, stream: Stream, shard_id: str, stored: Position | None, parents: Sequence[str]
+        self, stream: Stream, shard_id: str, stored: Position | None, ancestors: Sequence[str]
     ) -> int:
         """How far behind a reader of the shard may be, in milliseconds. Raises PositionLost
         when what comes after the stored position may be gone already."""
-        reached = await self._sink.reached(stream, [shard_id, *parents])
+        reached = await self._sink.reached(stream, [shard_id, *ancestors])
         horizon = await self._horizon()
         lost = gap.aged(
             shard_id,
             stored,
             reached.get(shard_id),
-            [reached[parent] for parent in parents if parent in reached],
+            [reached[each] for each in ancestors if each in reached],
             horizon,
             self._margin_us,
         )

@@ -308,3 +308,23 @@ async def test_an_idle_shard_costs_few_calls_and_a_change_is_seen_quickly(
         since = clock.now
         await anext(reading)
         assert clock.now - since <= 0.25, "quick again"
+
+
+async def test_many_idle_shards_share_what_reads_may_cost(
+    service: ScriptedService, clock: VirtualClock
+) -> None:
+    shards = [SHARD] + [service.stream.add_shard() for _ in range(99)]
+    poller = make_poller(service, idle_reads_per_second=10.0)
+    readings = [poller.read(shard, TRIM_HORIZON) for shard in shards]
+    for reading in readings:
+        await anext(reading)
+    for _ in range(30):
+        await anext(readings[0])
+    assert max(clock.slept) == 100 / 10.0
+    for reading in readings[1:]:
+        await reading.aclose()
+    clock.slept.clear()
+    for _ in range(3):
+        await anext(readings[0])
+    assert max(clock.slept) <= 10.0
+    assert clock.slept[-1] == PaceLimits().idle_seconds_max, "alone again"

@@ -147,13 +147,13 @@ async def test_a_position_says_when_it_was_last_heard_of(postgres_dsn: str) -> N
         " extract(epoch FROM updated_at - tip_at) FROM replicator_positions"
     )
     assert await rows(postgres_dsn, select) == [
-        (Decimal("1700000000.001"), Decimal(number(1)), None)
+        (Decimal("1700000000.001"), Decimal(number(1)), Decimal("60.005"))
     ]
     await writer.write(writer.encode([pending(fence, [product("b", 2)], first=2, then=SHARD_END)]))
     ((arrival, sequence_number, tip_age),) = await rows(postgres_dsn, select)
     assert arrival == Decimal("1700000000.002")
     assert sequence_number == Decimal(number(2))
-    assert tip_age == 60
+    assert tip_age > Decimal("60.005"), "the end says nothing of the tip"
     await sink.close()
 
 

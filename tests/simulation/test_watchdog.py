@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 
 from replicator.core.liveness import MISSES_MAX, Phase, ShardView
 from replicator.errors import FatalError, LeaseLost, TransientError
-from replicator.model import Position
+from replicator.model import Position, WriteResult
 from replicator.store.memory import MemoryLeases, MemoryLeaseStore
 from replicator.testing.clock import LoopClock
-from replicator.testing.sink import MemorySink, MemoryStore
+from replicator.testing.sink import MemoryPayload, MemorySink, MemoryStore, MemoryWriter
 from replicator.testing.source import ScriptedSource
 from replicator.testing.stream import ScriptedStream
 from tests.engine import Engine
@@ -223,6 +223,27 @@ def test_a_sink_that_keeps_failing_is_named_and_makes_nothing_red() -> None:
             assert "waits for sink w" in view(engine, FIRST).why
             sink.fence = raise_fence  # type: ignore[method-assign]
             await until(lambda: view(engine, FIRST).phase is Phase.READING)
+
+    run_virtually(main())
+
+
+def test_the_wait_after_a_failed_write_is_the_sinks() -> None:
+    async def main() -> None:
+        rig = Rig()
+        engine, _, sink = rig.worker("one")
+
+        class Full(MemoryWriter):
+            async def write(self, payload: MemoryPayload) -> WriteResult:
+                raise TransientError("disk_full", "no room", retry_after_seconds=20 * DEADLINE)
+
+        full = Full(sink)
+        sink.writer = lambda fence: full  # type: ignore[method-assign]
+        rig.add(FIRST)
+        async with engine.running():
+            await until(lambda: engine.stats.retries["disk_full"] >= 1)
+            await asyncio.sleep(10 * DEADLINE)
+            assert "waits for sink w: no room" in view(engine, FIRST).why
+            assert not view(engine, FIRST).is_late
 
     run_virtually(main())
 

@@ -37,7 +37,7 @@ from pydantic_core import PydanticCustomError
 from replicator._core import Pattern, Projection
 from replicator.core.liveness import DEADLINE_SECONDS
 from replicator.errors import FatalError
-from replicator.model import LATEST, TRIM_HORIZON, Position, PositionKind, at_timestamp
+from replicator.model import LATEST, TRIM_HORIZON, Ago, Position, PositionKind, Start, at_timestamp
 
 ENVIRONMENT_PREFIX = "REPLICATOR_"
 # Variables with the prefix that are no configuration keys.
@@ -82,11 +82,19 @@ class SourceConfig(_Settings):
 
     kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
     stream: str = Field(min_length=1, description="Stream name or ARN.")
-    mode: Literal["fan_out"] = Field("fan_out", description="Enhanced fan-out.")
+    mode: Literal["auto", "fan_out", "polling"] = Field(
+        "auto",
+        description="fan_out: enhanced fan-out, or an error where it can't be had. polling: "
+        "GetRecords. auto: fan_out, and polling for as long as fan-out can't be had.",
+    )
+    idle_seconds_max: float = Field(
+        2.0, ge=0.25, le=60, description="Longest pause of an idle shard that is polled."
+    )
     start: str = Field(
         "TRIM_HORIZON",
         description="First start of a pipeline on a stream: TRIM_HORIZON, LATEST, an RFC 3339 "
-        "time, epoch seconds or milliseconds, or a sequence number. Resolved once.",
+        "time, epoch seconds or milliseconds, a time before now (2h ago), or a sequence number. "
+        "Resolved once.",
     )
     consumer: str | None = Field(
         None,
@@ -227,7 +235,11 @@ class PipelineConfig(_Settings):
     tables: tuple[str, ...] = Field(min_length=1, description="Table names or ARNs.")
     source: SourceConfig
     snapshot: Literal["never"] = Field("never", description="Snapshots are not there yet.")
-    on_gap: Literal["stop"] = Field("stop", description="A lost position stops its shard.")
+    on_gap: Literal["stop", "snapshot", "repair"] = Field(
+        "stop",
+        description="What a gap does: stop ends its shard and says so. The others need snapshots, "
+        "which are not there yet: they are refused.",
+    )
     sinks: tuple[PostgresConfig, ...] = Field(min_length=1, max_length=1)
 
     @property
@@ -412,8 +424,13 @@ def _index(node: list[Any], key: str, variable: str) -> int:
     raise FatalError("config_invalid", f"{variable}: no item {key!r} in the list")
 
 
-def parse_start(text: str) -> Position:
-    """The start that the text names; LATEST is still to be resolved to an instant.
+_AGO = re.compile(r"([0-9]{1,9})\s*(s|m|h|d|second|minute|hour|day)(?:(?<=[a-z]{3})s)?\s+ago")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def parse_start(text: str) -> Start:
+    """The start that the text names; LATEST and a time before now ("2h ago", "30 minutes
+    ago") are still to be resolved to an instant, by the service's clock.
 
     Raises ValueError naming the accepted forms.
     """
@@ -427,12 +444,15 @@ def parse_start(text: str) -> Position:
         return at_timestamp(int(seconds) * 1_000_000 + int(fraction.ljust(6, "0")))
     if re.fullmatch(r"[0-9]{12,13}", plain):
         return at_timestamp(int(plain) * 1_000)
+    if (ago := _AGO.fullmatch(plain)) is not None:
+        return Ago(int(ago[1]) * _UNIT_SECONDS[ago[2][0]] * 1_000_000)
     try:
         moment = datetime.fromisoformat(plain)
     except ValueError:
         raise ValueError(
             f"{text!r} is no start: use TRIM_HORIZON, LATEST, an RFC 3339 time "
-            "(2026-01-31T12:00:00Z), epoch seconds or milliseconds, or a sequence number"
+            "(2026-01-31T12:00:00Z), epoch seconds or milliseconds, a time before now (2h ago; "
+            "s, m, h or d), or a sequence number"
         ) from None
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} names no time zone: add Z or an offset")

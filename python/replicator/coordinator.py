@@ -17,20 +17,20 @@ from typing import Any
 
 import structlog
 
-from replicator.core import lease, lineage, liveness
+from replicator.core import gap, lease, lineage, liveness
 from replicator.core.retry import Backoff
 from replicator.core.start import first_starts, position_to_read
 from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
+from replicator.gaps import Gaps
 from replicator.lane import Inlet
 from replicator.model import (
-    LATEST,
     SHARD_END,
     TRIM_HORIZON,
     LeaseRow,
     Position,
+    Start,
     Stream,
     TableSchema,
-    at_timestamp,
 )
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Measured, Sink, Source
@@ -54,6 +54,7 @@ class _Run:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     inlet: Inlet | None = None
+    position: Position | None = None
     # Fails to end the reader of this moment.
     cut: asyncio.Future[None] | None = None
     checkpoint: Position | None = None
@@ -73,7 +74,7 @@ class Coordinator:
         self,
         *,
         name: str,
-        start: Position | None,
+        start: Start | None,
         owner: str,
         describe: Callable[[], Awaitable[Sequence[TableSchema]]],
         source: Source,
@@ -87,6 +88,7 @@ class Coordinator:
         lease_seconds: float = lease.DURATION_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
         backoff: Backoff = RETRY_BACKOFF,
+        gap_margin_us: int = gap.MARGIN_US,
     ) -> None:
         self._name = name
         self._start = start
@@ -102,6 +104,7 @@ class Coordinator:
         self._discovery_seconds = discovery_seconds
         self._backoff = backoff
         self._leases = lease.LeaseView(owner, duration_seconds=lease_seconds)
+        self._gaps = Gaps(name, source, sink, clock, stats, margin_us=gap_margin_us)
         self._alive = alive or liveness.Liveness()
         self._calls = source.calls if isinstance(source, Measured) else None
         self._lineage = lineage.Lineage()
@@ -117,20 +120,36 @@ class Coordinator:
         self._log = log.bind(pipeline=name)
 
     def states(self) -> dict[str, str]:
-        """What each shard that is owned here does now."""
-        return {shard_id: run.life.state() for shard_id, run in sorted(self._runs.items())}
+        """What each shard does now that is owned here, or stopped here at a gap."""
+        return {shard_id: life.state() for shard_id, life in self._shown()}
+
+    def gaps(self) -> tuple[gap.Gap, ...]:
+        """The gaps that this process has met and nobody has mended yet, by shard."""
+        stopped = {lineage.ShardState.GAPPED, lineage.ShardState.LOST}
+        return tuple(
+            each for each in self._gaps.found if self._lineage.state(each.shard_id) in stopped
+        )
 
     def views(self) -> list[liveness.ShardView]:
-        """Every shard that is owned here, or was given back to nobody, by its name."""
+        """Every shard that is owned here, stopped here at a gap, or was given back to nobody,
+        by its name."""
         now = self._clock.monotonic()
         views = []
-        for shard_id, life in sorted(self._alive.lives()):
+        for shard_id, life in self._shown():
             run = self._runs.get(shard_id)
             waiting_from = run.inlet.waiting_from if run is not None and run.inlet else None
             calls = self._calls(shard_id) if self._calls is not None else None
             view = self._alive.view(shard_id, life, now, calls=calls, waiting_from=waiting_from)
             views.append(view)
         return views
+
+    def _shown(self) -> list[tuple[str, liveness.ShardLife]]:
+        gapped = {found.shard_id for found in self.gaps()}
+        return [
+            (shard_id, life)
+            for shard_id, life in sorted(self._alive.lives())
+            if life.phase is not liveness.Phase.GAP or shard_id in gapped
+        ]
 
     def unready(self) -> str:
         """Why it can't take its part of the work now; empty when it can."""
@@ -212,9 +231,7 @@ class Coordinator:
                 f"{stream.name} was read into them: say where to start with `start:` at the "
                 "source (TRIM_HORIZON is safe, older changes undo nothing), or empty the tables",
             )
-        start = self._start or TRIM_HORIZON
-        if start == LATEST:
-            start = at_timestamp(await self._source.now_us())
+        start = await self._gaps.first_start(self._start or TRIM_HORIZON)
         starts = first_starts(await self._source.shards(), start)
         await self._sink.begin(stream, starts)
 
@@ -240,6 +257,8 @@ class Coordinator:
             else:
                 self._require_no_return(finished, positions)
                 self._apply(lineage.Discovered(tuple(shards), positions))
+                for shard_id in await self._gaps.mended(stream, self._lineage.gapped()):
+                    self._apply(lineage.Mended(shard_id))
                 await self._forget()
                 attempt = 0
                 wait = self._discovery_seconds
@@ -276,15 +295,7 @@ class Coordinator:
                 case lineage.ListAgain():
                     self._list_now.set()
                 case lineage.ParentVanished(shard_id, position, children):
-                    self._stats.gaps += 1
-                    self._log.error(
-                        "gap",
-                        shard=shard_id,
-                        reason="the shard is no longer listed though it was not read to its end",
-                        position=str(position),
-                        held_up=children,
-                        action="on_gap: stop; its children are not read",
-                    )
+                    self._gaps.vanished(shard_id, position, children)
 
     # ---- leases
 
@@ -461,10 +472,9 @@ class Coordinator:
                     attempt += 1
                 except PositionLost as error:
                     self._unread(run)
-                    run.life.stops(liveness.Phase.GAP, str(error), self._clock.monotonic())
-                    self._stats.gaps += 1
-                    self._say(error, "gap", shard=shard_id, action="on_gap: stop")
-                    await run.stopping.wait()
+                    run.life.stops(liveness.Phase.GAP, error.message, self._clock.monotonic())
+                    await self._stop_at_gap(run, stream, error)
+                    return
                 except FatalError as error:
                     self._unread(run)
                     run.life.stops(liveness.Phase.FAILED, str(error), self._clock.monotonic())
@@ -498,7 +508,8 @@ class Coordinator:
             if self._held_row(run.shard_id) is not None:
                 self._leases.stopped(run.shard_id)
             del self._runs[run.shard_id]
-            if not run.given_back:
+            # At a gap it stays to be seen.
+            if not run.given_back and run.life.phase is not liveness.Phase.GAP:
                 self._alive.drop(run.shard_id)
             self._lease_now.set()
 
@@ -508,6 +519,14 @@ class Coordinator:
             lineage.ShardState.ENDED,
         }:
             self._apply(lineage.Stopped(run.shard_id))
+
+    async def _stop_at_gap(self, run: _Run, stream: Stream, error: PositionLost) -> None:
+        """Law 9, policy `stop`: nobody wants the lease any more until the position is moved."""
+        durable = run.inlet.durable if run.inlet is not None else None
+        position = run.position if durable is None else durable
+        held_up = self._lineage.held_up(run.shard_id)
+        await self._gaps.lost(stream, gap.of(run.shard_id, position, error, held_up))
+        self._apply(lineage.GapFound(run.shard_id))
 
     async def _read(self, run: _Run, stream: Stream, pipeline: Pipeline) -> None:
         """Law 6, in its order: the lease is won; fence; look at the lease; position; read."""
@@ -519,10 +538,16 @@ class Coordinator:
         if not self._leases.holds(shard_id, self._clock.monotonic()):
             raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
         life.waits_for_sink("the position", self._clock.monotonic())
-        position = position_to_read(await self._sink.position(fence))
-        if position == SHARD_END:
+        run.inlet, run.position = None, await self._sink.position(fence)
+        if run.position == SHARD_END:
             self._apply(lineage.Stored(shard_id, SHARD_END))
             return
+        parents = self._lineage.parents(shard_id)
+        reached = await self._sink.reached(stream, [shard_id, *parents])
+        # From here on the source is asked.
+        life.starts(self._clock.monotonic())
+        behind_ms_max = await self._gaps.look(shard_id, run.position, parents, reached)
+        position = position_to_read(run.position)
         if self._lineage.state(shard_id) is not lineage.ShardState.READABLE:
             # A discovery since the take has seen its parent unfinished, or itself gone.
             raise LeaseLost("not_readable", f"{shard_id} may not be read now")
@@ -531,7 +556,9 @@ class Coordinator:
         self._log.debug("reading", shard=shard_id, position=str(position))
         run.inlet = pipeline.lane(fence).open(fence)
         run.cut = asyncio.get_running_loop().create_future()
-        children = await pipeline.run(run.inlet, position, run.stopping, life, run.cut)
+        children = await pipeline.run(
+            run.inlet, position, run.stopping, life, run.cut, behind_ms_max
+        )
         if children is not None:
             self._apply(lineage.Ended(shard_id, children))
             self._apply(lineage.DurableEnd(shard_id))

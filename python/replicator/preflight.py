@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from replicator.config import Config, PipelineConfig, parse_start
+from replicator.core import gap
+from replicator.core.start import resolved
 from replicator.errors import ReplicatorError
 from replicator.model import Stream, TableSchema
+from replicator.protocols import Source
 from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
 from replicator.sink.postgres import PostgresSink
+from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
+from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.tables import describe_tables, destinations
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
@@ -92,6 +97,9 @@ class _Checks:
         async def at_source() -> None:
             stream.append(await self._at_source(source))
 
+        async def at_start() -> None:
+            await self._at_start(source, sink, stream[0])
+
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
 
@@ -99,17 +107,26 @@ class _Checks:
             await self._at_sink(sink, tables)
 
         async with AsyncExitStack() as stack:
+            await self.attempt("on_gap", self._at_policy)
             await stack.enter_async_context(closing(source))
             await stack.enter_async_context(closing(sink))
             await self.attempt("table", at_tables)
             await self.attempt("source", at_source)
+            if stream:
+                await self.attempt("start", at_start)
             if stream and tables:
                 await self.attempt("destination", at_destination)
             if tables:
                 await self.attempt("sink", at_sink)
 
-    async def _at_source(self, source: KinesisSource) -> Stream:
-        stream, consumer = await source.look()
+    async def _at_source(
+        self, source: KinesisSource | KinesisPollingSource | FallbackSource
+    ) -> Stream:
+        consumer: ReplicatorError | str | None = None
+        if isinstance(source, KinesisPollingSource):
+            stream = await source.open()
+        else:
+            stream, consumer = await source.look()
         shards = await source.shards()
         opened = sum(shard.is_open for shard in shards)
         self.say(
@@ -118,11 +135,41 @@ class _Checks:
             f"stream {stream.name}: {len(shards)} shards, {opened} open, first start "
             f"{parse_start(self._pipeline.source.start)}",
         )
-        if consumer is None:
-            self.say("source", "todo", f"consumer {source.consumer_name} would be registered")
+        if isinstance(source, KinesisPollingSource):
+            self.say("source", "ok", "mode polling: read by GetRecords, without a consumer")
+            return stream
+        mode = self._pipeline.source.mode
+        if isinstance(consumer, ReplicatorError):
+            self.say(
+                "source",
+                "warning",
+                f"mode {mode}: the stream would be polled, since fan-out can't be had: "
+                f"{consumer.message}",
+                consumer.code,
+            )
+        elif consumer is None:
+            rest = "; where it can't be, the stream is polled" if mode == "auto" else ""
+            self.say(
+                "source",
+                "todo",
+                f"mode {mode}: consumer {source.consumer_name} would be registered{rest}",
+            )
         else:
-            self.say("source", "ok", f"consumer {source.consumer_name} is {consumer}")
+            self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
+
+    async def _at_policy(self) -> None:
+        gap.require_policy(self._pipeline.on_gap)
+
+    async def _at_start(self, source: Source, sink: PostgresSink, stream: Stream) -> None:
+        rows: Sequence[Mapping[str, Any]] = ()
+        with suppress(ReplicatorError):  # the sink has a look of its own
+            rows = (await sink.report()).positions
+        # A stream that was begun goes on at its positions, wherever its start is.
+        if all(row["stream_arn"] != stream.arn for row in rows):
+            horizon = await source.horizon()
+            start = resolved(parse_start(self._pipeline.source.start), horizon.now_us)
+            gap.require_kept(start, horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
         settings = source_settings(self._config, self._pipeline)

@@ -265,6 +265,42 @@ def test_a_source_that_keeps_failing_is_red_and_given_back() -> None:
     run_virtually(main())
 
 
+def test_a_service_that_hangs_before_the_first_read_is_red_and_a_sink_is_not() -> None:
+    """While the service was asked for its horizon, the sink was thought to hold the shard up."""
+
+    async def main(name: str) -> list[ShardView]:
+        rig = Rig()
+        engine, source, sink = rig.worker("one")
+        side = {"horizon": source, "reached": sink}[name]
+        answer = getattr(side, name)
+
+        async def hang(*arguments: object) -> None:
+            await asyncio.Event().wait()
+
+        raise_fence = sink.fence
+
+        async def fence(*arguments):  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN202
+            setattr(side, name, hang)
+            engine.coordinator._gaps._seen = None  # what it knew is too old
+            return await raise_fence(*arguments)
+
+        sink.fence = fence  # type: ignore[method-assign]
+        async with engine.running():
+            await until(lambda: len(engine.coordinator.views()) == 2)
+            await asyncio.sleep(DEADLINE + 10)
+            views = engine.coordinator.views()
+            setattr(side, name, answer)
+            for run in engine.coordinator._runs.values():
+                assert run.task is not None
+                run.task.cancel()
+        return views
+
+    assert all(each.is_late for each in run_virtually(main("horizon")))
+    for each in run_virtually(main("reached")):
+        assert not each.is_late
+        assert each.waits_for_sink == "w"
+
+
 def test_what_an_operator_must_mend_is_red_and_stays_here() -> None:
     async def main() -> None:
         rig = Rig()

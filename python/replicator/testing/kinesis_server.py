@@ -1,9 +1,10 @@
-"""A small Kinesis over real HTTP, for what enhanced fan-out does and how it fails.
+"""A small Kinesis over real HTTP, for what its readers do and how they fail.
 
-It speaks DescribeStreamSummary, ListShards, the consumer calls and SubscribeToShard over
-a `ScriptedStream`, and DynamoDB's DescribeTable for the tables it is given. It keeps the
-service's rules that matter to a reader (five seconds between subscribes, take-over,
-pages by token alone, closed shards readable), and plays the faults a test writes down.
+It speaks DescribeStreamSummary, ListShards, the consumer calls, SubscribeToShard and the
+calls of polling over a `ScriptedStream`, and DynamoDB's DescribeTable for the tables it is
+given. It keeps the service's rules that matter to a reader (five seconds between
+subscribes, take-over, five reads a second, pages by token alone, closed shards readable),
+and plays the faults a test writes down.
 It checks no signature.
 """
 
@@ -12,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +27,7 @@ from aiohttp import web
 from replicator.errors import PositionLost
 from replicator.model import Position, PositionKind, TableSchema
 from replicator.testing import frames
+from replicator.testing.iterators import Iterators
 from replicator.testing.stream import ScriptedStream
 
 _JSON = "application/x-amz-json-1.1"
@@ -82,7 +86,8 @@ class KinesisServer:
 
     `calls` lists (operation, request) in order; `subscriptions` counts the open ones by
     shard; a script is a list of steps for the *next* subscription of a shard, whose
-    body ends, whole, after the last step.
+    body ends, whole, after the last step. `clock_ahead_seconds` moves the clock that its
+    answers tell.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class KinesisServer:
         subscription_seconds: float = 300.0,
         subscribe_interval_seconds: float = 5.0,
         has_initial_response: bool = True,
+        reads_per_second: int = 5,
         monotonic: Callable[[], float] | None = None,
     ) -> None:
         self.stream = ScriptedStream(1) if stream is None else stream
@@ -105,6 +111,8 @@ class KinesisServer:
         self.arn = f"arn:aws:kinesis:eu-north-1:000000000000:stream/{name}"
         self.created_at_s = 1_700_000_000
         self.status = "ACTIVE"
+        self.retention_hours = 24
+        self.clock_ahead_seconds = 0.0
         self.exists = True
         self.creating_answers = 1
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -117,6 +125,13 @@ class KinesisServer:
         self._subscribe_interval_seconds = subscribe_interval_seconds
         self._has_initial_response = has_initial_response
         self._monotonic = monotonic or (lambda: asyncio.get_running_loop().time())
+        self._iterators = Iterators(
+            self.stream,
+            self._monotonic,
+            _Refusal,
+            records_max=event_records,
+            reads_per_second=reads_per_second,
+        )
         self._consumers: dict[str, _Consumer] = {}
         self._consumers_made = 0
         self._scripts: dict[str, deque[list[Step]]] = {}
@@ -193,7 +208,11 @@ class KinesisServer:
                 raise refusal
             if operation == "SubscribeToShard":
                 return await self._subscribe(request, body)
-            return _json(self._plain(operation, body))
+            answer = _json(self._plain(operation, body))
+            if self.clock_ahead_seconds:
+                now = time.time() + self.clock_ahead_seconds
+                answer.headers["Date"] = formatdate(now, usegmt=True)
+            return answer
         except _Refusal as refusal:
             return _json(
                 {"__type": refusal.code, "message": refusal.message}, status=refusal.status
@@ -210,6 +229,14 @@ class KinesisServer:
                 return {"ConsumerDescription": self._describe(body) | {"StreamARN": self.arn}}
             case "RegisterStreamConsumer":
                 return {"Consumer": self._register(body)}
+            case "GetShardIterator":
+                return self._iterator(body)
+            case "GetRecords":
+                return self._iterators.read(
+                    self.created_at_s if self.exists else 0,
+                    body["ShardIterator"],
+                    body.get("Limit", 10_000),
+                )
             case "DescribeTable":
                 return {"Table": self._table(body["TableName"])}
             case _:
@@ -239,7 +266,7 @@ class KinesisServer:
             "StreamName": self.name,
             "StreamARN": self.arn,
             "StreamStatus": self.status,
-            "RetentionPeriodHours": 24,
+            "RetentionPeriodHours": self.retention_hours,
             "StreamCreationTimestamp": self.created_at_s,
             "EnhancedMonitoring": [],
             "OpenShardCount": sum(shard.is_open for shard in self.stream.shards()),
@@ -297,6 +324,16 @@ class KinesisServer:
         )
         self._consumers[name] = consumer
         return _consumer(consumer, "CREATING")
+
+    def _iterator(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._require_stream(body)
+        starting = {"Type": body["ShardIteratorType"], "Timestamp": body.get("Timestamp")}
+        if "StartingSequenceNumber" in body:
+            starting["SequenceNumber"] = body["StartingSequenceNumber"]
+        try:
+            return self._iterators.give(self.created_at_s, body["ShardId"], _position(starting))
+        except PositionLost as lost:
+            raise _Refusal("InvalidArgumentException", lost.message) from None
 
     async def _subscribe(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         arn, shard_id = body["ConsumerARN"], body["ShardId"]

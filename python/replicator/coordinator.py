@@ -548,7 +548,10 @@ class Coordinator:
             return
         # A parent that ended without a record knows no time of its own.
         ancestors = self._lineage.ancestors(shard_id)
-        behind_ms_max = await self._gaps.look(stream, shard_id, run.position, ancestors)
+        reached = await self._sink.reached(stream, [shard_id, *ancestors])
+        # From here on the source is asked.
+        life.starts(self._clock.monotonic())
+        behind_ms_max = await self._gaps.look(shard_id, run.position, ancestors, reached)
         position = position_to_read(run.position)
         if self._lineage.state(shard_id) is not lineage.ShardState.READABLE:
             # A discovery since the take has seen its parent unfinished, or itself gone.

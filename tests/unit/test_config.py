@@ -352,3 +352,16 @@ def test_the_key_of_the_hashes_comes_from_a_file_and_is_never_shown(
     assert "horse" not in str(loaded.model_dump(mode="json"))
     secret.write_text("horse")
     assert "horse" not in refused(path, {variable: str(secret)})
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:9464"),
+        ("0.0.0.0", "http://127.0.0.1:9464"),
+        ("::", "http://[::1]:9464"),
+        ("admin.internal", "http://admin.internal:9464"),
+    ],
+)
+def test_the_admin_address_is_reached_from_this_machine(host: str, url: str) -> None:
+    assert config.AdminConfig(host=host).url == url

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -93,8 +94,11 @@ async def aws_client(
     *,
     session: AioSession | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> AsyncIterator[Any]:
     """An aiobotocore client of `service` ("kinesis"), closed at the end of the block.
+
+    `attempts_max` 1 is for callers that keep a pace of their own: no call is repeated.
 
     Raises FatalError for settings that can't work (`profile_missing`,
     `region_missing`, `endpoint_invalid`).
@@ -105,7 +109,7 @@ async def aws_client(
         service,
         region_name=_region(settings),
         endpoint_url=settings.endpoint_url,
-        config=_client_config(read_timeout_seconds),
+        config=_client_config(read_timeout_seconds, attempts_max),
     )
     # Only the way in is mapped: errors of the block belong to the operation that raised them.
     try:
@@ -128,11 +132,11 @@ def _region(settings: AWSSettings) -> str | None:
     return settings.region or os.environ.get("AWS_REGION")
 
 
-def _client_config(read_timeout_seconds: float) -> AioConfig:
+def _client_config(read_timeout_seconds: float, attempts_max: int = ATTEMPTS_MAX) -> AioConfig:
     return AioConfig(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=read_timeout_seconds,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+        retries={"mode": "standard", "total_max_attempts": attempts_max},
         max_pool_connections=CONNECTIONS_MAX,
         user_agent_extra="replicator",
     )
@@ -295,6 +299,20 @@ _CAUGHT = (
     TimeoutError,
     ConnectionError,
 )
+
+
+def service_time_us(answer: dict[str, Any], resource: str) -> int:
+    """The service's clock in UTC microseconds, from the `Date` header of any small answer:
+    whole seconds, rounded down by the service. Raises TransientError when there is none."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    try:
+        return int(parsedate_to_datetime(date).timestamp()) * 1_000_000
+    except (TypeError, ValueError):
+        raise TransientError(
+            "service_time_missing",
+            f"the answer for {resource} has no usable Date header ({date!r}). What to do: look "
+            "for a proxy that removes it, or start at TRIM_HORIZON.",
+        ) from None
 
 
 @contextmanager

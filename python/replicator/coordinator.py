@@ -18,7 +18,7 @@ import structlog
 
 from replicator.core import lease, lineage
 from replicator.core.retry import Backoff
-from replicator.core.start import first_starts, position_to_read
+from replicator.core.start import first_starts, position_to_read, require_comparable
 from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
 from replicator.lane import Inlet
 from replicator.model import (
@@ -27,6 +27,7 @@ from replicator.model import (
     TRIM_HORIZON,
     LeaseRow,
     Position,
+    Shard,
     Stream,
     TableSchema,
     at_timestamp,
@@ -169,7 +170,10 @@ class Coordinator:
         """Law 5: the start becomes an instant once, stored before the first read."""
         if await self._sink.is_known(stream):
             return
-        if self._start is None and await self._sink.holds_data():
+        holds_data = await self._sink.holds_data()
+        if holds_data:
+            require_comparable(stream.arn, await self._sink.begun())
+        if self._start is None and holds_data:
             raise FatalError(
                 "position_missing",
                 f"the tables of {self._name} hold rows, but no position says up to where "
@@ -204,6 +208,7 @@ class Coordinator:
             else:
                 self._require_no_return(finished, positions)
                 self._apply(lineage.Discovered(tuple(shards), positions))
+                await self._require_going_on(stream, shards)
                 await self._forget()
                 attempt = 0
                 wait = self._discovery_seconds
@@ -225,6 +230,23 @@ class Coordinator:
                     "a replica that was behind?). Start again: reading goes on where the sink "
                     "stands, and nothing is lost while the stream still keeps it",
                 )
+
+    async def _require_going_on(self, stream: Stream, shards: Sequence[Shard]) -> None:
+        """A stream that was read to its end for ever (a table's stream, once disabled) may have
+        been replaced by another one. What that brings can't be written over what is there."""
+        if not shards or any(
+            shard.is_open or self._lineage.state(shard.id) is not lineage.ShardState.FINISHED
+            for shard in shards
+        ):
+            return
+        try:
+            newest = await self._source.open()
+        except ReplicatorError as error:
+            self._say(error, "failed", during="discovery")
+            return
+        if newest != stream:
+            self._log.warning("stream_finished", stream=stream.arn, newest=newest.arn)
+            require_comparable(newest.arn, [stream.arn])
 
     async def _forget(self) -> None:
         if forgettable := self._lineage.forgettable():

@@ -119,7 +119,8 @@ class Fetch:
     `next` is where reading goes on once everything of this fetch is durable:
     after the continuation number, or `SHARD_END` when the service said so.
     `children` come with the end only. `received_at` is `Clock.monotonic()` at
-    the arrival of the frame's last byte, in seconds.
+    the arrival of the frame's last byte, in seconds. `table` is that of records
+    which name none: an answer of DynamoDB Streams is about one table.
     """
 
     shard_id: str
@@ -128,6 +129,7 @@ class Fetch:
     children: tuple[Shard, ...] = ()
     behind_ms: int = 0
     received_at: float = 0.0
+    table: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

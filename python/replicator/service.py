@@ -21,7 +21,7 @@ import structlog
 import uvloop
 
 from replicator.aws import AWSSettings
-from replicator.config import Config, PipelineConfig, parse_start
+from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
 from replicator.coordinator import Coordinator
 from replicator.core.budget import Budget
 from replicator.errors import ReplicatorError, one_cause
@@ -32,6 +32,7 @@ from replicator.protocols import Clock, LeaseStore, Sink, Source
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.source.kinesis import KinesisSource
+from replicator.source.streams import StreamsSource
 from replicator.source.tables import describe_tables
 from replicator.store.sqlite import SQLiteLeaseStore
 from replicator.telemetry.stats import Stats
@@ -155,10 +156,15 @@ def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
     return AWSSettings(**(pipeline.source.aws or config.aws).model_dump())
 
 
-def make_source(config: Config, pipeline: PipelineConfig, clock: Clock) -> KinesisSource:
+def make_source(
+    config: Config, pipeline: PipelineConfig, clock: Clock
+) -> KinesisSource | StreamsSource:
     """The pipeline's source, not opened."""
-    consumer = pipeline.source.consumer or f"{config.name}-{pipeline.name}"
-    return KinesisSource(source_settings(config, pipeline), pipeline.source.stream, consumer, clock)
+    settings, source = source_settings(config, pipeline), pipeline.source
+    if isinstance(source, StreamsSourceConfig):
+        return StreamsSource(settings, source.stream or pipeline.tables[0], clock)
+    consumer = source.consumer or f"{config.name}-{pipeline.name}"
+    return KinesisSource(settings, source.stream, consumer, clock)
 
 
 def make_sink(config: Config, pipeline: PipelineConfig, owner: str, store_id: str) -> PostgresSink:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from replicator.source.kinesis import KinesisOptions, KinesisSource
+from replicator.source.streams import StreamsOptions, StreamsSource
 
-__all__ = ["KinesisOptions", "KinesisSource"]
+__all__ = ["KinesisOptions", "KinesisSource", "StreamsOptions", "StreamsSource"]

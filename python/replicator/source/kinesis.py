@@ -19,13 +19,19 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import structlog
 
 from replicator import _core
-from replicator.aws import READ_TIMEOUT_SECONDS, AWSSettings, aws_client, aws_errors, service_error
+from replicator.aws import (
+    READ_TIMEOUT_SECONDS,
+    AWSSettings,
+    aws_client,
+    aws_errors,
+    service_error,
+    service_time_us,
+)
 from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
 from replicator.model import SHARD_END, Fetch, Position, Shard, Stream, after
 from replicator.protocols import Clock
@@ -111,17 +117,7 @@ class KinesisSource:
         return stream, await self._active_consumer().status()
 
     async def now_us(self) -> int:
-        """The `Date` header of a small answer: whole seconds, rounded down by the service."""
-        answer = await self._summary()
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        try:
-            return int(parsedate_to_datetime(date).timestamp()) * 1_000_000
-        except (TypeError, ValueError):
-            raise TransientError(
-                "service_time_missing",
-                f"the answer for {self._stream_name} has no usable Date header ({date!r}). What "
-                "to do: look for a proxy that removes it, or start at TRIM_HORIZON.",
-            ) from None
+        return service_time_us(await self._summary(), self._stream_name)
 
     async def shards(self) -> Sequence[Shard]:
         """All pages of ListShards, closed shards included."""

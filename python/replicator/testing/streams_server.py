@@ -125,7 +125,7 @@ class StreamsServer:
         self.hidden: set[str] = set()
         self.reads: Counter[str] = Counter()
         self.url = ""
-        self._page_size = page_size
+        self.page_size = page_size
         self._records_max = records_max
         self._iterator_seconds = iterator_seconds
         self._has_filter = has_filter
@@ -275,7 +275,7 @@ class StreamsServer:
             if place is None:
                 raise _Refusal("ResourceNotFoundException", f"Shard {after} does not exist")
             shards = shards[place + 1 :]
-        size = min(self._page_size, body.get("Limit", self._page_size))
+        size = min(self.page_size, body.get("Limit", self.page_size))
         page = shards[:size]
         described = {
             "StreamArn": body["StreamArn"],

@@ -96,7 +96,8 @@ async def aws_client(
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
     attempts_max: int = ATTEMPTS_MAX,
 ) -> AsyncIterator[Any]:
-    """An aiobotocore client of `service` ("kinesis"), closed at the end of the block.
+    """An aiobotocore client of `service` ("kinesis"), closed at the end of the block. Who
+    counts and paces its calls itself sets `attempts_max` to 1: the driver repeats none then.
 
     `attempts_max` 1 is for callers that keep a pace of their own: no call is repeated.
 

@@ -47,6 +47,7 @@ class DemoSource(StrEnum):
     """What the demo's changes are read from."""
 
     KINESIS = "kinesis"
+    POLLING = "polling"
     STREAMS = "streams"
 
 
@@ -178,7 +179,7 @@ def demo(
     seconds: Annotated[float, typer.Option(help="How long the shop is open.", min=1)] = 15,
     rate: Annotated[int, typer.Option(help="Changes a second to aim at.", min=1)] = 1_000,
     source: Annotated[
-        DemoSource, typer.Option(help="Kinesis, or the table's own stream.")
+        DemoSource, typer.Option(help="Kinesis by fan-out or polling, or the table's own.")
     ] = DemoSource.KINESIS,
     shard_count: Annotated[
         int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)

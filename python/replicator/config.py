@@ -101,7 +101,14 @@ class SourceConfig(_Settings):
 
     kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
     stream: str = Field(min_length=1, description="Stream name or ARN.")
-    mode: Literal["fan_out"] = Field("fan_out", description="Enhanced fan-out.")
+    mode: Literal["auto", "fan_out", "polling"] = Field(
+        "auto",
+        description="fan_out: enhanced fan-out, or an error where it can't be had. polling: "
+        "GetRecords. auto: fan_out, and polling for as long as fan-out can't be had.",
+    )
+    idle_seconds_max: float = Field(
+        2.0, ge=0.25, le=60, description="Longest pause of an idle shard that is polled."
+    )
     start: StartText = Field(
         "TRIM_HORIZON",
         description="First start of a pipeline on a stream: TRIM_HORIZON, LATEST, an RFC 3339 "
@@ -124,11 +131,19 @@ class StreamsSourceConfig(_Settings):
         pattern=r"^arn:[^:]+:dynamodb:.*:table/[^/]+/stream/.+$",
         description="ARN of one of the table's streams; default the newest one.",
     )
+    idle_seconds_max: float = Field(
+        2.0, ge=0.25, le=60, description="Longest pause of an idle shard; each call is billed."
+    )
     start: StartText = Field(
         "TRIM_HORIZON",
         description="First start of a pipeline on a stream, as at Kinesis; 24 hours are kept.",
     )
     aws: AWSConfig | None = Field(None, description="Overrides the top-level aws.")
+
+    @property
+    def mode(self) -> Literal["polling"]:
+        """There is no other way to read it."""
+        return "polling"
 
 
 def _kind(source: object) -> str:

@@ -42,6 +42,7 @@ ROWS_SHOWN = 5
 # By the name of the demo's source: what a configuration file would say.
 SOURCES: Mapping[str, Mapping[str, str]] = {
     "kinesis": {"kind": "kinesis", "stream": STREAM, "mode": "fan_out"},
+    "polling": {"kind": "kinesis", "stream": STREAM, "mode": "polling"},
     "streams": {"kind": "streams"},
 }
 EXIT_EQUAL = 0

@@ -83,8 +83,8 @@ class _Iterator:
 class Poller:
     """Reads the shards of one stream, each at its own pace.
 
-    `calls` (reads sent) and `throttles` grow per shard until the shard's end is given;
-    `renewals` counts, by reason, iterators that were replaced.
+    `calls` counts the reads sent, by shard, until the shard's end is given. `throttles` (by
+    code) and `renewals` of iterators (by reason) only grow.
     """
 
     def __init__(
@@ -152,7 +152,6 @@ class Poller:
             yield fetch
             position = fetch.next
         self.calls.pop(shard_id, None)
-        self.throttles.pop(shard_id, None)
 
     async def _usable(
         self, iterator: _Iterator | None, shard_id: str, position: Position
@@ -184,7 +183,7 @@ class Poller:
             raise TransientError("iterator_unknown", error.message) from error
 
     def _throttled(self, shard_id: str, pace: Pace, error: TransientError, throttles: int) -> None:
-        self.throttles[shard_id] += 1
+        self.throttles[error.code] += 1
         pace.throttled(
             self._clock.monotonic(),
             retry_after_seconds=error.retry_after_seconds,

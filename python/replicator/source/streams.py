@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -50,9 +50,14 @@ _NO_RECORDS = _core.Records.pack([])
 _CREATION_MS = 1_000
 
 
-def _poll_options() -> PollOptions:
+def _poll_options(idle_seconds_max: float = 2.0) -> PollOptions:
     # No limit of reads a second is documented; four are what Lambda makes.
-    pace = PaceLimits(reads_per_second=4.0, bytes_per_second=4_194_304.0, records_max=1_000)
+    pace = PaceLimits(
+        reads_per_second=4.0,
+        bytes_per_second=4_194_304.0,
+        records_max=1_000,
+        idle_seconds_max=idle_seconds_max,
+    )
     return PollOptions(pace=pace, iterator_seconds=840.0)
 
 
@@ -67,6 +72,11 @@ class StreamsOptions:
     """Failures of one page in a row, before the listing rests until the next call."""
     backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 5.0))
     """Waits between a page's failures."""
+
+    @classmethod
+    def idling(cls, seconds_max: float) -> StreamsOptions:
+        """The defaults, with this longest pause of an idle shard."""
+        return cls(poll=_poll_options(seconds_max))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,24 +214,40 @@ class StreamsSource:
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`.
 
-        LATEST is the second that the service's clock shows: all that comes from now on, and what
-        came in that second. Where the service takes no timestamp, reading starts at the oldest
-        record, and fetches that are older as a whole come without their records. That is for
-        speed only: changes from before a start undo nothing in a sink that goes by versions.
+        LATEST becomes a position that can be stored: what came in the service's last full
+        second is read up to the tip and left out. Where the service takes no timestamp, reading
+        starts at the oldest record, and fetches that are older as a whole come without their
+        records. That is for speed only: changes from before a start undo nothing in a sink that
+        goes by versions.
         """
-        if position.kind is PositionKind.LATEST:
+        is_skipping = position.kind is PositionKind.LATEST
+        if is_skipping:
             position = at_timestamp(await self.now_us())
         since_ms = None if position.timestamp_us is None else position.timestamp_us // 1_000
         try:
             async with aclosing(self.poller.read(shard_id, position)) as fetches:
                 async for fetch in fetches:
-                    yield await self._completed(fetch, since_ms)
+                    until_ms = since_ms + _CREATION_MS if is_skipping and since_ms else since_ms
+                    is_old = _is_older(fetch.records.last_arrival_ms, until_ms)
+                    is_skipping = is_skipping and is_old
+                    if not is_skipping or fetch.next == SHARD_END:
+                        yield await self._completed(fetch, is_old=is_old)
                     position = fetch.next
         except PositionLost as lost:
             # Who asked for the oldest record gets the one that is the oldest by now.
             if lost.code == "position_trimmed" and position.sequence_number is None:
                 raise TransientError("horizon_moved", lost.message) from lost
             raise
+
+    def calls(self, shard_id: str) -> int:
+        """Reads sent for the shard; only grows while it is read."""
+        return self.poller.calls[shard_id]
+
+    def counters(self) -> Mapping[str, int]:
+        """Throttles by code and renewals of iterators by reason; only grow."""
+        throttles = {f"throttle_{code}": count for code, count in self.poller.throttles.items()}
+        renewals = {f"renewal_{reason}": count for reason, count in self.poller.renewals.items()}
+        return {**throttles, **renewals}
 
     async def close(self) -> None:
         """Closes the clients, and with them every connection. May be called twice."""
@@ -302,10 +328,9 @@ class StreamsSource:
             "What to do: see on_gap.",
         )
 
-    async def _completed(self, fetch: Fetch, since_ms: int | None) -> Fetch:
+    async def _completed(self, fetch: Fetch, *, is_old: bool) -> Fetch:
         """The fetch with its table, without what is too old, and with children at the end."""
         last_ms = fetch.records.last_arrival_ms
-        is_old = since_ms is not None and last_ms is not None and last_ms + _CREATION_MS < since_ms
         return replace(
             fetch,
             records=_NO_RECORDS if is_old else fetch.records,
@@ -442,6 +467,11 @@ _START_ANEW = (
     "restart with sinks that write to empty tables (a sequence number of one stream tells "
     "nothing about another's)"
 )
+
+
+def _is_older(last_ms: int | None, until_ms: int | None) -> bool:
+    """True for records that all come from before an instant, told in whole seconds."""
+    return last_ms is not None and until_ms is not None and last_ms + _CREATION_MS <= until_ms
 
 
 def _label_seconds(label: str) -> int:

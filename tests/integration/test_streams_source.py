@@ -14,7 +14,7 @@ from replicator.aws import AWSSettings
 from replicator.core.pace import PaceLimits
 from replicator.core.retry import Backoff
 from replicator.errors import FatalError, PositionLost, TransientError
-from replicator.model import SHARD_END, TRIM_HORIZON, Fetch, Position, after, at_timestamp
+from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, Fetch, Position, after, at_timestamp
 from replicator.source import StreamsOptions, StreamsSource
 from replicator.source.polling import PollOptions
 from replicator.testing.clock import VirtualClock
@@ -339,6 +339,27 @@ async def test_a_start_at_a_time_leaves_out_what_is_older_as_a_whole(
         assert len(with_records) == 3
         assert len(fetches) == (3 if has_timestamps else 6)
         assert all(fetch.next.sequence_number for fetch in fetches), "positions move on"
+        await made.close()
+
+
+@pytest.mark.parametrize("has_timestamps", [True, False])
+async def test_latest_is_a_position_at_the_tip(has_timestamps: bool) -> None:
+    stream = table_stream(1)
+    async with StreamsServer(stream, records_max=2, has_timestamps=has_timestamps) as server:
+        shard_id = first(server)
+        made = source(server)
+        await made.open()
+        now_ms = await made.now_us() // 1_000
+        for second in (20, 10, 0):
+            stream.append(shard_id, [b"a", b"b"], arrival_ms=now_ms - second * 1_000)
+        async with asyncio.timeout(20), aclosing(made.read(shard_id, LATEST)) as reading:
+            tip = await anext(reading)
+        assert len(tip.records) == 0
+        stream.append(shard_id, [b"c"])
+        fetches = await read(made, shard_id, tip.next, 1)
+        assert sum(len(fetch.records) for fetch in fetches) == 1
+        end = stream.continuation(shard_id, stream.count(shard_id))
+        assert fetches[-1].next == end
         await made.close()
 
 

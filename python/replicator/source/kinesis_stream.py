@@ -18,7 +18,7 @@ from replicator.aws import (
     service_time_us,
 )
 from replicator.errors import FatalError, PositionLost, TransientError
-from replicator.model import Shard, Stream
+from replicator.model import Horizon, Shard, Stream
 from replicator.source.hand_over import register
 
 
@@ -37,7 +37,13 @@ class KinesisStream:
         self._stream: Stream | None = None
 
     async def now_us(self) -> int:
-        return service_time_us(await self._summary(), self._stream_name)
+        return (await self.horizon()).now_us
+
+    async def horizon(self) -> Horizon:
+        """The clock of `now_us` and the stream's retention, in one DescribeStreamSummary."""
+        answer = await self._summary()
+        hours = int(answer["StreamDescriptionSummary"]["RetentionPeriodHours"])
+        return Horizon(service_time_us(answer, self._stream_name), hours * 3_600_000_000)
 
     async def shards(self) -> Sequence[Shard]:
         """All pages of ListShards, closed shards included."""

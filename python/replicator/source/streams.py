@@ -33,6 +33,7 @@ from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
     Fetch,
+    Horizon,
     Position,
     PositionKind,
     Shard,
@@ -45,6 +46,7 @@ from replicator.source.polling import Poller, PollOptions
 
 _log = structlog.get_logger()
 _PAGE_SHARDS = 100
+_RETENTION_US = 24 * 3_600_000_000
 _NO_RECORDS = _core.Records.pack([])
 # Creation times are told in whole seconds, and nowhere is it said how they are rounded.
 _CREATION_MS = 1_000
@@ -195,8 +197,12 @@ class StreamsSource:
             return
 
     async def now_us(self) -> int:
-        """The service's clock by a small answer: whole seconds, rounded down."""
-        return service_time_us(await self._describe(self._arn, Limit=1), self._arn)
+        return (await self.horizon()).now_us
+
+    async def horizon(self) -> Horizon:
+        """The service's clock by a small answer (whole seconds, rounded down), and 24 hours."""
+        answer = await self._describe(self._arn, Limit=1)
+        return Horizon(service_time_us(answer, self._arn), _RETENTION_US)
 
     async def shards(self) -> Sequence[Shard]:
         """All shards of all pages. See `core.listing` for how pages that don't agree, or fail,

@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 
@@ -84,7 +86,8 @@ class KinesisServer:
 
     `calls` lists (operation, request) in order; `subscriptions` counts the open ones by
     shard; a script is a list of steps for the *next* subscription of a shard, whose
-    body ends, whole, after the last step.
+    body ends, whole, after the last step. `clock_ahead_seconds` moves the clock that its
+    answers tell.
     """
 
     def __init__(
@@ -108,6 +111,8 @@ class KinesisServer:
         self.arn = f"arn:aws:kinesis:eu-north-1:000000000000:stream/{name}"
         self.created_at_s = 1_700_000_000
         self.status = "ACTIVE"
+        self.retention_hours = 24
+        self.clock_ahead_seconds = 0.0
         self.exists = True
         self.creating_answers = 1
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -203,7 +208,11 @@ class KinesisServer:
                 raise refusal
             if operation == "SubscribeToShard":
                 return await self._subscribe(request, body)
-            return _json(self._plain(operation, body))
+            answer = _json(self._plain(operation, body))
+            if self.clock_ahead_seconds:
+                now = time.time() + self.clock_ahead_seconds
+                answer.headers["Date"] = formatdate(now, usegmt=True)
+            return answer
         except _Refusal as refusal:
             return _json(
                 {"__type": refusal.code, "message": refusal.message}, status=refusal.status
@@ -257,7 +266,7 @@ class KinesisServer:
             "StreamName": self.name,
             "StreamARN": self.arn,
             "StreamStatus": self.status,
-            "RetentionPeriodHours": 24,
+            "RetentionPeriodHours": self.retention_hours,
             "StreamCreationTimestamp": self.created_at_s,
             "EnhancedMonitoring": [],
             "OpenShardCount": sum(shard.is_open for shard in self.stream.shards()),

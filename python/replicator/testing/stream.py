@@ -71,11 +71,15 @@ class ScriptedStream:
         shard_count: int = 0,
         *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 10**6,
+        trims_silently: bool = False,
         name: Callable[[int], str] = "shardId-{:012d}".format,
         base: int = _BASE,
         shard_step: int = _SHARD_STEP,
     ) -> None:
+        """`trims_silently`: asked for a trimmed number it goes on at its oldest record, as
+        Kinesis may; else that is PositionLost, as DynamoDB Streams says it."""
         self.now_ms = now_ms
+        self.trims_silently = trims_silently
         self._name = name
         self._base = base
         self._shard_step = shard_step
@@ -153,6 +157,12 @@ class ScriptedStream:
         raises PositionLost; TRIM_HORIZON moves on."""
         self._logs[shard_id].trimmed = count
 
+    def expire(self, before_ms: int) -> None:
+        """Trims every record that arrived before this time."""
+        for log in self._logs.values():
+            old = [segment for segment in log.segments if segment.arrival_ms < before_ms]
+            log.trimmed = max([log.trimmed, *(segment.start + segment.count for segment in old)])
+
     def remove_shard(self, shard_id: str) -> None:
         """Takes the shard out of the listing, as the end of the retention does."""
         del self._logs[shard_id]
@@ -195,6 +205,8 @@ class ScriptedStream:
                 place = int(position.sequence_number) - log.base
                 if position.kind is PositionKind.AFTER_SEQUENCE_NUMBER:
                     place += 1
+                if self.trims_silently and 0 <= place < log.trimmed:
+                    return log.trimmed
                 # One past the end is the continuation of a shard that was read whole.
                 if not log.trimmed <= place <= log.count:
                     raise PositionLost(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -36,15 +36,11 @@ _IMAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def table_stream(
-    shard_count: int = 0, *, now_ms: Callable[[], int] | None = None
-) -> ScriptedStream:
+def table_stream(shard_count: int = 0) -> ScriptedStream:
     """A `ScriptedStream` with shard ids and sequence numbers as this service has them: the driver
     refuses shorter ones, and versions have at most 40 digits."""
-    clock = {} if now_ms is None else {"now_ms": now_ms}
     return ScriptedStream(
         shard_count,
-        **clock,
         name="shardId-{:020d}-00c0ffee".format,
         base=100_000_000_000_000_000_000_000,
         shard_step=10**12,
@@ -117,7 +113,6 @@ class StreamsServer:
         iterator_seconds: float = 900.0,
         has_filter: bool = True,
         has_timestamps: bool = True,
-        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self.table = table or TableSchema("products", (("id", "S"),))
         self.view_type: ViewType = view_type

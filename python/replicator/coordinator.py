@@ -19,7 +19,7 @@ import structlog
 
 from replicator.core import gap, lease, lineage, liveness
 from replicator.core.retry import Backoff
-from replicator.core.start import first_starts, position_to_read
+from replicator.core.start import first_starts, position_to_read, require_comparable
 from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
 from replicator.gaps import Gaps
 from replicator.lane import Inlet
@@ -228,7 +228,10 @@ class Coordinator:
         """Law 5: the start becomes an instant once, stored before the first read."""
         if await self._sink.is_known(stream):
             return
-        if self._start is None and await self._sink.holds_data():
+        holds_data = await self._sink.holds_data()
+        if holds_data:
+            require_comparable(stream.arn, await self._sink.begun())
+        if self._start is None and holds_data:
             raise FatalError(
                 "position_missing",
                 f"the tables of {self._name} hold rows, but no position says up to where "
@@ -251,6 +254,9 @@ class Coordinator:
                 # Read after the list, so that what was finished and trimmed meanwhile
                 # isn't taken for lost.
                 positions = await self._sink.positions(stream)
+                # A table's stream that was disabled may have been replaced by another.
+                is_over = self._lineage.is_over(shards)
+                newest = await self._source.open() if is_over else stream
             except TransientError as error:
                 wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
                 attempt += 1
@@ -263,6 +269,8 @@ class Coordinator:
                 self._apply(lineage.Discovered(tuple(shards), positions))
                 for shard_id in await self._gaps.mended(stream, self._lineage.gapped()):
                     self._apply(lineage.Mended(shard_id))
+                # What another stream brings can't be written over what this one brought.
+                require_comparable(newest.arn, [stream.arn])
                 await self._forget()
                 attempt = 0
                 wait = self._discovery_seconds

@@ -270,6 +270,12 @@ class Lineage:
         """The known shards that wait for this one, older first."""
         return self._older_first(self._children.get(shard_id, ()))
 
+    def is_over(self, shards: Sequence[Shard]) -> bool:
+        """True when a listing shows shards, and none of them will ever bring anything more."""
+        return bool(shards) and all(
+            not shard.is_open and self.state(shard.id) is ShardState.FINISHED for shard in shards
+        )
+
     def forgettable(self) -> tuple[str, ...]:
         """Shards whose rows may be deleted: finished, no longer listed, parents no
         longer listed, and every child has a position of its own. Deleted earlier, a

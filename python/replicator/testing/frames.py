@@ -11,6 +11,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from replicator.model import Shard
 from replicator.testing.stream import ScriptedRecord
@@ -43,6 +44,7 @@ def shard_event(
     *,
     behind_ms: int = 0,
     children: Sequence[Shard] = (),
+    hash_ranges: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> bytes:
     """A SubscribeToShardEvent. Without `continuation` it is the end of the shard."""
     body: dict[str, object] = {
@@ -64,11 +66,17 @@ def shard_event(
             {
                 "ShardId": child.id,
                 "ParentShards": list(child.parents),
-                "HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "1"},
+                "HashKeyRange": hash_key_range(hash_ranges.get(child.id, (0, 0))),
             }
             for child in children
         ]
     return _event("SubscribeToShardEvent", json.dumps(body, separators=(",", ":")).encode())
+
+
+def hash_key_range(first_and_end: tuple[int, int]) -> dict[str, str]:
+    """A half-open range as the API writes it, with its last key."""
+    first, end = first_and_end
+    return {"StartingHashKey": str(first), "EndingHashKey": str(max(first, end - 1))}
 
 
 def exception(kind: str, message: str) -> bytes:

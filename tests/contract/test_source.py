@@ -1,5 +1,5 @@
 """What every source owes the engine, over the fake in memory, our own small Kinesis
-server and the emulator."""
+server, the same one misbehaving, and the emulator."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from replicator.model import (
 from replicator.protocols import Source
 from replicator.source import KinesisOptions, KinesisSource
 from replicator.testing.clock import LoopClock
+from replicator.testing.cloud import Fault, FaultCloud
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.source import ScriptedSource
 from replicator.testing.stream import ScriptedStream
@@ -117,6 +118,42 @@ async def server_rig(stack: AsyncExitStack) -> Rig:
     return Rig(source(server.name), append, shard.id, stream, source("another"))
 
 
+async def cloud_rig(stack: AsyncExitStack) -> Rig:
+    """What a reader gets over by itself happens all the time."""
+    script = (
+        *(
+            Fault(kind=kind, share=0.1)
+            for kind in ("end", "cut", "cut_in_frame", "end_in_frame", "bad_crc")
+        ),
+        *(Fault(kind=kind, share=0.2) for kind in ("small_event", "empty_event")),
+        Fault(kind="no_initial_response", share=0.5),
+        Fault(kind="throttle", operation="SubscribeToShard", share=0.1),
+    )
+    cloud = await stack.enter_async_context(
+        FaultCloud(
+            seed=5,
+            script=script,
+            shards=1,
+            event_records=4,
+            heartbeat_seconds=0.05,
+            subscribe_interval_seconds=0.05,
+        )
+    )
+    cloud.creating_answers = 0
+    (shard,) = cloud.stream.shards()
+
+    async def append(records: Sequence[bytes]) -> None:
+        cloud.stream.append(shard.id, records)
+
+    settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url)
+    options = KinesisOptions(subscribe_interval_seconds=0.06, backoff_seconds=0.01, failures_max=20)
+
+    def source(name: str) -> KinesisSource:
+        return KinesisSource(settings, name, "shop-products", LoopClock(), options=options)
+
+    return Rig(source(cloud.name), append, shard.id, cloud.stream, source("another"))
+
+
 async def ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
     name = f"stream-{secrets.token_hex(4)}"
     settings = AWSSettings(region="eu-north-1", endpoint_url=url)
@@ -137,7 +174,7 @@ async def ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
     return Rig(source(name), append, shard["ShardId"], missing=source("another"))
 
 
-@pytest.fixture(params=["scripted", "server", "ministack"])
+@pytest.fixture(params=["scripted", "server", "cloud", "ministack"])
 async def rig(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Rig]:
@@ -148,6 +185,8 @@ async def rig(
             made = await scripted_rig(stack)
         elif request.param == "server":
             made = await server_rig(stack)
+        elif request.param == "cloud":
+            made = await cloud_rig(stack)
         else:
             made = await ministack_rig(stack, request.getfixturevalue("ministack_url"))
         stack.push_async_callback(made.source.close)

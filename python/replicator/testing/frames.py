@@ -48,29 +48,35 @@ def shard_event(
 ) -> bytes:
     """A SubscribeToShardEvent. Without `continuation` it is the end of the shard."""
     body: dict[str, object] = {
-        "Records": [
-            {
-                "ApproximateArrivalTimestamp": record.arrival_ms / 1_000,
-                "Data": base64.b64encode(record.payload).decode(),
-                "PartitionKey": "0",
-                "SequenceNumber": record.sequence_number,
-            }
-            for record in records
-        ],
+        "Records": [record(each) for each in records],
         "MillisBehindLatest": behind_ms,
     }
     if continuation is not None:
         body["ContinuationSequenceNumber"] = continuation
     if children:
         body["ChildShards"] = [
-            {
-                "ShardId": child.id,
-                "ParentShards": list(child.parents),
-                "HashKeyRange": hash_key_range(hash_ranges.get(child.id, (0, 0))),
-            }
-            for child in children
+            child_shard(child, hash_ranges.get(child.id, (0, 0))) for child in children
         ]
     return _event("SubscribeToShardEvent", json.dumps(body, separators=(",", ":")).encode())
+
+
+def record(record: ScriptedRecord) -> dict[str, object]:
+    """A record as every answer has it."""
+    return {
+        "ApproximateArrivalTimestamp": record.arrival_ms / 1_000,
+        "Data": base64.b64encode(record.payload).decode(),
+        "PartitionKey": "0",
+        "SequenceNumber": record.sequence_number,
+    }
+
+
+def child_shard(child: Shard, hash_range: tuple[int, int]) -> dict[str, object]:
+    """A child as the last answer of its parents names it."""
+    return {
+        "ShardId": child.id,
+        "ParentShards": list(child.parents),
+        "HashKeyRange": hash_key_range(hash_range),
+    }
 
 
 def hash_key_range(first_and_end: tuple[int, int]) -> dict[str, str]:

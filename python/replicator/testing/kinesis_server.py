@@ -213,9 +213,7 @@ class KinesisServer:
                 return await self._subscribe(request, body)
             return _json(self._plain(operation, body))
         except Refusal as refusal:
-            return _json(
-                {"__type": refusal.code, "message": refusal.message}, status=refusal.status
-            )
+            return error_answer(refusal)
 
     def _plain(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         match operation:
@@ -328,7 +326,7 @@ class KinesisServer:
         if now - self._succeeded_at.get(key, float("-inf")) < self._subscribe_interval_seconds:
             raise Refusal("ResourceInUseException", "Another active subscription exists.")
         try:
-            place = self.stream.place(shard_id, _position(body["StartingPosition"]))
+            place = self.stream.place(shard_id, position_of(body["StartingPosition"]))
         except PositionLost as lost:
             raise Refusal("InvalidArgumentException", lost.message) from None
         self._succeeded_at[key] = now
@@ -432,7 +430,8 @@ class KinesisServer:
         return frames.shard_event(records, continuation, behind_ms=behind_ms), place, False
 
 
-def _position(starting: dict[str, Any]) -> Position:
+def position_of(starting: dict[str, Any]) -> Position:
+    """An API StartingPosition's (or GetShardIterator's) position."""
     kind = PositionKind(starting["Type"])
     if kind is PositionKind.AT_TIMESTAMP:
         at = datetime.fromtimestamp(starting["Timestamp"], UTC)
@@ -447,6 +446,11 @@ def _consumer(consumer: _Consumer, status: str) -> dict[str, Any]:
         "ConsumerStatus": status,
         "ConsumerCreationTimestamp": consumer.created_at,
     }
+
+
+def error_answer(refusal: Refusal) -> web.Response:
+    """The answer that carries a refusal."""
+    return _json({"__type": refusal.code, "message": refusal.message}, status=refusal.status)
 
 
 def _json(body: dict[str, Any], *, status: int = 200) -> web.Response:

@@ -269,6 +269,7 @@ class ScriptedStream:
         return tuple(
             Shard(id=child, parents=self._logs[child].parents)
             for child in self._logs[shard_id].children
+            if child in self._logs  # else it is past the retention already
         )
 
     async def changed(self) -> None:

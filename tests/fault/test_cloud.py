@@ -29,7 +29,7 @@ SCRIPT = (
     Fault(kind="small_event", share=0.05),
     Fault(kind="lag", share=0.01, seconds=3_600.0),
     Fault(kind="no_initial_response", share=0.3),
-    *(Fault(kind=kind, calls=(12 + 35 * place,)) for place, kind in enumerate(BROKEN)),
+    *(Fault(kind=kind, calls=(10 + 15 * place,)) for place, kind in enumerate(BROKEN)),
     Fault(kind="throttle", operation="SubscribeToShard", calls=(2,)),
     Fault(kind="throttle", operation="DescribeStreamSummary", calls=(1,)),
     Fault(kind="error", operation="ListShards", calls=(1, 4)),
@@ -72,6 +72,10 @@ async def test_the_table_is_the_clouds_after_all_of_it(postgres_dsn: str, tmp_pa
                 closed = {shard.id for shard in cloud.stream.shards() if not shard.is_open}
                 return closed <= ended
 
+            async def is_all_done() -> bool:
+                return cloud.journal.counts.keys() >= {*BROKEN}
+
+            await until(is_all_done)
             await until(is_finished, seconds=90)
             await until(is_all_there)
             assert await worker.stop() == 0

@@ -37,7 +37,7 @@ _TROUBLE = (
     Fault(kind="drop", share=0.03),
     Fault(kind="lose_answer", share=0.03),
     Fault(kind="slow", share=0.05, seconds=0.3),
-    Fault(kind="expire_iterator", share=0.01),
+    Fault(kind="expire_iterator", share=0.01, operation="GetRecords"),
 )
 _SILENCE = (
     Fault(kind="stall", share=0.0002),

@@ -81,7 +81,14 @@ class SourceConfig(_Settings):
 
     kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
     stream: str = Field(min_length=1, description="Stream name or ARN.")
-    mode: Literal["fan_out"] = Field("fan_out", description="Enhanced fan-out.")
+    mode: Literal["auto", "fan_out", "polling"] = Field(
+        "auto",
+        description="fan_out: enhanced fan-out, or an error where it can't be had. polling: "
+        "GetRecords. auto: fan_out, and polling for as long as fan-out can't be had.",
+    )
+    idle_seconds_max: float = Field(
+        2.0, ge=0.25, le=60, description="Longest pause of an idle shard that is polled."
+    )
     start: str = Field(
         "TRIM_HORIZON",
         description="First start of a pipeline on a stream: TRIM_HORIZON, LATEST, an RFC 3339 "

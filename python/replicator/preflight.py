@@ -24,7 +24,9 @@ from replicator.service import (
     source_settings,
 )
 from replicator.sink.postgres import PostgresSink
+from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
+from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.tables import describe_tables, destinations
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
@@ -119,8 +121,14 @@ class _Checks:
             if tables:
                 await self.attempt("sink", at_sink)
 
-    async def _at_source(self, source: KinesisSource) -> Stream:
-        stream, consumer = await source.look()
+    async def _at_source(
+        self, source: KinesisSource | KinesisPollingSource | FallbackSource
+    ) -> Stream:
+        consumer: ReplicatorError | str | None = None
+        if isinstance(source, KinesisPollingSource):
+            stream = await source.open()
+        else:
+            stream, consumer = await source.look()
         shards = await source.shards()
         opened = sum(shard.is_open for shard in shards)
         self.say(
@@ -129,10 +137,27 @@ class _Checks:
             f"stream {stream.name}: {len(shards)} shards, {opened} open, first start "
             f"{parse_start(self._pipeline.source.start)}",
         )
-        if consumer is None:
-            self.say("source", "todo", f"consumer {source.consumer_name} would be registered")
+        if isinstance(source, KinesisPollingSource):
+            self.say("source", "ok", "mode polling: read by GetRecords, without a consumer")
+            return stream
+        mode = self._pipeline.source.mode
+        if isinstance(consumer, ReplicatorError):
+            self.say(
+                "source",
+                "warning",
+                f"mode {mode}: the stream would be polled, since fan-out can't be had: "
+                f"{consumer.message}",
+                consumer.code,
+            )
+        elif consumer is None:
+            rest = "; where it can't be, the stream is polled" if mode == "auto" else ""
+            self.say(
+                "source",
+                "todo",
+                f"mode {mode}: consumer {source.consumer_name} would be registered{rest}",
+            )
         else:
-            self.say("source", "ok", f"consumer {source.consumer_name} is {consumer}")
+            self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
     async def _at_destinations(self, stream: Stream) -> None:

@@ -24,6 +24,7 @@ from replicator.aws import AWSSettings
 from replicator.config import Config, PipelineConfig, parse_start
 from replicator.coordinator import Coordinator
 from replicator.core.budget import Budget
+from replicator.core.pace import PaceLimits
 from replicator.errors import ReplicatorError, one_cause
 from replicator.flow import Gate
 from replicator.model import TableSchema
@@ -31,7 +32,10 @@ from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Sink, Source
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
+from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
+from replicator.source.kinesis_polling import KinesisPollingSource
+from replicator.source.polling import PollOptions
 from replicator.source.tables import describe_tables
 from replicator.store.sqlite import SQLiteLeaseStore
 from replicator.telemetry.stats import Stats
@@ -86,6 +90,7 @@ class Service:
                 sink = await stack.enter_async_context(
                     closing(make_sink(self.config, pipeline, self.owner, store.store_id))
                 )
+                log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
                 self.coordinators.append(self._coordinator(pipeline, source, sink, store))
             with one_cause():
                 await self._supervise(stopping)
@@ -155,10 +160,22 @@ def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
     return AWSSettings(**(pipeline.source.aws or config.aws).model_dump())
 
 
-def make_source(config: Config, pipeline: PipelineConfig, clock: Clock) -> KinesisSource:
+def make_source(
+    config: Config, pipeline: PipelineConfig, clock: Clock
+) -> KinesisSource | KinesisPollingSource | FallbackSource:
     """The pipeline's source, not opened."""
-    consumer = pipeline.source.consumer or f"{config.name}-{pipeline.name}"
-    return KinesisSource(source_settings(config, pipeline), pipeline.source.stream, consumer, clock)
+    settings, source = source_settings(config, pipeline), pipeline.source
+    consumer = source.consumer or f"{config.name}-{pipeline.name}"
+    fan_out = KinesisSource(settings, source.stream, consumer, clock)
+    pace = PaceLimits(idle_seconds_max=source.idle_seconds_max)
+    polling = KinesisPollingSource(settings, source.stream, clock, options=PollOptions(pace))
+    match source.mode:
+        case "fan_out":
+            return fan_out
+        case "polling":
+            return polling
+        case "auto":
+            return FallbackSource(fan_out, polling, clock)
 
 
 def make_sink(config: Config, pipeline: PipelineConfig, owner: str, store_id: str) -> PostgresSink:

@@ -14,6 +14,7 @@ import pytest
 
 from replicator import _core
 from replicator.aws import AWSSettings, aws_client
+from replicator.core.pace import PaceLimits
 from replicator.errors import FatalError, PositionLost
 from replicator.model import (
     LATEST,
@@ -26,7 +27,8 @@ from replicator.model import (
     at_timestamp,
 )
 from replicator.protocols import Source
-from replicator.source import KinesisOptions, KinesisSource
+from replicator.source import KinesisOptions, KinesisPollingSource, KinesisSource
+from replicator.source.polling import PollOptions
 from replicator.testing.clock import LoopClock
 from replicator.testing.cloud import Fault, FaultCloud
 from replicator.testing.kinesis_server import KinesisServer
@@ -35,6 +37,9 @@ from replicator.testing.stream import ScriptedStream
 
 # The emulator sends an event to an idle subscriber every five seconds.
 DEADLINE_SECONDS = 25.0
+QUICK_POLLS = PollOptions(
+    PaceLimits(reads_per_second=100.0, busy_seconds=0.01, idle_seconds_max=0.05)
+)
 
 
 @dataclass
@@ -95,12 +100,16 @@ async def scripted_rig(stack: AsyncExitStack) -> Rig:
     return Rig(source, append, shard.id, stream, missing)
 
 
-async def server_rig(stack: AsyncExitStack) -> Rig:
+async def server_rig(stack: AsyncExitStack, *, is_polled: bool = False) -> Rig:
     stream = ScriptedStream(1)
     (shard,) = stream.shards()
     server = await stack.enter_async_context(
         KinesisServer(
-            stream, event_records=4, heartbeat_seconds=0.05, subscribe_interval_seconds=0.05
+            stream,
+            event_records=4,
+            heartbeat_seconds=0.05,
+            subscribe_interval_seconds=0.05,
+            reads_per_second=1_000,
         )
     )
 
@@ -112,13 +121,15 @@ async def server_rig(stack: AsyncExitStack) -> Rig:
     settings = AWSSettings(region="eu-north-1", endpoint_url=server.url)
     options = KinesisOptions(subscribe_interval_seconds=0.06, backoff_seconds=0.01)
 
-    def source(name: str) -> KinesisSource:
+    def source(name: str) -> Source:
+        if is_polled:
+            return KinesisPollingSource(settings, name, LoopClock(), options=QUICK_POLLS)
         return KinesisSource(settings, name, "shop-products", LoopClock(), options=options)
 
     return Rig(source(server.name), append, shard.id, stream, source("another"))
 
 
-async def cloud_rig(stack: AsyncExitStack) -> Rig:
+async def cloud_rig(stack: AsyncExitStack, *, is_polled: bool = False) -> Rig:
     """What a reader gets over by itself happens all the time."""
     script = (
         *(
@@ -128,6 +139,8 @@ async def cloud_rig(stack: AsyncExitStack) -> Rig:
         *(Fault(kind=kind, share=0.2) for kind in ("small_event", "empty_event")),
         Fault(kind="no_initial_response", share=0.5),
         Fault(kind="throttle", operation="SubscribeToShard", share=0.1),
+        Fault(kind="throttle", operation="GetRecords", share=0.1),
+        Fault(kind="expire_iterator", operation="GetRecords", share=0.1),
     )
     cloud = await stack.enter_async_context(
         FaultCloud(
@@ -137,6 +150,7 @@ async def cloud_rig(stack: AsyncExitStack) -> Rig:
             event_records=4,
             heartbeat_seconds=0.05,
             subscribe_interval_seconds=0.05,
+            reads_per_second=1_000,
         )
     )
     cloud.creating_answers = 0
@@ -148,13 +162,15 @@ async def cloud_rig(stack: AsyncExitStack) -> Rig:
     settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url)
     options = KinesisOptions(subscribe_interval_seconds=0.06, backoff_seconds=0.01, failures_max=20)
 
-    def source(name: str) -> KinesisSource:
+    def source(name: str) -> Source:
+        if is_polled:
+            return KinesisPollingSource(settings, name, LoopClock(), options=QUICK_POLLS)
         return KinesisSource(settings, name, "shop-products", LoopClock(), options=options)
 
     return Rig(source(cloud.name), append, shard.id, cloud.stream, source("another"))
 
 
-async def ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
+async def ministack_rig(stack: AsyncExitStack, url: str, *, is_polled: bool = False) -> Rig:
     name = f"stream-{secrets.token_hex(4)}"
     settings = AWSSettings(region="eu-north-1", endpoint_url=url)
     client: Any = await stack.enter_async_context(aws_client(settings, "kinesis"))
@@ -168,13 +184,22 @@ async def ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
             Records=[{"Data": record, "PartitionKey": "0"} for record in records],
         )
 
-    def source(stream: str) -> KinesisSource:
+    def source(stream: str) -> Source:
+        if is_polled:
+            return KinesisPollingSource(settings, stream, LoopClock())
         return KinesisSource(settings, stream, "shop-products", LoopClock())
 
     return Rig(source(name), append, shard["ShardId"], missing=source("another"))
 
 
-@pytest.fixture(params=["scripted", "server", "cloud", "ministack"])
+@pytest.fixture(
+    params=[
+        "scripted",
+        *("server", "server-polled"),
+        *("cloud", "cloud-polled"),
+        *("ministack", "ministack-polled"),
+    ]
+)
 async def rig(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Rig]:
@@ -183,12 +208,15 @@ async def rig(
     async with AsyncExitStack() as stack:
         if request.param == "scripted":
             made = await scripted_rig(stack)
-        elif request.param == "server":
-            made = await server_rig(stack)
-        elif request.param == "cloud":
-            made = await cloud_rig(stack)
         else:
-            made = await ministack_rig(stack, request.getfixturevalue("ministack_url"))
+            name, _, way = request.param.partition("-")
+            if name == "server":
+                made = await server_rig(stack, is_polled=way == "polled")
+            elif name == "cloud":
+                made = await cloud_rig(stack, is_polled=way == "polled")
+            else:
+                url = request.getfixturevalue("ministack_url")
+                made = await ministack_rig(stack, url, is_polled=way == "polled")
         stack.push_async_callback(made.source.close)
         yield made
 

@@ -253,11 +253,11 @@ class ScriptedStream:
         return self._logs[shard_id].count
 
     def behind_ms(self, shard_id: str, place: int) -> int:
-        """How long the record at `place` has waited; 0 at the tip."""
+        """How long the record at `place` has waited, at least 1; 0 at the tip."""
         log = self._logs[shard_id]
         if place >= log.count:
             return 0
-        return max(0, self.now_ms() - log.record(place).arrival_ms)
+        return max(1, self.now_ms() - log.record(place).arrival_ms)
 
     def is_ended(self, shard_id: str, place: int) -> bool:
         """True when the shard is closed and nothing is left from `place` on."""

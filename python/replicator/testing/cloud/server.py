@@ -20,10 +20,9 @@ from replicator.testing import frames
 from replicator.testing.cloud.control import add_control
 from replicator.testing.cloud.faults import Fault, Mischief, Place, Script
 from replicator.testing.cloud.history import History
-from replicator.testing.cloud.iterators import RECORDS_MAX, Iterators
-from replicator.testing.cloud.iterators import Iterator as ShardIterator
 from replicator.testing.cloud.journal import Journal
 from replicator.testing.cloud.workload import Workload
+from replicator.testing.iterators import shard_of
 from replicator.testing.kinesis_server import (
     Cut,
     KinesisServer,
@@ -34,7 +33,6 @@ from replicator.testing.kinesis_server import (
     Stall,
     Step,
     error_answer,
-    position_of,
 )
 from replicator.testing.stream import HASH_KEY_END, ScriptedStream
 
@@ -113,7 +111,6 @@ class FaultCloud(KinesisServer):
         self.rate = rate
         self._retention_seconds = retention_seconds
         self._shards_max = shards_max
-        self._iterators = Iterators(self.stream, self.clock.seconds)
         self._ticking: asyncio.Task[None] | None = None
         self._owed = 0.0
         self._ticked_at = 0.0
@@ -246,18 +243,6 @@ class FaultCloud(KinesisServer):
 
     def _plain(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         match operation:
-            case "GetShardIterator":
-                self._require_stream(body)
-                starting = {
-                    "Type": body["ShardIteratorType"],
-                    "SequenceNumber": body.get("StartingSequenceNumber"),
-                    "Timestamp": body.get("Timestamp"),
-                }
-                return self._iterators.get_shard_iterator(body["ShardId"], position_of(starting))
-            case "GetRecords":
-                return self._iterators.get_records(
-                    body["ShardIterator"], body.get("Limit", RECORDS_MAX)
-                )
             case "PutRecords":
                 self._require_stream(body)
                 return self._put_records(body["Records"])
@@ -361,6 +346,5 @@ def _wave(fault: Fault) -> list[int]:
 
 def _shard_of(body: dict[str, Any]) -> str:
     if "ShardIterator" in body:
-        with contextlib.suppress(Refusal):
-            return ShardIterator.parse(body["ShardIterator"]).shard_id
+        return shard_of(body["ShardIterator"])
     return str(body.get("ShardId", ""))

@@ -4,13 +4,17 @@ with the source's waits made short: what is stored is what the cloud's own histo
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
-from replicator.aws import AWSSettings
+from replicator.aws import AWSSettings, aws_client
 from replicator.demo.compare import plain_item
 from replicator.model import SHARD_END
 from replicator.source import KinesisOptions, KinesisSource
@@ -155,3 +159,86 @@ async def test_what_was_trimmed_unread_is_a_gap(credentials: None) -> None:
 
             await until(is_stopped)
         assert engine.stats.gaps == 1
+
+
+async def test_records_and_reshards_by_the_services_own_calls(credentials: None) -> None:
+    async with (
+        FaultCloud(shards=2) as cloud,
+        aws_client(AWSSettings(region="eu-north-1", endpoint_url=cloud.url), "kinesis") as kinesis,
+    ):
+        left, right = (shard.id for shard in cloud.stream.shards())
+        records = [{"Data": b"%d" % n, "PartitionKey": f"key {n}"} for n in range(100)]
+        answer = await kinesis.put_records(StreamName=cloud.name, Records=records)
+        assert answer["FailedRecordCount"] == 0
+        assert {record["ShardId"] for record in answer["Records"]} == {left, right}
+        listed = (await kinesis.list_shards(StreamName=cloud.name))["Shards"]
+        # As the service: whole, without holes, both ends included.
+        assert [shard["HashKeyRange"] for shard in listed] == [
+            {"StartingHashKey": "0", "EndingHashKey": str(2**127 - 1)},
+            {"StartingHashKey": str(2**127), "EndingHashKey": str(2**128 - 1)},
+        ]
+        await kinesis.split_shard(
+            StreamName=cloud.name, ShardToSplit=left, NewStartingHashKey=str(2**125)
+        )
+        await kinesis.merge_shards(
+            StreamName=cloud.name,
+            ShardToMerge="shardId-000000000003",
+            AdjacentShardToMerge=right,
+        )
+        assert [(shard.id, shard.parents) for shard in cloud.stream.shards() if shard.is_open] == [
+            ("shardId-000000000002", (left,)),
+            ("shardId-000000000004", ("shardId-000000000003", right)),
+        ]
+        assert cloud.stream.hash_range("shardId-000000000004") == (2**125, 2**128)
+        with pytest.raises(kinesis.exceptions.ResourceNotFoundException):
+            await kinesis.split_shard(
+                StreamName=cloud.name, ShardToSplit=left, NewStartingHashKey="1"
+            )
+
+
+async def test_the_same_seed_and_calls_give_the_same_mischief(credentials: None) -> None:
+    async def done(seed: int) -> list[tuple[str, str]]:
+        kinds = ("end", "cut", "cut_in_frame", "end_in_frame", "bad_crc", "small_event", "lag")
+        async with FaultCloud(
+            seed=seed,
+            script=[Fault(kind=kind, share=0.1) for kind in kinds],
+            shards=1,
+            event_records=2,
+            heartbeat_seconds=0.02,
+            subscribe_interval_seconds=0.05,
+        ) as cloud:
+            cloud.creating_answers = 0
+            sink = MemorySink("test/p")
+            async with reading(cloud, sink):
+                cloud.workload.make(120, 0.0)
+                await until_equal(cloud, sink)
+            lines = [json.loads(line) for line in cloud.journal.lines()]
+        return [(line["kind"], line.get("shard", "")) for line in lines if "shard" in line][:40]
+
+    first, second, other = await done(1), await done(1), await done(2)
+    assert len(first) == 40
+    assert first == second
+    assert first != other
+
+
+async def test_a_process_of_its_own(tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[{"kind": "duplicate", "share": 0.5}]')
+    journal = tmp_path / "journal"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "replicator.testing.cloud", "--rate", "500"),
+        *("--script", str(script), "--log", str(journal)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    ready = json.loads(await process.stdout.readline())
+    assert ready["event"] == "ready"
+
+    async def has_repeated() -> bool:
+        async with aiohttp.ClientSession(ready["url"]) as http, http.get("/_control/state") as got:
+            return bool((await got.json())["faults"].get("duplicate"))
+
+    await until(has_repeated)
+    process.terminate()
+    assert await process.wait() == 0
+    assert json.loads(journal.read_text().splitlines()[0])["kind"] == "duplicate"

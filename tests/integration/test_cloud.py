@@ -17,7 +17,8 @@ import pytest
 from replicator.aws import AWSSettings, aws_client
 from replicator.demo.compare import plain_item
 from replicator.model import SHARD_END
-from replicator.source import KinesisOptions, KinesisSource
+from replicator.protocols import Source
+from replicator.source import KinesisOptions, KinesisPollingSource, KinesisSource
 from replicator.store.memory import MemoryLeaseStore
 from replicator.testing.clock import LoopClock
 from replicator.testing.cloud import SCRIPTS, Fault, FaultCloud
@@ -58,14 +59,15 @@ def at_full_mischief() -> tuple[Fault, ...]:
 
 
 @asynccontextmanager
-async def reading(cloud: FaultCloud, sink: MemorySink) -> AsyncIterator[Engine]:
-    source = KinesisSource(
-        AWSSettings(region="eu-north-1", endpoint_url=cloud.url),
-        cloud.name,
-        "shop-products",
-        LoopClock(),
-        options=FAST,
-    )
+async def reading(
+    cloud: FaultCloud, sink: MemorySink, *, is_polled: bool = False
+) -> AsyncIterator[Engine]:
+    settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url)
+    source: Source
+    if is_polled:
+        source = KinesisPollingSource(settings, cloud.name, LoopClock())
+    else:
+        source = KinesisSource(settings, cloud.name, "shop-products", LoopClock(), options=FAST)
     engine = Engine(source, sink, MemoryLeaseStore(), lease_seconds=1.0, discovery_seconds=0.5)
     try:
         async with engine.running():
@@ -99,8 +101,10 @@ def truth(cloud: FaultCloud) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_nothing_is_lost_at_full_mischief(credentials: None, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "is_polled"), [(1, False), (2, False), (3, True)])
+async def test_nothing_is_lost_at_full_mischief(
+    credentials: None, seed: int, is_polled: bool
+) -> None:
     sink = MemorySink("test/p")
     async with FaultCloud(
         seed=seed,
@@ -111,13 +115,16 @@ async def test_nothing_is_lost_at_full_mischief(credentials: None, seed: int) ->
         subscribe_interval_seconds=0.05,
     ) as cloud:
         cloud.creating_answers = 0
-        async with reading(cloud, sink) as engine:
+        async with reading(cloud, sink, is_polled=is_polled) as engine:
             await asyncio.sleep(8)
             await until_equal(cloud, sink)
         done = cloud.journal.counts
     assert done["split"] + done["merge"] == 6
-    ended = {"end", "cut", "cut_in_frame", "end_in_frame", "bad_crc", "exception"}
-    assert sum(done[kind] > 0 for kind in ended) >= 5
+    if is_polled:
+        assert done["throttle"] + done["expire_iterator"] + done["error"] > 0
+    else:
+        ended = {"end", "cut", "cut_in_frame", "end_in_frame", "bad_crc", "exception"}
+        assert sum(done[kind] > 0 for kind in ended) >= 5
     assert min(done[kind] for kind in ("duplicate", "reorder", "equal_instant", "poison")) > 0
     assert engine.stats.gaps == 0
     # A copy of a change that isn't its item's newest any more isn't looked at.

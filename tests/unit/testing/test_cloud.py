@@ -119,6 +119,21 @@ def test_the_same_seed_makes_the_same_records() -> None:
     assert first != payloads(made(4, SCRIPTS["trouble"], 400)[1])
 
 
+def test_no_instant_ends_where_it_began() -> None:
+    """Else only the arrival would tell what is last."""
+    history = History(1, TABLE.name, keys=5)
+    instants: dict[tuple[str, int], list[Any]] = {}
+    for number in range(3_000):
+        if number % 5 == 0:
+            history.later()
+        change = json.loads(history.change(history.pick()))["dynamodb"]
+        at = (change["Keys"]["id"]["S"], change["ApproximateCreationDateTime"] // 1_000)
+        images = change.get("OldImage"), change.get("NewImage")
+        instants.setdefault(at, [images[0], None])[1] = images[1]
+    assert len(instants) < 2_000, "changes do share instants"
+    assert all(first != last for first, last in instants.values())
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_the_oracle_is_what_comes_of_the_records(seed: int) -> None:
     """Shard by shard in pieces of any size, parents first, as a reader stores them."""

@@ -23,12 +23,14 @@ from bench import records
 from bench.postgres import STREAM, TABLE, Result, opened
 from replicator import _core
 from replicator.core.budget import Budget
+from replicator.core.liveness import ShardLife
 from replicator.flow import Gate
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
     Fence,
     Fetch,
+    Horizon,
     Pending,
     Position,
     Shard,
@@ -162,7 +164,8 @@ class _Turns:
                 group=group,
             )
             inlet = pipeline.lane(self._fence).open(self._fence)
-            await pipeline.run(inlet, TRIM_HORIZON, asyncio.Event())
+            life, cut = ShardLife(0.0, 90.0), asyncio.get_running_loop().create_future()
+            await pipeline.run(inlet, TRIM_HORIZON, asyncio.Event(), life, cut)
             pipeline.close()
         assert stats.flushes == len(self._frames)
         assert not stats.dead_letters
@@ -198,6 +201,9 @@ class _FrameSource:
 
     async def now_us(self) -> int:
         return time.time_ns() // 1_000
+
+    async def horizon(self) -> Horizon:
+        return Horizon(await self.now_us(), 86_400_000_000)
 
     async def shards(self) -> Sequence[Shard]:
         return ()

@@ -34,14 +34,13 @@ import yaml
 from replicator.demo.compare import compare, plain_item, select
 from replicator.testing.cloud import SCRIPTS
 from replicator.testing.items import with_bytes
-from replicator.testing.servers import start_postgres, stop_process
+from replicator.testing.servers import free_port, start_postgres, stop_process
 
 TABLE = "products"
 SAMPLES = 60
 SETTLE_SECONDS = 300.0
 GROWTH_MAX = 0.2
 RETENTION_SECONDS = 900
-METRICS = "http://127.0.0.1:9464/metrics"
 
 
 @dataclass
@@ -90,8 +89,8 @@ def run(options: argparse.Namespace, folder: Path) -> Soak:
     """The whole run; its files lie in `folder`."""
     soak = Soak()
     with start_postgres() as server:
-        dsn = server.database()
-        with cloud(options, folder) as url, worker(url, dsn, folder) as process:
+        dsn, port = server.database(), free_port()
+        with cloud(options, folder) as url, worker(url, dsn, folder, port) as process:
             seconds = options.minutes * 60
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
@@ -110,7 +109,7 @@ def run(options: argparse.Namespace, folder: Path) -> Soak:
             }
             soak.items = len(items)
             soak.differences = uvloop.run(settled(dsn, items))
-            soak.metrics = metrics()
+            soak.metrics = metrics(port)
             state = ask(url, "state")
             soak.faults, soak.records = state["faults"], state["records"]
             process.terminate()
@@ -135,7 +134,7 @@ def cloud(options: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def worker(url: str, dsn: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker(url: str, dsn: str, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """`replicator run`."""
     config = folder / "config.yaml"
     pipeline = {
@@ -148,6 +147,7 @@ def worker(url: str, dsn: str, folder: Path) -> Iterator[subprocess.Popen[bytes]
         "name": "soak",
         "aws": {"region": "eu-north-1", "endpoint_url": url},
         "pipelines": [pipeline],
+        "admin": {"port": port},
         "state_directory": str(folder / "state"),
     }
     config.write_text(yaml.safe_dump(settings))
@@ -211,13 +211,10 @@ def said(log: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def metrics() -> dict[str, float]:
-    """Counters that the worker serves; none where it serves none."""
-    try:
-        with urllib.request.urlopen(METRICS, timeout=5) as answer:
-            text = answer.read().decode()
-    except OSError:
-        return {}
+def metrics(port: int) -> dict[str, float]:
+    """The worker's counters that are above zero."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
     found = re.findall(r"^(replicator_\w+_total(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
     return {name: float(value) for name, value in found if float(value)}
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.coordinator import Coordinator
+from replicator.core import gap
 from replicator.core.budget import Budget
+from replicator.core.liveness import DEADLINE_SECONDS, Liveness
 from replicator.core.retry import Backoff
 from replicator.flow import Gate
-from replicator.model import TRIM_HORIZON, Position, TableSchema
+from replicator.model import TRIM_HORIZON, Start, TableSchema
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Sink, Source
 from replicator.telemetry.stats import Stats
@@ -29,15 +31,17 @@ class Engine:
     source: Source
     sink: Sink[Any]
     store: LeaseStore
-    start: Position | None = TRIM_HORIZON
+    start: Start | None = TRIM_HORIZON
     describe: Callable[[], Awaitable[Sequence[TableSchema]]] | None = None
     owner: str = "worker"
     lease_seconds: float = 10.0
     discovery_seconds: float = 5.0
+    deadline_seconds: float = DEADLINE_SECONDS
     memory_bytes_max: int = 268_435_456
     batch_limits: tuple[int, int, float] = (5_000, 8_388_608, 0.02)
     clock: Clock = field(default_factory=LoopClock)
     stats: Stats = field(default_factory=Stats)
+    gap_margin_us: int = gap.MARGIN_US
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.memory_bytes_max)
@@ -55,8 +59,10 @@ class Engine:
             clock=self.clock,
             jitter=lambda: 0.5,
             stats=self.stats,
+            alive=Liveness("w", deadline_seconds=self.deadline_seconds),
             lease_seconds=self.lease_seconds,
             discovery_seconds=self.discovery_seconds,
+            gap_margin_us=self.gap_margin_us,
             backoff=Backoff(base_seconds=0.05, cap_seconds=1.0),
         )
 

@@ -35,8 +35,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from replicator._core import Pattern, Projection
+from replicator.core.liveness import DEADLINE_SECONDS
 from replicator.errors import FatalError
-from replicator.model import LATEST, TRIM_HORIZON, Position, PositionKind, at_timestamp
+from replicator.model import LATEST, TRIM_HORIZON, Ago, Position, PositionKind, Start, at_timestamp
 
 ENVIRONMENT_PREFIX = "REPLICATOR_"
 # Variables with the prefix that are no configuration keys.
@@ -92,7 +93,8 @@ class SourceConfig(_Settings):
     start: str = Field(
         "TRIM_HORIZON",
         description="First start of a pipeline on a stream: TRIM_HORIZON, LATEST, an RFC 3339 "
-        "time, epoch seconds or milliseconds, or a sequence number. Resolved once.",
+        "time, epoch seconds or milliseconds, a time before now (2h ago), or a sequence number. "
+        "Resolved once.",
     )
     consumer: str | None = Field(
         None,
@@ -233,7 +235,11 @@ class PipelineConfig(_Settings):
     tables: tuple[str, ...] = Field(min_length=1, description="Table names or ARNs.")
     source: SourceConfig
     snapshot: Literal["never"] = Field("never", description="Snapshots are not there yet.")
-    on_gap: Literal["stop"] = Field("stop", description="A lost position stops its shard.")
+    on_gap: Literal["stop", "snapshot", "repair"] = Field(
+        "stop",
+        description="What a gap does: stop ends its shard and says so. The others need snapshots, "
+        "which are not there yet: they are refused.",
+    )
     sinks: tuple[PostgresConfig, ...] = Field(min_length=1, max_length=1)
 
     @property
@@ -257,6 +263,26 @@ class LimitsConfig(_Settings):
     batch_rows_max: int = Field(5_000, ge=1, description="Changes in one write.")
     batch_bytes_max: int = Field(8_388_608, ge=65_536, description="Bytes in one write.")
     batch_delay_ms_max: int = Field(100, ge=0, le=60_000, description="Longest wait for more.")
+    silence_seconds_max: float = Field(
+        DEADLINE_SECONDS,
+        ge=1,
+        description="Longest silence of a shard that could be read; then /healthz is red and "
+        "its reader is restarted.",
+    )
+
+
+class AdminConfig(_Settings):
+    """Where /healthz, /readyz, /status and /metrics are served. It has no password: who can
+    reach it can read it."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address; 0.0.0.0 in a container.")
+    port: int = Field(9464, ge=0, le=65_535, description="Port; 0 takes a free one and logs it.")
+
+    @property
+    def url(self) -> str:
+        """How a process of this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class LeasesConfig(_Settings):
@@ -274,6 +300,7 @@ class Config(_Settings):
     pipelines: tuple[PipelineConfig, ...] = Field(min_length=1)
     limits: LimitsConfig = LimitsConfig()
     leases: LeasesConfig = LeasesConfig()
+    admin: AdminConfig | None = Field(AdminConfig(), description="null switches it off.")
     state_directory: Path = Field(Path("state"), description="Leases and display copies.")
     drain_timeout_seconds: float = Field(25.0, gt=0, description="Longest orderly stop.")
 
@@ -397,8 +424,13 @@ def _index(node: list[Any], key: str, variable: str) -> int:
     raise FatalError("config_invalid", f"{variable}: no item {key!r} in the list")
 
 
-def parse_start(text: str) -> Position:
-    """The start that the text names; LATEST is still to be resolved to an instant.
+_AGO = re.compile(r"([0-9]{1,9})\s*(s|m|h|d|second|minute|hour|day)(?:(?<=[a-z]{3})s)?\s+ago")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def parse_start(text: str) -> Start:
+    """The start that the text names; LATEST and a time before now ("2h ago", "30 minutes
+    ago") are still to be resolved to an instant, by the service's clock.
 
     Raises ValueError naming the accepted forms.
     """
@@ -412,12 +444,15 @@ def parse_start(text: str) -> Position:
         return at_timestamp(int(seconds) * 1_000_000 + int(fraction.ljust(6, "0")))
     if re.fullmatch(r"[0-9]{12,13}", plain):
         return at_timestamp(int(plain) * 1_000)
+    if (ago := _AGO.fullmatch(plain)) is not None:
+        return Ago(int(ago[1]) * _UNIT_SECONDS[ago[2][0]] * 1_000_000)
     try:
         moment = datetime.fromisoformat(plain)
     except ValueError:
         raise ValueError(
             f"{text!r} is no start: use TRIM_HORIZON, LATEST, an RFC 3339 time "
-            "(2026-01-31T12:00:00Z), epoch seconds or milliseconds, or a sequence number"
+            "(2026-01-31T12:00:00Z), epoch seconds or milliseconds, a time before now (2h ago; "
+            "s, m, h or d), or a sequence number"
         ) from None
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} names no time zone: add Z or an offset")

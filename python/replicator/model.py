@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from replicator._core import ChangeBatch, Records, Rejection
@@ -80,6 +80,23 @@ def at_timestamp(timestamp_us: int) -> Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Ago:
+    """A start by a time before now, in microseconds: an instant once resolved (`core.start`)."""
+
+    us: int
+
+    def __str__(self) -> str:
+        seconds = self.us // 1_000_000
+        for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+            if seconds and not seconds % length:
+                return f"{seconds // length}{unit} ago"
+        return f"{seconds}s ago"
+
+
+Start: TypeAlias = Position | Ago
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """A stream's identity. Re-created under its old name it is another stream,
     so the creation time is part of it (whole seconds: the API gives no more)."""
@@ -87,6 +104,38 @@ class Stream:
     name: str
     arn: str
     created_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """How far back a stream reaches: records that arrived before `at_us` may be gone.
+
+    `now_us` is the *service's* clock, `retention_us` how long it keeps a record; both in
+    microseconds, the first since the epoch."""
+
+    now_us: int
+    retention_us: int
+
+    @property
+    def at_us(self) -> int:
+        """The oldest arrival time that is surely still kept."""
+        return self.now_us - self.retention_us
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Until when a shard was read, UTC microseconds: the arrival time of the last record
+    that is stored, and the instant up to which nothing is owed: by the service's last answer
+    before the shard ended nothing more had arrived then, or the shard's first position was
+    stored then. Whatever comes next, in the shard or in its children, arrived later than both."""
+
+    last_arrival_us: int | None = None
+    tip_us: int | None = None
+
+    @property
+    def us(self) -> int | None:
+        """The later of the two; None when neither is known."""
+        return max(filter(None, (self.last_arrival_us, self.tip_us)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +167,9 @@ class Fetch:
 
     `next` is where reading goes on once everything of this fetch is durable:
     after the continuation number, or `SHARD_END` when the service said so.
-    `children` come with the end only. `received_at` is `Clock.monotonic()` at
-    the arrival of the frame's last byte, in seconds.
+    `children` come with the end only. `behind_ms` is the service's word, or what follows from
+    the last record's arrival; 0 means that there was nothing more. `received_at` is
+    `Clock.monotonic()` at the arrival of the frame's last byte, in seconds.
     """
 
     shard_id: str

@@ -21,11 +21,13 @@ from typing import Any
 import structlog
 
 from replicator import _core
+from replicator.core import gap
 from replicator.core.batch import Batcher
-from replicator.errors import LeaseLost
+from replicator.core.liveness import ShardLife
+from replicator.errors import LeaseLost, TransientError
 from replicator.flow import Gate
 from replicator.lane import INLINE_BYTES_MAX, Inlet, Lane
-from replicator.model import SHARD_END, Fence, Fetch, Pending, Position, Shard
+from replicator.model import SHARD_END, Fence, Fetch, Pending, Position, PositionKind, Shard
 from replicator.protocols import Clock, Sink, Source
 from replicator.telemetry.stats import Stats
 
@@ -34,6 +36,9 @@ log = structlog.get_logger()
 # An idle shard's position is stored this often: often enough to stay far from the end
 # of the retention, seldom enough that thousands of idle shards cost nothing.
 IDLE_POSITION_SECONDS = 15.0
+# A reader that was held up by its sink for longer than this begins anew, with a look at the
+# age of its position: the source would go on at the oldest record without a word.
+HELD_UP_SECONDS_MAX = 600.0
 
 
 class Pipeline:
@@ -81,51 +86,86 @@ class Pipeline:
             task.cancel()
 
     async def run(
-        self, inlet: Inlet, position: Position, stopping: asyncio.Event
+        self,
+        inlet: Inlet,
+        position: Position,
+        stopping: asyncio.Event,
+        life: ShardLife,
+        cut: asyncio.Future[None],
+        behind_ms_max: int | None = None,
     ) -> tuple[Shard, ...] | None:
-        """Reads the inlet's shard until its end, or until `stopping`; returns when all
-        that was read is durable.
+        """Reads the inlet's shard until its end, until `stopping`, or until `cut` fails;
+        returns when all that was read is durable. `life` is told what happens.
+        `behind_ms_max`: a reader further behind may be losing records (law 9).
 
         Gives the shard's children at its end, None when stopped. Raises the source's
-        errors and whatever failed the lane.
+        errors, PositionLost when it is overtaken, that of `cut`, and whatever failed the lane.
         """
-        reading = asyncio.ensure_future(self._read(inlet, position))
+        life.asks(self._clock.monotonic())
+        reading = asyncio.ensure_future(self._read(inlet, position, life, behind_ms_max))
         stop = asyncio.ensure_future(stopping.wait())
-        ends: set[asyncio.Future[Any]] = {reading, stop, inlet.failure}
+        ends: set[asyncio.Future[Any]] = {reading, stop, inlet.failure, cut}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if inlet.failure.done():
+                life.waits_for_sink("", self._clock.monotonic())
                 inlet.failure.result()
             await _ended(reading)
             error = None if reading.cancelled() else reading.exception()
             # What was read before an error is still good, and may be gone when it is read
             # again. Only a lost lease makes it another worker's.
             if not isinstance(error, LeaseLost):
+                life.ends("what was read to be durable", self._clock.monotonic())
                 await inlet.drain()
+            if cut.done() or error is not None:
+                life.source_failed(self._clock.monotonic())
+            if cut.done():
+                cut.result()
             return None if reading.cancelled() else reading.result()
         finally:
             stop.cancel()
             await _ended(reading)
             inlet.close()
 
-    async def _read(self, inlet: Inlet, position: Position) -> tuple[Shard, ...]:
+    async def _read(
+        self, inlet: Inlet, position: Position, life: ShardLife, behind_ms_max: int | None
+    ) -> tuple[Shard, ...]:
         shard_id = inlet.fence.shard_id
         stored_at = float("-inf")
+        # From the oldest record on a reader begins at the limit, and has to come away from it.
+        is_within = position.kind is not PositionKind.TRIM_HORIZON
         async with aclosing(self._source.read(shard_id, position)) as fetches:
             async for fetch in fetches:
                 ended = fetch.next == SHARD_END
+                if behind_ms_max is not None and not ended:
+                    if fetch.behind_ms <= behind_ms_max:
+                        is_within = True
+                    elif is_within:
+                        raise gap.overtaken(shard_id, fetch.behind_ms, behind_ms_max)
                 now = self._clock.monotonic()
+                life.arrived(fetch.next, fetch.behind_ms, now)
                 if not len(fetch.records) and not ended and now - stored_at < IDLE_POSITION_SECONDS:
                     continue
-                await self._plan(inlet, fetch)
+                await self._plan(inlet, fetch, life)
                 stored_at = now
                 if ended:
                     return fetch.children
+                held_up = self._clock.monotonic() - now
+                if held_up > HELD_UP_SECONDS_MAX:
+                    raise TransientError(
+                        "reading_held_up",
+                        f"{shard_id} was not read for {held_up:.0f} s, for its sink took nothing "
+                        "more: it is read again from its stored position",
+                        retry_after_seconds=0.0,
+                    )
         raise AssertionError(f"{shard_id}: a source may only return after SHARD_END")
 
-    async def _plan(self, inlet: Inlet, fetch: Fetch) -> None:
+    async def _plan(self, inlet: Inlet, fetch: Fetch, life: ShardLife) -> None:
         charge = fetch.records.nbytes
-        await self._gate.take(charge)
+        if not self._gate.try_take(charge):
+            life.waits_for_sink("room in the memory budget", self._clock.monotonic())
+            await self._gate.take(charge)
+            life.asks(self._clock.monotonic())
         try:
             batch = await self._decode(fetch)
         except asyncio.CancelledError:

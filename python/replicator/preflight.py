@@ -1,28 +1,20 @@
-"""`check` and `status`: what a run would meet, and where the last one stands.
-
-Both only look. `check` connects to both sides; `status` reads the sink, which knows
-the truth, and the lease store, which knows who reads.
-"""
+"""`check`: what a run would meet. It connects to both sides and only looks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from replicator.config import Config, PipelineConfig, parse_start
+from replicator.core import gap
+from replicator.core.start import resolved
 from replicator.errors import ReplicatorError
-from replicator.model import LeaseRow, Stream, TableSchema
-from replicator.service import (
-    SystemClock,
-    closing,
-    make_sink,
-    make_source,
-    open_store,
-    source_settings,
-)
+from replicator.model import Stream, TableSchema
+from replicator.protocols import Source
+from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
 from replicator.sink.postgres import PostgresSink
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
@@ -105,6 +97,9 @@ class _Checks:
         async def at_source() -> None:
             stream.append(await self._at_source(source))
 
+        async def at_start() -> None:
+            await self._at_start(source, sink, stream[0])
+
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
 
@@ -112,10 +107,13 @@ class _Checks:
             await self._at_sink(sink, tables)
 
         async with AsyncExitStack() as stack:
+            await self.attempt("on_gap", self._at_policy)
             await stack.enter_async_context(closing(source))
             await stack.enter_async_context(closing(sink))
             await self.attempt("table", at_tables)
             await self.attempt("source", at_source)
+            if stream:
+                await self.attempt("start", at_start)
             if stream and tables:
                 await self.attempt("destination", at_destination)
             if tables:
@@ -159,6 +157,19 @@ class _Checks:
         else:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
+
+    async def _at_policy(self) -> None:
+        gap.require_policy(self._pipeline.on_gap)
+
+    async def _at_start(self, source: Source, sink: PostgresSink, stream: Stream) -> None:
+        rows: Sequence[Mapping[str, Any]] = ()
+        with suppress(ReplicatorError):  # the sink has a look of its own
+            rows = (await sink.report()).positions
+        # A stream that was begun goes on at its positions, wherever its start is.
+        if all(row["stream_arn"] != stream.arn for row in rows):
+            horizon = await source.horizon()
+            start = resolved(parse_start(self._pipeline.source.start), horizon.now_us)
+            gap.require_kept(start, horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
         settings = source_settings(self._config, self._pipeline)
@@ -206,99 +217,3 @@ def check(config: Config) -> CheckReport:
 
     asyncio.run(look())
     return report
-
-
-@dataclass(slots=True)
-class PipelineStatus:
-    """One pipeline as its stores show it."""
-
-    name: str
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    dead_letters: dict[str, int] = field(default_factory=dict)
-    problem: str = ""
-
-
-@dataclass(slots=True)
-class StatusReport:
-    """All pipelines; `problem` says why nothing is known of their leases."""
-
-    pipelines: list[PipelineStatus] = field(default_factory=list)
-    problem: str = ""
-
-    @property
-    def is_complete(self) -> bool:
-        """True when both the lease store and every sink could be read."""
-        return not self.problem and not any(pipeline.problem for pipeline in self.pipelines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--output json`."""
-        pipelines = [asdict(pipeline) for pipeline in self.pipelines]
-        return {"problem": self.problem, "pipelines": pipelines}
-
-    def as_text(self) -> str:
-        """For people."""
-        nobody = "unknown" if self.problem else "none"
-        lines = [f"leases: {self.problem}"] if self.problem else []
-        for pipeline in self.pipelines:
-            if pipeline.problem:
-                lines.append(f"{pipeline.name}: {pipeline.problem}")
-                continue
-            letters = sum(pipeline.dead_letters.values())
-            detail = ", ".join(f"{code} {n}" for code, n in sorted(pipeline.dead_letters.items()))
-            lines.append(f"{pipeline.name}: {len(pipeline.shards)} shards, {letters} dead letters")
-            if detail:
-                lines.append(f"  dead letters: {detail}")
-            lines += [
-                f"  {shard['shard']}  {shard['position'] or 'no position yet'}"
-                f"  owner {shard['lease_owner'] or nobody}  last record {shard['last_arrival_at']}"
-                f"  stored {shard['updated_at']}"
-                for shard in pipeline.shards
-            ]
-        return "\n".join(lines)
-
-
-def status(config: Config) -> StatusReport:
-    """Positions, owners and dead letters of every pipeline. Never raises for a side that
-    can't be read: its `problem` says why, and the others are shown."""
-    report = StatusReport()
-
-    async def look() -> None:
-        leases: Mapping[tuple[str, str], LeaseRow] = {}
-        try:
-            leases = await _leases(config)
-        except ReplicatorError as error:
-            report.problem = str(error)
-        for pipeline in config.pipelines:
-            report.pipelines.append(await _status(config, pipeline, leases))
-
-    asyncio.run(look())
-    return report
-
-
-async def _leases(config: Config) -> dict[tuple[str, str], LeaseRow]:
-    if not config.state_directory.is_dir():
-        return {}
-    async with open_store(config) as store:
-        return {
-            (name, row.shard_id): row
-            for name in map(config.qualified_name, config.pipelines)
-            for row in await store.rows(name)
-        }
-
-
-async def _status(
-    config: Config, pipeline: PipelineConfig, leases: Mapping[tuple[str, str], LeaseRow]
-) -> PipelineStatus:
-    shown = PipelineStatus(pipeline.name)
-    name = config.qualified_name(pipeline)
-    try:
-        async with closing(make_sink(config, pipeline, owner="status", store_id="")) as sink:
-            stored = await sink.report()
-    except ReplicatorError as error:
-        shown.problem = str(error)
-        return shown
-    for row in stored.positions:
-        lease = leases.get((name, row["shard"]))
-        shown.shards.append({**row, "lease_owner": None if lease is None else lease.owner})
-    shown.dead_letters = dict(stored.dead_letters)
-    return shown

@@ -13,9 +13,11 @@ from typing import Protocol, TypeVar, runtime_checkable
 from replicator.model import (
     Fence,
     Fetch,
+    Horizon,
     LeaseRow,
     Pending,
     Position,
+    Reached,
     Shard,
     Stream,
     TableSchema,
@@ -47,6 +49,11 @@ class Source(Protocol):
     async def now_us(self) -> int:
         """The *service's* clock, UTC microseconds; never later than the truth, so
         that a start resolved from it loses nothing. May be called twice."""
+        ...
+
+    async def horizon(self) -> Horizon:
+        """The service's clock (as `now_us`) and how long it keeps a record at present. One
+        small request; may be called twice. Raises TransientError and FatalError."""
         ...
 
     async def shards(self) -> Sequence[Shard]:
@@ -132,6 +139,11 @@ class Sink(Protocol[PayloadT]):
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         """The stored position of every shard that has one."""
+        ...
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        """Until when each of these shards was read, stored with its position (law 9);
+        without those of which nothing is known."""
         ...
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:

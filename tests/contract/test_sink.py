@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +19,7 @@ from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
     Fence,
+    Reached,
     WriteResult,
     after,
     at_timestamp,
@@ -77,6 +80,44 @@ async def test_a_stream_created_again_is_another_stream(rig: Rig) -> None:
     assert not await sink.is_known(RECREATED)
     assert await sink.positions(RECREATED) == {}
     assert (await sink.fence(RECREATED, "shard-1", "me")).epoch == 1
+
+
+# ---- until when a shard was read
+
+
+async def test_a_begun_shard_owes_what_comes_from_now_on(rig: Rig) -> None:
+    sink = await rig.worker()
+    before_us = time.time_ns() // 1_000
+    await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    reached = (await sink.reached(STREAM, ["shard-1", "unknown"]))["shard-1"]
+    assert reached.last_arrival_us is None
+    assert reached.tip_us is not None
+    assert abs(reached.tip_us - before_us) < 60_000_000, "the clocks of one machine"
+
+
+async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_it(rig: Rig) -> None:
+    sink = await rig.worker()
+    await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    fence = await sink.fence(STREAM, "shard-1", "me")
+
+    async def reached(**how: Any) -> Reached:
+        # Received just now, as far as the sink's own clock is concerned.
+        one = replace(pending(fence, **how), received_at=time.monotonic())
+        await write(sink, one)
+        return (await sink.reached(STREAM, ["shard-1"]))["shard-1"]
+
+    change = put("products", {"id": {"S": "1"}}, 1)
+    hour_ms = 3_600_000
+    behind = await reached(payloads=[change], first=7, behind_ms=hour_ms)
+    assert behind.last_arrival_us == 1_700_000_000_007_000
+    ago = time.time_ns() // 1_000 - (behind.tip_us or 0)
+    assert abs(ago - hour_ms * 1_000) < 60_000_000, "also when that is before the beginning"
+    at_tip = await reached(payloads=[], first=8, then=after(number(8)))
+    assert at_tip.last_arrival_us == behind.last_arrival_us
+    assert (at_tip.tip_us or 0) > (behind.tip_us or 0) + 3_000_000_000
+    ended = await reached(payloads=[change], first=9, then=SHARD_END)
+    assert ended.last_arrival_us == 1_700_000_000_009_000
+    assert ended.tip_us == at_tip.tip_us, "its children may have begun long before its end is read"
 
 
 # ---- fences and positions
@@ -277,14 +318,16 @@ async def test_what_comes_again_in_another_fetch_of_the_write_is_counted(rig: Ri
     fence = await sink.fence(STREAM, "shard-1", "me")
     apple: Any = {"id": {"S": "apple"}}
     made, other = put("products", apple, 1000), put("products", apple, 2000)
+    # Of a table that isn't ours; each copy of it is dropped, and counted there.
+    stranger = put("strangers", apple, 1000)
     # Two writes of one instant, neither of which begins with the other.
     ripe, green = (
         put("products", {"id": {"S": "pear"}}, 7, None, stock={"N": stock}) for stock in "12"
     )
     result = await write(
         sink,
-        pending(fence, [made, other, made, ripe]),
-        pending(fence, [other, made, green], first=10),
+        pending(fence, [made, other, made, ripe, stranger]),
+        pending(fence, [other, made, green, stranger], first=10),
     )
     assert (result.rows, result.duplicates, result.ambiguous) == (2, 2, 2)
 

@@ -14,15 +14,19 @@ from typing import TypeAlias, TypeVar
 import orjson
 
 from replicator._core import decode
+from replicator.core import gap
 from replicator.core.start import position_to_read
 from replicator.errors import FatalError, LeaseLost, ReplicatorError, TransientError
 from replicator.model import (
     SHARD_END,
+    TRIM_HORIZON,
     Fence,
     Fetch,
+    Horizon,
     LeaseRow,
     Pending,
     Position,
+    Reached,
     Shard,
     Stream,
     TableSchema,
@@ -99,6 +103,10 @@ class Ledger:
         for shard_id, start in self._store.streams[PIPELINE, self._identity].items():
             self._places.setdefault(shard_id, self._stream.place(shard_id, start))
 
+    def skipped(self, shard_id: str) -> None:
+        """An operator accepted that what is trimmed of the shard is lost."""
+        self._places[shard_id] = self._stream.place(shard_id, TRIM_HORIZON)
+
     def fenced(self, fence: Fence) -> None:
         assert fence.epoch > self._epochs.get(fence.shard_id, 0), "an epoch only rises"
         self._epochs[fence.shard_id] = fence.epoch
@@ -166,6 +174,11 @@ class Ledger:
 class Scene:
     """What all workers of a run share: the stream, what is stored, and who watches."""
 
+    # How long the stream keeps a record; short where gaps are wanted.
+    retention_seconds = 86_400.0
+    gap_margin_us = gap.MARGIN_US
+    pipeline = PIPELINE
+
     def __init__(self, seed: int, *, faults: float, is_exclusive: bool) -> None:
         """`faults` is the share of moments that fail; `is_exclusive` means that a second
         reader of a shard ends the first, as with one registered consumer."""
@@ -216,6 +229,7 @@ class SeamSource:
             fetch_records=7,
             heartbeat_seconds=1.0,
             now_us=lambda: scene.now_ms() // 1_000 * 1_000_000,
+            retention_seconds=scene.retention_seconds,
         )
 
     def redeliver(self, shard_id: str, count: int) -> None:
@@ -226,6 +240,9 @@ class SeamSource:
 
     async def now_us(self) -> int:
         return await self._scene.faults.around("source.now_us", self._source.now_us)
+
+    async def horizon(self) -> Horizon:
+        return await self._scene.faults.around("source.horizon", self._source.horizon)
 
     async def shards(self) -> Sequence[Shard]:
         return await self._scene.faults.around("source.shards", self._source.shards)
@@ -256,7 +273,12 @@ class SeamSink:
     def __init__(self, scene: Scene, worker: str) -> None:
         self._scene = scene
         self._worker = worker
-        self._sink = MemorySink(PIPELINE, scene.store)
+        self._sink = MemorySink(
+            PIPELINE,
+            scene.store,
+            monotonic=LoopClock().monotonic,
+            now_us=lambda: scene.now_ms() * 1_000,
+        )
         self._writers = [
             SeamWriter(scene, MemoryWriter(self._sink), self._sink) for _ in range(CONNECTIONS)
         ]
@@ -281,6 +303,11 @@ class SeamSink:
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         return await self._scene.faults.around(
             "sink.positions", lambda: self._sink.positions(stream)
+        )
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        return await self._scene.faults.around(
+            "sink.reached", lambda: self._sink.reached(stream, shard_ids)
         )
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:

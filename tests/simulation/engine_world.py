@@ -97,6 +97,7 @@ class Worker:
                 lease_seconds=LEASE_SECONDS,
                 memory_bytes_max=self.world.memory_bytes_max,
                 batch_limits=(20, 16_384, 0.02),
+                gap_margin_us=self.world.gap_margin_us,
             )
             budget = self.engine.budget = WatchedBudget(self.world.memory_bytes_max)
             self.engine.gate = Gate(budget)

@@ -8,7 +8,7 @@ import pytest
 
 from replicator import config
 from replicator.errors import FatalError
-from replicator.model import LATEST, TRIM_HORIZON, PositionKind, at_timestamp
+from replicator.model import LATEST, TRIM_HORIZON, Ago, Position, PositionKind, at_timestamp
 
 MINIMAL = """
 name: shop
@@ -226,12 +226,34 @@ def test_starts(text: str, expected: object) -> None:
     assert config.parse_start(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2h ago", 7_200),
+        ("90s ago", 90),
+        ("90 seconds ago", 90),
+        ("30 minutes ago", 1_800),
+        ("1 minute ago", 60),
+        ("5m ago", 300),
+        ("1 day ago", 86_400),
+        ("3d  ago", 259_200),
+    ],
+)
+def test_a_start_may_be_a_time_before_now(text: str, seconds: int) -> None:
+    start = config.parse_start(text)
+    assert start == Ago(seconds * 1_000_000)
+    assert config.parse_start(str(start)) == start
+
+
 def test_a_start_may_be_a_sequence_number() -> None:
     start = config.parse_start("49590338271490256608559692538361571095921575989136588898")
+    assert isinstance(start, Position)
     assert start.kind is PositionKind.AT_SEQUENCE_NUMBER
 
 
-@pytest.mark.parametrize("text", ["yesterday", "", "2026-01-31T12:00:00", "12345", "latest"])
+@pytest.mark.parametrize(
+    "text", ["yesterday", "", "2026-01-31T12:00:00", "12345", "latest", "2h", "2ms ago", "-1h ago"]
+)
 def test_what_is_no_start_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="start|time zone"):
         config.parse_start(text)

@@ -15,7 +15,9 @@ Rules of the file:
 4. Children become known from the end-of-shard answer, at once, and from lists.
    One that no list has shown yet may have a parent that no list has shown
    yet either (the other half of a merge): then it waits for the next list.
-5. FINISHED is for ever. When a sink's positions went backwards (a failed-over
+5. A reader that found a gap leaves its shard GAPPED: nobody wants it and its children
+   wait, until somebody moved its position.
+6. FINISHED is for ever. When a sink's positions went backwards (a failed-over
    replica), build a new `Lineage` from them.
 
 The shell asks for one list at a time and reads the stored positions *after* the
@@ -45,6 +47,7 @@ class ShardState(StrEnum):
     READING = "reading"  # for the end of the shard
     ENDED = "ended"  # read to the end; for everything to be durable
     FINISHED = "finished"  # for nothing
+    GAPPED = "gapped"  # unread records are gone; for an operator who moves its position
     LOST = "lost"  # no longer listed though unfinished; for the gap policy
 
 
@@ -99,13 +102,27 @@ class DurableEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class GapFound:
+    """What comes after the shard's stored position is gone, or may be."""
+
+    shard_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """An operator, or a worker that found no gap, moved the position of a gapped shard."""
+
+    shard_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forgotten:
     """The rows of these shards (all of them `forgettable`) were deleted."""
 
     shard_ids: Sequence[str]
 
 
-Event = Discovered | Stored | Started | Stopped | Ended | DurableEnd | Forgotten
+Event = Discovered | Stored | Started | Stopped | Ended | DurableEnd | GapFound | Mended | Forgotten
 
 
 # ---- actions: what the shell is to do
@@ -151,6 +168,8 @@ class _Step(Enum):
     END = auto()
     DURABLE = auto()
     STORED_END = auto()
+    GAP = auto()
+    MEND = auto()
     VANISH = auto()
     REAPPEAR = auto()
 
@@ -166,9 +185,19 @@ _TABLE: Final[Mapping[_Step, Mapping[ShardState, ShardState]]] = {
     _Step.DURABLE: {_S.ENDED: _S.FINISHED, _S.FINISHED: _S.FINISHED},
     # The sink's own position is the truth, whoever wrote it.
     _Step.STORED_END: dict.fromkeys(_S, _S.FINISHED),
+    _Step.GAP: {
+        _S.READABLE: _S.GAPPED,
+        _S.WAITING: _S.WAITING,
+        _S.LOST: _S.LOST,
+        _S.FINISHED: _S.FINISHED,
+    },
+    _Step.MEND: {**{state: state for state in _S}, _S.GAPPED: _S.WAITING},
     _Step.VANISH: {_S.WAITING: _S.LOST, _S.READABLE: _S.LOST},
     _Step.REAPPEAR: {_S.LOST: _S.WAITING},
 }
+
+
+_READERS: Final = {Started: _Step.START, Stopped: _Step.STOP, GapFound: _Step.GAP}
 
 
 @dataclass(slots=True)
@@ -222,6 +251,19 @@ class Lineage:
         """Shards that vanished with unread records, older first."""
         return self._in({ShardState.LOST})
 
+    def gapped(self) -> tuple[str, ...]:
+        """Shards that stand at a gap, older first."""
+        return self._in({ShardState.GAPPED})
+
+    def parents(self, shard_id: str) -> tuple[str, ...]:
+        """The shard's parents, as far as they are known."""
+        node = self._nodes.get(shard_id)
+        return () if node is None else node.shard.parents
+
+    def held_up(self, shard_id: str) -> tuple[str, ...]:
+        """The known shards that wait for this one, older first."""
+        return self._older_first(self._children.get(shard_id, ()))
+
     def forgettable(self) -> tuple[str, ...]:
         """Shards whose rows may be deleted: finished, no longer listed, parents no
         longer listed, and every child has a position of its own. Deleted earlier, a
@@ -255,7 +297,7 @@ class Lineage:
         return self._older_first(
             shard_id
             for shard_id, node in self._nodes.items()
-            if node.state is ShardState.LOST
+            if node.state in {ShardState.LOST, ShardState.GAPPED}
             or (node.state is ShardState.WAITING and shard_id not in reached)
         )
 
@@ -271,15 +313,16 @@ class Lineage:
                 self._store(shard_id, position, actions)
                 if position == SHARD_END and not self._children.get(shard_id):
                     actions.append(ListAgain(shard_id))
-            case Started(shard_id):
-                self._move(shard_id, _Step.START, actions)
-            case Stopped(shard_id):
-                self._move(shard_id, _Step.STOP, actions)
+            case Started(shard_id) | Stopped(shard_id) | GapFound(shard_id):
+                self._move(shard_id, _READERS[type(event)], actions)
             case Ended(shard_id, children):
                 self._end(shard_id, children, actions)
             case DurableEnd(shard_id):
                 self._move(shard_id, _Step.DURABLE, actions)
                 self._nodes[shard_id].position = SHARD_END
+            case Mended(shard_id):
+                self._move(shard_id, _Step.MEND, actions)
+                self._settle([shard_id], actions)
             case Forgotten(shard_ids):
                 self._forget(shard_ids)
             case _:

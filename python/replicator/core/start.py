@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from replicator.errors import FatalError
-from replicator.model import SHARD_END, TRIM_HORIZON, Position, PositionKind, Shard
+from replicator.model import (
+    SHARD_END,
+    TRIM_HORIZON,
+    Ago,
+    Position,
+    PositionKind,
+    Shard,
+    Start,
+    at_timestamp,
+)
+
+
+def resolved(start: Start, now_us: int) -> Position:
+    """The start as it is stored: LATEST and a time before now become the instant that they
+    mean by the service's clock, `now_us` (law 5)."""
+    if isinstance(start, Ago):
+        return at_timestamp(now_us - start.us)
+    return at_timestamp(now_us) if start.kind is PositionKind.LATEST else start
 
 
 def position_to_read(stored: Position | None) -> Position:
@@ -43,6 +60,25 @@ def first_starts(
             return starts
         case _:
             raise AssertionError(f"{start} is no first start")
+
+
+def to_reset(
+    shards: Sequence[Shard], shard_id: str, positions: Mapping[str, Position]
+) -> tuple[str, ...]:
+    """The shards that begin anew at TRIM_HORIZON when this one does: itself, and those of its
+    listed descendants that have no position yet. What they lost is lost with it: nobody can
+    tell any more when they began."""
+    inside = {shard_id}
+    listed = {shard.id: shard for shard in shards}
+    added = True
+    while added:
+        added = False
+        for shard in listed.values():
+            if shard.id not in inside and inside.intersection(shard.parents):
+                inside.add(shard.id)
+                added = True
+    new = (each for each in listed if each in inside - {shard_id} and each not in positions)
+    return (shard_id, *new)
 
 
 def _holder(shards: Sequence[Shard], number: str, shard_id: str | None) -> str:

@@ -1,8 +1,8 @@
-"""Which of two positions of one shard lies further on: pure, for every sink."""
+"""What every sink stores of a shard's position, and when it moves: pure."""
 
 from __future__ import annotations
 
-from replicator.model import Position, PositionKind
+from replicator.model import SHARD_END, Pending, Position, PositionKind
 
 _STARTS = (PositionKind.TRIM_HORIZON, PositionKind.AT_TIMESTAMP, PositionKind.LATEST)
 
@@ -23,3 +23,12 @@ def furthest(stored: Position | None, new: Position) -> Position:
     end of the stream) lies before every sequence number.
     """
     return new if stored is None or _rank(new) > _rank(stored) else stored
+
+
+def tip_age_seconds(pending: Pending, now: float) -> float | None:
+    """How long ago nothing lay behind the fetch's position, by the source's word; `now` is
+    `Clock.monotonic()`. None at a shard's end: a closed shard has nothing more however old
+    that is, so its end says nothing about the time its children begin at."""
+    if pending.next == SHARD_END:
+        return None
+    return max(now - pending.received_at, 0.0) + pending.behind_ms / 1_000

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from replicator.errors import FatalError, LeaseLost, TransientError
-from replicator.model import Fence, Position, Stream, TableSchema
+from replicator.model import Fence, Position, Reached, Stream, TableSchema
 from replicator.sink.committed import Committed
 from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_report import PostgresReport, report
@@ -125,6 +125,13 @@ class PostgresSink:
             for row in rows
             if row["position"] is not None
         }
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        async with self._control.use(f"reading positions of {stream.name}") as connection:
+            rows = await connection.fetch(
+                self._state["reached"], *self._key(stream), list(shard_ids)
+            )
+        return {row["shard"]: Reached(row["last_arrival_us"], row["tip_us"]) for row in rows}
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         mark = f"{owner}/{secrets.token_hex(4)}"  # see `Fence`

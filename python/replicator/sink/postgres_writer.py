@@ -20,7 +20,7 @@ from replicator._core import Rejection
 from replicator.errors import FatalError, TransientError
 from replicator.model import DeadLetter, Fence, Pending, Position, WriteResult
 from replicator.sink.committed import Committed, moved_message
-from replicator.sink.position import furthest
+from replicator.sink.position import furthest, tip_age_seconds
 from replicator.sink.postgres_errors import refusal_code, refusal_message
 from replicator.sink.postgres_merge import DocumentMerge
 from replicator.sink.postgres_payload import PostgresPayload, encode
@@ -69,9 +69,9 @@ class PostgresWriter:
     async def write(self, payload: PostgresPayload) -> WriteResult:
         shards = ", ".join(sorted({one.fence.shard_id for one in payload.pending}))
         async with self._session.use(f"writing changes of {shards}") as connection:
+            # Also for rows that go without it: what takes the place of a refused row may be large.
             for part in payload.tables:
-                if part.copy:
-                    await self._session.once(self._merges[part.table.number].create_staging)
+                await self._session.once(self._merges[part.table.number].create_staging)
             try:
                 return await self._transaction(connection, payload, careful=False)
             except asyncpg.PostgresError as error:
@@ -253,8 +253,8 @@ class _Move:
         )
         arrivals = (self.arrival_ms, pending.batch.last_arrival_ms)
         self.arrival_ms = max((ms for ms in arrivals if ms is not None), default=None)
-        if pending.behind_ms == 0:
-            self.tip_age_seconds = max(now - pending.received_at, 0.0)
+        age = tip_age_seconds(pending, now)
+        self.tip_age_seconds = age if age is not None else self.tip_age_seconds
 
 
 def _shard_key(fence: Fence) -> _ShardKey:

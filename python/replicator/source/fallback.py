@@ -15,7 +15,7 @@ import structlog
 
 from replicator.core.fallback import LOOK_SECONDS, Fallback
 from replicator.errors import FatalError, ReplicatorError, TransientError
-from replicator.model import SHARD_END, Fetch, Position, Shard, Stream
+from replicator.model import SHARD_END, Fetch, Horizon, Position, Shard, Stream
 from replicator.protocols import Clock, Measured
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
@@ -90,6 +90,9 @@ class FallbackSource:
     async def now_us(self) -> int:
         return await self._polling.now_us()
 
+    async def horizon(self) -> Horizon:
+        return await self._polling.horizon()
+
     async def shards(self) -> Sequence[Shard]:
         return await self._polling.shards()
 
@@ -139,7 +142,7 @@ class FallbackSource:
         return counters
 
     def _measured(self) -> Sequence[Measured]:
-        return [each for each in (self._fan_out, self._polling) if isinstance(each, Measured)]
+        return (self._fan_out, self._polling)
 
     def _is_fan_out_due(self) -> bool:
         return self._fallback.is_preferred or self._fallback.is_due(self._clock.monotonic())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -84,6 +84,7 @@ class KinesisSource(KinesisStream):
         self._jitter = jitter
         self._consumer: Consumer | None = None
         self._subscribed_at: dict[str, float] = {}
+        self._calls: Counter[str] = Counter()
         self.subscribe_conflicts = 0
         self.renewals: Counter[str] = Counter()
 
@@ -146,6 +147,15 @@ class KinesisSource(KinesisStream):
                 subscription.close()
             failures = 0 if has_event else failures + 1
             await self._before_renewal(shard_id, ended, detail, failures)
+
+    def calls(self, shard_id: str) -> int:
+        """See `protocols.Measured`."""
+        return self._calls[shard_id]
+
+    def counters(self) -> Mapping[str, int]:
+        """Renewals by reason, and refused subscribes."""
+        renewals = {f"renewal_{reason}": count for reason, count in self.renewals.items()}
+        return {"subscribe_conflict": self.subscribe_conflicts, **renewals}
 
     async def close(self) -> None:
         """Closes the client, and with it every connection. May be called twice."""
@@ -246,6 +256,7 @@ class KinesisSource(KinesisStream):
     ) -> Subscription:
         """One call. Raises TimeoutError when no answer came in time: a connection that is
         half open would be waited for until the driver's own, much longer deadline."""
+        self._calls[shard_id] += 1
         # The timeout stands outside: inside, its error would be one more of the driver's.
         async with asyncio.timeout(self._answer_seconds):
             with aws_errors("SubscribeToShard", resource, position=position.sequence_number):
@@ -328,6 +339,7 @@ class KinesisSource(KinesisStream):
             # there the service leaves the continuation out, emulators may not.
             following = SHARD_END
             self._subscribed_at.pop(shard_id, None)
+            self._calls.pop(shard_id, None)
         elif continuation is None:
             last = event.records.last_sequence_number
             following = position if last is None else after(last)

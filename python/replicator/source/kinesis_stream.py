@@ -13,7 +13,7 @@ from typing import Any
 
 from replicator.aws import READ_TIMEOUT_SECONDS, AWSSettings, aws_client, aws_errors
 from replicator.errors import FatalError, PositionLost, TransientError
-from replicator.model import Shard, Stream
+from replicator.model import Horizon, Shard, Stream
 from replicator.source.hand_over import register
 
 
@@ -33,16 +33,22 @@ class KinesisStream:
 
     async def now_us(self) -> int:
         """The `Date` header of a small answer: whole seconds, rounded down by the service."""
+        return (await self.horizon()).now_us
+
+    async def horizon(self) -> Horizon:
+        """The clock of `now_us` and the stream's retention, in one DescribeStreamSummary."""
         answer = await self._summary()
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        hours = int(answer["StreamDescriptionSummary"]["RetentionPeriodHours"])
         try:
-            return int(parsedate_to_datetime(date).timestamp()) * 1_000_000
+            now_us = int(parsedate_to_datetime(date).timestamp()) * 1_000_000
         except (TypeError, ValueError):
             raise TransientError(
                 "service_time_missing",
                 f"the answer for {self._stream_name} has no usable Date header ({date!r}). What "
                 "to do: look for a proxy that removes it, or start at TRIM_HORIZON.",
             ) from None
+        return Horizon(now_us, hours * 3_600_000_000)
 
     async def shards(self) -> Sequence[Shard]:
         """All pages of ListShards, closed shards included."""

@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -97,7 +99,8 @@ class KinesisServer:
 
     `calls` lists (operation, request) in order; `subscriptions` counts the open ones by
     shard; a script is a list of steps for the *next* subscription of a shard, whose
-    body ends, whole, after the last step.
+    body ends, whole, after the last step. `clock_ahead_seconds` moves the clock that its
+    answers tell.
     """
 
     def __init__(
@@ -122,6 +125,8 @@ class KinesisServer:
         self.arn = f"arn:aws:kinesis:eu-north-1:000000000000:stream/{name}"
         self.created_at_s = 1_700_000_000
         self.status = "ACTIVE"
+        self.retention_hours = 24
+        self.clock_ahead_seconds = 0.0
         self.exists = True
         self.creating_answers = 1
         self.calls: MutableSequence[tuple[str, dict[str, Any]]] = []
@@ -221,7 +226,11 @@ class KinesisServer:
                 raise refusal
             if operation == "SubscribeToShard":
                 return await self._subscribe(request, body)
-            return _json(self._plain(operation, body))
+            answer = _json(self._plain(operation, body))
+            if self.clock_ahead_seconds:
+                now = time.time() + self.clock_ahead_seconds
+                answer.headers["Date"] = formatdate(now, usegmt=True)
+            return answer
         except Refusal as refusal:
             return error_answer(refusal)
 
@@ -273,7 +282,7 @@ class KinesisServer:
             "StreamName": self.name,
             "StreamARN": self.arn,
             "StreamStatus": self.status,
-            "RetentionPeriodHours": 24,
+            "RetentionPeriodHours": self.retention_hours,
             "StreamCreationTimestamp": self.created_at_s,
             "EnhancedMonitoring": [],
             "OpenShardCount": sum(shard.is_open for shard in self.stream.shards()),

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from replicator.model import (
     Fence,
     Pending,
     Position,
+    Reached,
     Stream,
     TableSchema,
     WriteResult,
 )
 from replicator.sink.committed import Committed, moved_message
 from replicator.sink.joined import Joined
-from replicator.sink.position import furthest
+from replicator.sink.position import furthest, tip_age_seconds
 
 Key: TypeAlias = tuple[Any, ...]
 _Became: TypeAlias = Literal["row", "duplicate", "superseded", "ambiguous"]
@@ -74,6 +76,7 @@ class MemoryStore:
     items: dict[tuple[str, Key], StoredItem] = field(default_factory=dict)
     streams: dict[tuple[str, Stream], Mapping[str, Position]] = field(default_factory=dict)
     positions: dict[tuple[str, Stream, str], Position] = field(default_factory=dict)
+    reached: dict[tuple[str, Stream, str], Reached] = field(default_factory=dict)
     epochs: dict[tuple[str, Stream, str], int] = field(default_factory=dict)
     owners: dict[tuple[str, Stream, str], str] = field(default_factory=dict)
     dead_letters: dict[tuple[str, Stream, str, str, int], DeadLetter] = field(default_factory=dict)
@@ -88,8 +91,18 @@ class MemorySink:
     effect; `on_write` sees every payload first, and what it raises is raised.
     """
 
-    def __init__(self, pipeline: str = "test", store: MemoryStore | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: str = "test",
+        store: MemoryStore | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    ) -> None:
+        """`monotonic` is the clock that fetches were received by, `now_us` the sink's own."""
         self.pipeline = pipeline
+        self.monotonic = monotonic
+        self.now_us = now_us
         self.store = store or MemoryStore()
         self.flowing = asyncio.Event()
         self.flowing.set()
@@ -115,7 +128,9 @@ class MemorySink:
             return False
         self.store.streams[self.pipeline, stream] = dict(starts)
         for shard_id, position in starts.items():
-            self.store.positions.setdefault((self.pipeline, stream, shard_id), position)
+            key = (self.pipeline, stream, shard_id)
+            self.store.positions.setdefault(key, position)
+            self.store.reached.setdefault(key, Reached(tip_us=self.now_us()))
         return True
 
     async def is_known(self, stream: Stream) -> bool:
@@ -130,6 +145,11 @@ class MemorySink:
             for (pipeline, of, shard_id), position in self.store.positions.items()
             if pipeline == self.pipeline and of == stream
         }
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        keys = {shard_id: (self.pipeline, stream, shard_id) for shard_id in shard_ids}
+        stored = self.store.reached
+        return {shard_id: stored[key] for shard_id, key in keys.items() if key in stored}
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         assert owner
@@ -180,7 +200,7 @@ class MemoryWriter:
         self._sink = sink
 
     def encode(self, pending: Sequence[Pending]) -> MemoryPayload:
-        joined = Joined.of(pending)
+        joined = Joined.of(pending, self._sink.tables)
         batch = joined.batch
         rejections = list(batch.rejections)
         encoded: dict[str, Rows] = {}
@@ -223,6 +243,7 @@ class MemoryWriter:
             shard = (sink.pipeline, one.fence.stream, one.fence.shard_id)
             position = furthest(sink.store.positions.get(shard), one.next)
             sink.store.positions[shard] = position
+            self._reach(shard, one)
             committed.moved(one.fence, position)
         return WriteResult(
             rows=became["row"],
@@ -232,6 +253,18 @@ class MemoryWriter:
             dead_letters=dead_letters,
             lost=lost,
         )
+
+    def _reach(self, shard: tuple[str, Stream, str], pending: Pending) -> None:
+        before = self._sink.store.reached.get(shard, Reached())
+        arrival_ms = pending.batch.last_arrival_ms
+        age = tip_age_seconds(pending, self._sink.monotonic())
+        arrival_us = None if arrival_ms is None else arrival_ms * 1_000
+        reached = Reached(
+            max(filter(None, (before.last_arrival_us, arrival_us)), default=None),
+            before.tip_us if age is None else self._sink.now_us() - round(age * 1_000_000),
+        )
+        if reached.us is not None:
+            self._sink.store.reached[shard] = reached
 
     def _lost(self, payload: MemoryPayload) -> frozenset[str]:
         # One shard under two fences is lost too: see the Postgres sink.

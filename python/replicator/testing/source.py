@@ -14,11 +14,11 @@ from typing import Literal
 
 from replicator import _core
 from replicator.errors import PositionLost, ReplicatorError
-from replicator.model import SHARD_END, Fetch, Position, Shard, Stream
+from replicator.model import SHARD_END, TRIM_HORIZON, Fetch, Horizon, Position, Shard, Stream
 from replicator.protocols import Clock
 from replicator.testing.stream import ScriptedStream
 
-Operation = Literal["open", "now_us", "shards", "fetch"]
+Operation = Literal["open", "now_us", "horizon", "shards", "fetch"]
 
 
 @dataclass(slots=True)
@@ -47,6 +47,7 @@ class ScriptedSource:
         fetch_bytes: int = 1_048_576,
         heartbeat_seconds: float = 5.0,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000_000_000 * 1_000_000,
+        retention_seconds: float = 86_400.0,
     ) -> None:
         self.stream = ScriptedStream(1) if stream is None else stream
         self.identity = identity or Stream(
@@ -59,6 +60,7 @@ class ScriptedSource:
         self._fetch_bytes = fetch_bytes
         self._heartbeat_seconds = heartbeat_seconds
         self._now_us = now_us
+        self.retention_seconds = retention_seconds
         self._faults: list[_Fault] = []
         self._redeliveries: dict[str, int] = {}
         self._stalled: dict[str, asyncio.Event] = {}
@@ -90,6 +92,10 @@ class ScriptedSource:
     async def now_us(self) -> int:
         self._called("now_us")
         return self._now_us()
+
+    async def horizon(self) -> Horizon:
+        self._called("horizon")
+        return Horizon(self._now_us(), round(self.retention_seconds * 1_000_000))
 
     async def shards(self) -> Sequence[Shard]:
         self._called("shards")
@@ -138,7 +144,8 @@ class ScriptedSource:
         nbytes = 0
         first = place
         if place < self.stream.count(shard_id):
-            first = max(0, place - self._redeliveries.pop(shard_id, 0))
+            oldest = self.stream.place(shard_id, TRIM_HORIZON)
+            first = max(oldest, place - self._redeliveries.pop(shard_id, 0))
         following = place
         limit = self._fetch_records + place - first
         for index, record in enumerate(self.stream.records(shard_id, first, limit), first):

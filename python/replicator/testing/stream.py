@@ -74,9 +74,16 @@ class ScriptedStream:
     """Shards by id. Every change of it wakes who waits in `changed`."""
 
     def __init__(
-        self, shard_count: int = 0, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 10**6
+        self,
+        shard_count: int = 0,
+        *,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 10**6,
+        trims_silently: bool = False,
     ) -> None:
+        """`trims_silently`: asked for a trimmed number it goes on at its oldest record, as
+        Kinesis may; else that is PositionLost, as DynamoDB Streams says it."""
         self.now_ms = now_ms
+        self.trims_silently = trims_silently
         self._logs: dict[str, _ShardLog] = {}
         self._made = 0
         self._changed = asyncio.Event()
@@ -159,21 +166,24 @@ class ScriptedStream:
         raises PositionLost; TRIM_HORIZON moves on."""
         self._logs[shard_id].trimmed = count
 
-    def expire(self, before_ms: int) -> tuple[int, tuple[str, ...]]:
-        """What the end of the retention does: drops the records that arrived before, and
-        frees them, and takes shards out of the listing that closed before and hold none.
-        Gives the number of records and the shards."""
-        dropped = 0
+    def expire(self, before_ms: int) -> None:
+        """Trims every record that arrived before this time."""
+        for log in self._logs.values():
+            old = [segment for segment in log.segments if segment.arrival_ms < before_ms]
+            log.trimmed = max([log.trimmed, *(segment.start + segment.count for segment in old)])
+
+    def discard(self, before_ms: int) -> tuple[str, ...]:
+        """As `expire`, and the memory is given back, and closed shards that hold nothing
+        since then leave the listing; gives these."""
+        self.expire(before_ms)
         gone = []
         for log in list(self._logs.values()):
             while log.segments and log.segments[0].arrival_ms < before_ms:
-                segment = log.segments.pop(0)
-                dropped += segment.count
-                log.trimmed = segment.start + segment.count
+                del log.segments[0]
             if not log.is_open and not log.segments and log.closed_ms < before_ms:
                 gone.append(log.id)
                 self.remove_shard(log.id)
-        return dropped, tuple(gone)
+        return tuple(gone)
 
     def remove_shard(self, shard_id: str) -> None:
         """Takes the shard out of the listing, as the end of the retention does."""
@@ -230,6 +240,8 @@ class ScriptedStream:
                 place = int(position.sequence_number) - log.base
                 if position.kind is PositionKind.AFTER_SEQUENCE_NUMBER:
                     place += 1
+                if self.trims_silently and 0 <= place < log.trimmed:
+                    return log.trimmed
                 # One past the end is the continuation of a shard that was read whole.
                 if not log.trimmed <= place <= log.count:
                     raise PositionLost(

@@ -167,7 +167,7 @@ async def test_fan_out_comes_back_by_itself_for_every_shard(
     assert len(server.called("GetRecords")) - polled <= 1, "the other shard follows"
     assert {call["ShardId"] for call in server.called("SubscribeToShard")} == {SHARD, other}
     assert [e["event"] for e in logs if e["event"].startswith("fan_out")] == ["fan_out_available"]
-    assert source.counters() | {"fall_back": 1, "fall_back_ended": 1} == source.counters()
+    assert {"fall_back": 1, "fall_back_ended": 1}.items() <= source.counters().items()
 
 
 async def test_a_trial_that_fails_changes_nothing_and_is_not_said_again(

@@ -14,9 +14,10 @@ def test_the_preferred_way_is_in_force_until_it_is_refused() -> None:
 def test_each_change_is_news_once() -> None:
     fallback = Fallback(300.0)
     assert [fallback.refused(0.0), fallback.refused(1.0)] == [True, False]
-    assert not fallback.is_preferred
+    preferred = [fallback.is_preferred]
     assert [fallback.works(), fallback.works()] == [True, False]
-    assert fallback.is_preferred
+    preferred.append(fallback.is_preferred)
+    assert preferred == [False, True]
     assert fallback.refused(2.0)
 
 

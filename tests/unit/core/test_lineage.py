@@ -7,9 +7,11 @@ from replicator.core.lineage import (
     DurableEnd,
     Ended,
     Forgotten,
+    GapFound,
     IllegalStep,
     Lineage,
     ListAgain,
+    Mended,
     ParentVanished,
     Readable,
     ShardState,
@@ -337,3 +339,54 @@ def test_a_number_of_several_shards_needs_the_shard() -> None:
 def test_latest_must_have_been_resolved(start: Position) -> None:
     with pytest.raises(AssertionError):
         first_starts([shard("a")], start)
+
+
+# ---- gaps
+
+
+def gapped() -> Lineage:
+    """A parent that was read up to 5, where a gap was found, and its child."""
+    lineage = Lineage()
+    lineage.step(Discovered([shard("a", first=1), shard("b", "a", first=9)]))
+    lineage.step(Started("a"))
+    lineage.step(Stopped("a"))
+    lineage.step(GapFound("a"))
+    return lineage
+
+
+def test_a_gap_stops_its_shard_and_holds_its_children_up() -> None:
+    lineage = gapped()
+    lineage.step(Discovered([shard("c")]))
+    assert lineage.state("a") is ShardState.GAPPED
+    assert lineage.held_up("a") == ("b",)
+    assert lineage.wanted() == ("c",)
+    assert lineage.audit() == ("a", "b")
+
+
+def test_a_gap_is_mended_when_its_position_was_moved() -> None:
+    lineage = gapped()
+    shards = [shard("a", first=1), shard("b", "a", first=9)]
+    assert lineage.step(Discovered(shards, {"a": after("5")})) == []
+    assert lineage.step(Mended("a")) == [Readable("a")]
+    assert lineage.step(Mended("a")) == []
+    assert lineage.state("b") is ShardState.WAITING
+
+
+def test_a_gap_that_another_worker_read_over_is_none() -> None:
+    lineage = gapped()
+    assert lineage.step(Stored("a", SHARD_END)) == [Readable("b")]
+
+
+def test_a_gapped_shard_that_is_no_longer_listed_is_told_once() -> None:
+    lineage = gapped()
+    assert lineage.step(Discovered([shard("b", "a", first=9)], {"a": after("5")})) == []
+    assert lineage.state("a") is ShardState.GAPPED
+
+
+def test_a_gap_changes_nothing_of_a_shard_that_waits_or_is_finished() -> None:
+    lineage = Lineage({"a": SHARD_END})
+    lineage.step(Discovered([shard("a"), shard("b", "a"), shard("c", "b")]))
+    lineage.step(GapFound("a"))
+    lineage.step(GapFound("c"))
+    assert lineage.state("a") is ShardState.FINISHED
+    assert lineage.state("c") is ShardState.WAITING

@@ -53,15 +53,16 @@ ON CONFLICT DO NOTHING
 RETURNING true
 
 -- name: begin_positions
--- A shard that has a position already keeps it.
+-- A shard that has a position already keeps it. What arrives from now on is owed to it.
 INSERT INTO {positions} AS stored
-    (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch)
-SELECT $1, $2, $3, start.shard, start.position, start.sequence_number::numeric, 0
+    (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch, tip_at)
+SELECT $1, $2, $3, start.shard, start.position, start.sequence_number::numeric, 0, now()
 FROM unnest($4::text[], $5::text[], $6::text[]) AS start (shard, position, sequence_number)
 ORDER BY start.shard
 ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
     SET position = excluded.position,
         sequence_number = excluded.sequence_number,
+        tip_at = excluded.tip_at,
         updated_at = now()
     WHERE stored.position IS NULL
 
@@ -78,6 +79,13 @@ WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3
 -- name: position
 SELECT position, epoch, owner FROM {positions}
 WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = $4
+
+-- name: reached
+SELECT shard, (extract(epoch FROM last_arrival_at) * 1000000)::bigint AS last_arrival_us,
+       (extract(epoch FROM tip_at) * 1000000)::bigint AS tip_us
+FROM {positions}
+WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = ANY ($4::text[])
+  AND (last_arrival_at IS NOT NULL OR tip_at IS NOT NULL)
 
 -- name: store_of
 SELECT store_id FROM {positions}
@@ -109,12 +117,12 @@ ORDER BY stored.stream_arn, stored.stream_created_at, stored.shard
 FOR UPDATE OF stored
 
 -- name: store_positions
--- $7 milliseconds since the epoch, $8 seconds since the last answer at the tip.
+-- $7 milliseconds since the epoch, $8 how many seconds ago nothing lay behind the position.
 UPDATE {positions} AS stored
 SET position = ours.position,
     sequence_number = coalesce(ours.sequence_number::numeric, stored.sequence_number),
     last_arrival_at = greatest(stored.last_arrival_at, to_timestamp(ours.arrival_ms / 1000.0)),
-    tip_at = greatest(stored.tip_at, now() - make_interval(secs => ours.tip_age_seconds)),
+    tip_at = coalesce(now() - make_interval(secs => ours.tip_age_seconds), stored.tip_at),
     updated_at = now()
 FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::bigint[],
             $8::float8[])

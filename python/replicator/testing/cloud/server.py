@@ -149,11 +149,8 @@ class FaultCloud(KinesisServer):
         self._owed -= int(self._owed)
         for fault in self.mischief.strikes(Place.TICK, now):
             self._do(fault)
-        dropped, gone = self.stream.expire(
-            self.clock.now_ms() - int(self._retention_seconds * 1_000)
-        )
-        if gone:
-            self.journal.add("shard_expired", shards=gone, records=dropped)
+        if gone := self.stream.discard(self.clock.now_ms() - int(self._retention_seconds * 1_000)):
+            self.journal.add("shard_expired", shards=gone)
 
     def pause_workload(self) -> None:
         """Makes no more changes, and lets come what was held back: then `history` is the end."""

@@ -1,5 +1,5 @@
-"""What every source owes the engine, over the fake in memory, our own small servers and the
-emulator."""
+"""What every source owes the engine, over the fake in memory, our own small servers (one of them
+misbehaving) and the emulators."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from replicator.source import (
 )
 from replicator.source.polling import PollOptions
 from replicator.testing.clock import LoopClock
+from replicator.testing.cloud import Fault, FaultCloud
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.source import ScriptedSource
 from replicator.testing.stream import ScriptedStream
@@ -44,6 +45,9 @@ from replicator.testing.streams_server import StreamsServer, table_stream
 
 # The emulator sends an event to an idle subscriber every five seconds.
 DEADLINE_SECONDS = 25.0
+QUICK_POLLS = PollOptions(
+    PaceLimits(reads_per_second=100.0, busy_seconds=0.01, idle_seconds_max=0.05)
+)
 
 
 def numbered(lo: int, hi: int) -> list[bytes]:
@@ -144,11 +148,51 @@ async def server_rig(stack: AsyncExitStack, *, is_polled: bool = False) -> Rig:
 
     def source(name: str) -> Source:
         if is_polled:
-            pace = PaceLimits(reads_per_second=100.0, busy_seconds=0.01, idle_seconds_max=0.05)
-            return KinesisPollingSource(settings, name, LoopClock(), options=PollOptions(pace))
+            return KinesisPollingSource(settings, name, LoopClock(), options=QUICK_POLLS)
         return KinesisSource(settings, name, "shop-products", LoopClock(), options=options)
 
     return Rig(source(server.name), append, shard.id, stream, source("another"))
+
+
+async def cloud_rig(stack: AsyncExitStack, *, is_polled: bool = False) -> Rig:
+    """What a reader gets over by itself happens all the time."""
+    script = (
+        *(
+            Fault(kind=kind, share=0.1)
+            for kind in ("end", "cut", "cut_in_frame", "end_in_frame", "bad_crc")
+        ),
+        *(Fault(kind=kind, share=0.2) for kind in ("small_event", "empty_event")),
+        Fault(kind="no_initial_response", share=0.5),
+        Fault(kind="throttle", operation="SubscribeToShard", share=0.1),
+        Fault(kind="throttle", operation="GetRecords", share=0.1),
+        Fault(kind="expire_iterator", operation="GetRecords", share=0.1),
+    )
+    cloud = await stack.enter_async_context(
+        FaultCloud(
+            seed=5,
+            script=script,
+            shards=1,
+            event_records=4,
+            heartbeat_seconds=0.05,
+            subscribe_interval_seconds=0.05,
+            reads_per_second=1_000,
+        )
+    )
+    cloud.creating_answers = 0
+    (shard,) = cloud.stream.shards()
+
+    async def append(records: Sequence[bytes]) -> None:
+        cloud.stream.append(shard.id, records)
+
+    settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url)
+    options = KinesisOptions(subscribe_interval_seconds=0.06, backoff_seconds=0.01, failures_max=20)
+
+    def source(name: str) -> Source:
+        if is_polled:
+            return KinesisPollingSource(settings, name, LoopClock(), options=QUICK_POLLS)
+        return KinesisSource(settings, name, "shop-products", LoopClock(), options=options)
+
+    return Rig(source(cloud.name), append, shard.id, cloud.stream, source("another"))
 
 
 async def ministack_rig(stack: AsyncExitStack, url: str, *, is_polled: bool = False) -> Rig:
@@ -235,7 +279,10 @@ async def streams_ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
 
 @pytest.fixture(
     params=[
-        *("scripted", "server", "server-polled", "ministack", "ministack-polled"),
+        "scripted",
+        *("server", "server-polled"),
+        *("cloud", "cloud-polled"),
+        *("ministack", "ministack-polled"),
         *("streams", "streams-poor", "streams-ministack"),
     ]
 )
@@ -256,6 +303,8 @@ async def rig(
             name, _, way = request.param.partition("-")
             if name == "server":
                 made = await server_rig(stack, is_polled=way == "polled")
+            elif name == "cloud":
+                made = await cloud_rig(stack, is_polled=way == "polled")
             else:
                 url = request.getfixturevalue("ministack_url")
                 made = await ministack_rig(stack, url, is_polled=way == "polled")

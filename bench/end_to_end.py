@@ -29,6 +29,7 @@ from replicator.model import (
     TRIM_HORIZON,
     Fence,
     Fetch,
+    Horizon,
     Pending,
     Position,
     Shard,
@@ -198,6 +199,9 @@ class _FrameSource:
 
     async def now_us(self) -> int:
         return time.time_ns() // 1_000
+
+    async def horizon(self) -> Horizon:
+        return Horizon(await self.now_us(), 86_400_000_000)
 
     async def shards(self) -> Sequence[Shard]:
         return ()

@@ -14,6 +14,7 @@ import orjson
 import typer
 import yaml
 
+from replicator import cli_source
 from replicator import config as configuration
 from replicator.cli_options import (
     DEFAULT_CONFIG,
@@ -42,6 +43,7 @@ config_app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
+app.command("setup")(cli_source.setup)
 
 
 @app.callback()

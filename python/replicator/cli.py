@@ -44,6 +44,7 @@ config_app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
 app.command("setup")(cli_source.setup)
+app.command("tail")(cli_source.tail)
 
 
 @app.callback()

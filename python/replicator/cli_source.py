@@ -92,3 +92,47 @@ def setup(
     )
     print_result(output, report.as_dict(), report.as_text())
     raise typer.Exit(0 if report.is_complete else 1)
+
+
+class Form(StrEnum):
+    """How `tail` writes a change: see the core's json_lines."""
+
+    PLAIN = "plain"
+    DYNAMODB = "dynamodb"
+    DEBEZIUM = "debezium"
+    CHANGE = "change"
+
+
+def tail(
+    pipeline: Annotated[str | None, typer.Argument(help="A pipeline of the configuration.")] = None,
+    *,
+    stream: Annotated[str | None, typer.Option(help="Any stream, by name or ARN.")] = None,
+    start: Annotated[
+        str, typer.Option("--from", help="As `start`: LATEST, TRIM_HORIZON, a time, 2h ago …")
+    ] = "LATEST",
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="Only what matches this event pattern, or one of several."),
+    ] = None,
+    form: Annotated[Form, typer.Option(help="Form of the lines.")] = Form.PLAIN,
+    limit: Annotated[int | None, typer.Option(help="Stop after so many.", min=1)] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.JSON,
+    version: VersionOption = False,
+) -> None:
+    """Print a stream's changes as JSON lines, until stopped. Needs no sink and no lease.
+
+    Refused records go to stderr; exit code 1 when there was one.
+    """
+    from replicator import tail as reader  # noqa: PLC0415
+
+    configure_logging("warning", output)
+    if pipeline is not None and stream is not None:
+        raise FatalError("usage_tail", "name a pipeline or --stream, not both")
+    settings = None if stream is not None and not config.exists() else configuration.load(config)
+    try:
+        wanted = reader.wanted(start, form.value, filters or (), limit)
+    except ValueError as error:
+        raise FatalError("usage_tail", str(error)) from None
+    source = reader.source_of(settings, pipeline, stream)
+    raise typer.Exit(reader.main(source, wanted, sys.stdout.buffer, sys.stderr.buffer))

@@ -100,7 +100,7 @@ async def show(config: Config, pipeline: str | None = None) -> Shown:
     """Every stored position of the configuration, or of one pipeline. Raises FatalError for a
     pipeline that isn't there."""
     shown = Shown()
-    chosen = config.pipelines if pipeline is None else (_pipeline(config, pipeline),)
+    chosen = config.pipelines if pipeline is None else (config.pipeline(pipeline),)
     for one in chosen:
         sink_name = one.sinks[0].name
         try:
@@ -182,7 +182,7 @@ class _Look:
 
 @asynccontextmanager
 async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
-    pipeline = _pipeline(config, name)
+    pipeline = config.pipeline(name)
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
             closing(make_source(config, pipeline, SystemClock()))
@@ -204,17 +204,6 @@ async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
             )
         shards = await source.shards()
         yield _Look(config, pipeline, source, sink, stream, shards, rows)
-
-
-def _pipeline(config: Config, name: str | None) -> PipelineConfig:
-    names = [pipeline.name for pipeline in config.pipelines]
-    if name is None and len(names) == 1:
-        return config.pipelines[0]
-    for pipeline in config.pipelines:
-        if pipeline.name == name:
-            return pipeline
-    asked = "name one with --pipeline" if name is None else f"there is no pipeline {name!r}"
-    raise FatalError("usage_pipeline", f"{asked}: {', '.join(names)}")
 
 
 async def _named(look: _Look, shard_id: str, text: str) -> Position:

@@ -192,6 +192,12 @@ class KinesisSource:
             failures = 0 if has_event else failures + 1
             await self._before_renewal(shard_id, ended, detail, failures)
 
+    async def remove_consumer(self) -> None:
+        """Deregisters the consumer, if it was ever opened: for one that nobody needs longer.
+        Raises TransientError and FatalError."""
+        if self._consumer is not None:
+            await self._consumer.remove()
+
     async def close(self) -> None:
         """Closes the client, and with it every connection. May be called twice."""
         self._client = None

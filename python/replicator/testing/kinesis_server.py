@@ -219,6 +219,12 @@ class KinesisServer:
                 return {"ConsumerDescription": self._describe(body) | {"StreamARN": self.arn}}
             case "RegisterStreamConsumer":
                 return {"Consumer": self._register(body)}
+            case "DeregisterStreamConsumer":
+                self._require_stream(body)
+                if body["ConsumerName"] not in self._consumers:
+                    raise _Refusal("ResourceNotFoundException", f"Consumer {body['ConsumerName']}")
+                self.delete_consumer(body["ConsumerName"])
+                return {}
             case "DescribeTable":
                 return {"Table": self._table(body["TableName"])}
             case _:

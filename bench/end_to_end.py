@@ -23,6 +23,7 @@ from bench import records
 from bench.postgres import STREAM, TABLE, Result, opened
 from replicator import _core
 from replicator.core.budget import Budget
+from replicator.core.liveness import ShardLife
 from replicator.flow import Gate
 from replicator.model import (
     SHARD_END,
@@ -163,7 +164,8 @@ class _Turns:
                 group=group,
             )
             inlet = pipeline.lane(self._fence).open(self._fence)
-            await pipeline.run(inlet, TRIM_HORIZON, asyncio.Event())
+            life, cut = ShardLife(0.0, 90.0), asyncio.get_running_loop().create_future()
+            await pipeline.run(inlet, TRIM_HORIZON, asyncio.Event(), life, cut)
             pipeline.close()
         assert stats.flushes == len(self._frames)
         assert not stats.dead_letters

@@ -11,6 +11,7 @@ from typing import Any
 from replicator.coordinator import Coordinator
 from replicator.core import gap
 from replicator.core.budget import Budget
+from replicator.core.liveness import DEADLINE_SECONDS, Liveness
 from replicator.core.retry import Backoff
 from replicator.flow import Gate
 from replicator.model import TRIM_HORIZON, Start, TableSchema
@@ -34,6 +35,7 @@ class Engine:
     owner: str = "worker"
     lease_seconds: float = 10.0
     discovery_seconds: float = 5.0
+    deadline_seconds: float = DEADLINE_SECONDS
     memory_bytes_max: int = 268_435_456
     batch_limits: tuple[int, int, float] = (5_000, 8_388_608, 0.02)
     clock: Clock = field(default_factory=LoopClock)
@@ -56,6 +58,7 @@ class Engine:
             clock=self.clock,
             jitter=lambda: 0.5,
             stats=self.stats,
+            alive=Liveness("w", deadline_seconds=self.deadline_seconds),
             lease_seconds=self.lease_seconds,
             discovery_seconds=self.discovery_seconds,
             gap_margin_us=self.gap_margin_us,

@@ -61,6 +61,7 @@ class Stack:
                 }
             ],
             "leases": {"kind": "sqlite", "duration_seconds": 2},
+            "admin": {"port": 0},
             "state_directory": str(self.folder / "state"),
             **overrides,
         }

@@ -315,8 +315,8 @@ class ChangeBatch:
         image is missing though it is no REMOVE, goes to `Rows.rejections`. With a
         pattern, a change whose new image doesn't match is a delete (of its version);
         with a projection, rows are what it shows. Raises ValueError when the pattern
-        speaks of more than `dynamodb.Keys` and `NewImage`, or the projection of a key, or
-        when the batch is projected already."""
+        speaks of more than `dynamodb.Keys` and `NewImage`, or the projection of a key, and
+        for both when the batch is projected already."""
     def filter(self, pattern: Pattern) -> ChangeBatch:
         """Without the changes that don't match: what a log sink writes. Those left out are
         counted in `filtered`, and still decide the order of others in a later `concat`."""

@@ -93,8 +93,10 @@ async def aws_client(
     *,
     session: AioSession | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> AsyncIterator[Any]:
-    """An aiobotocore client of `service` ("kinesis"), closed at the end of the block.
+    """An aiobotocore client of `service` ("kinesis"), closed at the end of the block. Who
+    counts and paces its calls itself sets `attempts_max` to 1: the driver repeats none then.
 
     Raises FatalError for settings that can't work (`profile_missing`,
     `region_missing`, `endpoint_invalid`).
@@ -105,7 +107,7 @@ async def aws_client(
         service,
         region_name=_region(settings),
         endpoint_url=settings.endpoint_url,
-        config=_client_config(read_timeout_seconds),
+        config=_client_config(read_timeout_seconds, attempts_max),
     )
     # Only the way in is mapped: errors of the block belong to the operation that raised them.
     try:
@@ -128,11 +130,11 @@ def _region(settings: AWSSettings) -> str | None:
     return settings.region or os.environ.get("AWS_REGION")
 
 
-def _client_config(read_timeout_seconds: float) -> AioConfig:
+def _client_config(read_timeout_seconds: float, attempts_max: int = ATTEMPTS_MAX) -> AioConfig:
     return AioConfig(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=read_timeout_seconds,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+        retries={"mode": "standard", "total_max_attempts": attempts_max},
         max_pool_connections=CONNECTIONS_MAX,
         user_agent_extra="replicator",
     )

@@ -90,14 +90,15 @@ def status(
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
-    """Positions, leases and dead letters, read from the sink and the lease store.
+    """What each shard does, asked of the running process; else positions, leases and dead letters
+    as the sink and the lease store have them.
 
     Exit code 1 when one of them couldn't be read: the rest is shown.
     """
-    from replicator import preflight  # noqa: PLC0415
+    from replicator import status as looking  # noqa: PLC0415
 
     configure_logging("error", output)
-    report = preflight.status(configuration.load(config))
+    report = looking.status(configuration.load(config))
     print_result(output, report.as_dict(), report.as_text())
     raise typer.Exit(0 if report.is_complete else EXIT_FAILED)
 

@@ -35,6 +35,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from replicator._core import Pattern, Projection
+from replicator.core.liveness import DEADLINE_SECONDS
 from replicator.errors import FatalError
 from replicator.model import LATEST, TRIM_HORIZON, Ago, Position, PositionKind, Start, at_timestamp
 
@@ -81,7 +82,14 @@ class SourceConfig(_Settings):
 
     kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
     stream: str = Field(min_length=1, description="Stream name or ARN.")
-    mode: Literal["fan_out"] = Field("fan_out", description="Enhanced fan-out.")
+    mode: Literal["auto", "fan_out", "polling"] = Field(
+        "auto",
+        description="fan_out: enhanced fan-out, or an error where it can't be had. polling: "
+        "GetRecords. auto: fan_out, and polling for as long as fan-out can't be had.",
+    )
+    idle_seconds_max: float = Field(
+        2.0, ge=0.25, le=60, description="Longest pause of an idle shard that is polled."
+    )
     start: str = Field(
         "TRIM_HORIZON",
         description="First start of a pipeline on a stream: TRIM_HORIZON, LATEST, an RFC 3339 "
@@ -255,6 +263,26 @@ class LimitsConfig(_Settings):
     batch_rows_max: int = Field(5_000, ge=1, description="Changes in one write.")
     batch_bytes_max: int = Field(8_388_608, ge=65_536, description="Bytes in one write.")
     batch_delay_ms_max: int = Field(100, ge=0, le=60_000, description="Longest wait for more.")
+    silence_seconds_max: float = Field(
+        DEADLINE_SECONDS,
+        ge=1,
+        description="Longest silence of a shard that could be read; then /healthz is red and "
+        "its reader is restarted.",
+    )
+
+
+class AdminConfig(_Settings):
+    """Where /healthz, /readyz, /status and /metrics are served. It has no password: who can
+    reach it can read it."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address; 0.0.0.0 in a container.")
+    port: int = Field(9464, ge=0, le=65_535, description="Port; 0 takes a free one and logs it.")
+
+    @property
+    def url(self) -> str:
+        """How a process of this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class LeasesConfig(_Settings):
@@ -272,6 +300,7 @@ class Config(_Settings):
     pipelines: tuple[PipelineConfig, ...] = Field(min_length=1)
     limits: LimitsConfig = LimitsConfig()
     leases: LeasesConfig = LeasesConfig()
+    admin: AdminConfig | None = Field(AdminConfig(), description="null switches it off.")
     state_directory: Path = Field(Path("state"), description="Leases and display copies.")
     drain_timeout_seconds: float = Field(25.0, gt=0, description="Longest orderly stop.")
 

@@ -1,9 +1,10 @@
 """The shell around lineage and leases: finds shards, holds leases, runs and restarts
 one reader a shard, and stops them in order.
 
-Two loops that don't wait for each other: discovery asks the service and the sink,
-the lease loop renews. Neither depends on whether changes flow. The decisions are
-those of `core.lineage` and `core.lease`; this file performs them.
+Three loops that don't wait for each other: discovery asks the service and the sink,
+the lease loop renews, the watchdog looks for silence. None depends on whether changes
+flow. The decisions are those of `core.lineage`, `core.lease` and `core.liveness`; this
+file performs them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from replicator.core import gap, lease, lineage
+from replicator.core import gap, lease, lineage, liveness
 from replicator.core.retry import Backoff
 from replicator.core.start import first_starts, position_to_read
 from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
@@ -32,7 +33,7 @@ from replicator.model import (
     TableSchema,
 )
 from replicator.pipeline import Pipeline
-from replicator.protocols import Clock, LeaseStore, Sink, Source
+from replicator.protocols import Clock, LeaseStore, Measured, Sink, Source
 from replicator.telemetry.stats import Stats
 
 log = structlog.get_logger()
@@ -49,13 +50,17 @@ class _Run:
     """One shard's reader in this process."""
 
     shard_id: str
+    life: liveness.ShardLife
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     inlet: Inlet | None = None
     position: Position | None = None
+    # Fails to end the reader of this moment.
+    cut: asyncio.Future[None] | None = None
     checkpoint: Position | None = None
-    state: str = "starting"
     is_leaving: bool = False
+    # Why somebody else may read it now though it isn't finished.
+    given_back: str = ""
 
 
 class Coordinator:
@@ -79,6 +84,7 @@ class Coordinator:
         clock: Clock,
         jitter: Callable[[], float],
         stats: Stats,
+        alive: liveness.Liveness | None = None,
         lease_seconds: float = lease.DURATION_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
         backoff: Backoff = RETRY_BACKOFF,
@@ -99,6 +105,8 @@ class Coordinator:
         self._backoff = backoff
         self._leases = lease.LeaseView(owner, duration_seconds=lease_seconds)
         self._gaps = Gaps(name, source, sink, clock, stats, margin_us=gap_margin_us)
+        self._alive = alive or liveness.Liveness()
+        self._calls = source.calls if isinstance(source, Measured) else None
         self._lineage = lineage.Lineage()
         self._runs: dict[str, _Run] = {}
         self._shunned: dict[str, float] = {}
@@ -107,13 +115,13 @@ class Coordinator:
         self._renewal = asyncio.Lock()
         self._list_now = asyncio.Event()
         self._lease_now = asyncio.Event()
+        self._has_begun = False
+        self._leased_at: float | None = None
         self._log = log.bind(pipeline=name)
 
     def states(self) -> dict[str, str]:
         """What each shard does now that is owned here, or stopped here at a gap."""
-        stopped = {found.shard_id: f"gap: {found.reason}" for found in self.gaps()}
-        running = {run.shard_id: run.state for run in self._runs.values()}
-        return dict(sorted((stopped | running).items()))
+        return {shard_id: life.state() for shard_id, life in self._shown()}
 
     def gaps(self) -> tuple[gap.Gap, ...]:
         """The gaps that this process has met and nobody has mended yet, by shard."""
@@ -121,6 +129,38 @@ class Coordinator:
         return tuple(
             each for each in self._gaps.found if self._lineage.state(each.shard_id) in stopped
         )
+
+    def views(self) -> list[liveness.ShardView]:
+        """Every shard that is owned here, stopped here at a gap, or was given back to nobody,
+        by its name."""
+        now = self._clock.monotonic()
+        views = []
+        for shard_id, life in self._shown():
+            run = self._runs.get(shard_id)
+            waiting_from = run.inlet.waiting_from if run is not None and run.inlet else None
+            calls = self._calls(shard_id) if self._calls is not None else None
+            view = self._alive.view(shard_id, life, now, calls=calls, waiting_from=waiting_from)
+            views.append(view)
+        return views
+
+    def _shown(self) -> list[tuple[str, liveness.ShardLife]]:
+        gapped = {found.shard_id for found in self.gaps()}
+        return [
+            (shard_id, life)
+            for shard_id, life in sorted(self._alive.lives())
+            if life.phase is not liveness.Phase.GAP or shard_id in gapped
+        ]
+
+    def unready(self) -> str:
+        """Why it can't take its part of the work now; empty when it can."""
+        if self._draining.is_set():
+            return "it stops"
+        if not self._has_begun:
+            return "it has not begun: the log says why"
+        age = None if self._leased_at is None else self._clock.monotonic() - self._leased_at
+        if age is None or age > self._leases.duration_seconds:
+            return "the lease store does not answer"
+        return ""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains: stops reading, waits for what was
@@ -137,13 +177,16 @@ class Coordinator:
         stream = None if beginning.cancelled() else beginning.result()
         if stream is None:
             return
+        self._has_begun = True
         async with asyncio.TaskGroup() as group:
             pipeline = self._make_pipeline(group)
+            watchdog = group.create_task(self._watch_always())
             discovery = group.create_task(self._discover_always(stream))
             leasing = group.create_task(self._lease_always(stream, pipeline, group))
             await stopping.wait()
             self._draining.set()
             discovery.cancel()
+            watchdog.cancel()
             for run in self._runs.values():
                 run.stopping.set()
             while tasks := [
@@ -276,6 +319,8 @@ class Coordinator:
     ) -> None:
         try:
             rows = await self._store.rows(self._name)
+            self._leased_at = self._clock.monotonic()
+            self._leave_to_others(rows)
             await self._copy_checkpoints()
         except ReplicatorError as error:
             self._say(error, "retrying", during="leases")
@@ -296,6 +341,19 @@ class Coordinator:
             except ReplicatorError as error:
                 self._say(error, "retrying", during="leases")
 
+    def _leave_to_others(self, rows: Sequence[LeaseRow]) -> None:
+        """What was given back, and is another's now or wanted by nobody, is no concern here."""
+        if not (given_back := self._alive.given_back()):
+            return
+        now = self._clock.monotonic()
+        free = {row.shard_id for row in rows if row.owner in {None, self._owner}}
+        for shard_id in set(given_back) - (free & frozenset(self._lineage.wanted())):
+            life = self._alive.drop(shard_id)
+            if life is not None and life.is_late(now):
+                # Who could not read it takes it from nobody for as long as it tried.
+                patience = self._alive.misses_max * self._alive.deadline_seconds
+                self._shunned[shard_id] = now + patience
+
     def _wanted(self, now: float) -> frozenset[str]:
         if self._draining.is_set():
             return frozenset(self._runs)
@@ -315,7 +373,8 @@ class Coordinator:
             await self._store.release(taken)
             return
         self._leases.taken(taken, asked_at)
-        run = self._runs[row.shard_id] = _Run(row.shard_id)
+        life = self._alive.own(row.shard_id, self._clock.monotonic())
+        run = self._runs[row.shard_id] = _Run(row.shard_id, life)
         run.task = group.create_task(self._own(run, stream, pipeline))
         self._log.info("lease_taken", shard=row.shard_id)
 
@@ -354,6 +413,43 @@ class Coordinator:
                 await self._store.checkpoint(self._name, shard_id, durable)
                 run.checkpoint = durable
 
+    # ---- the watchdog
+
+    async def _watch_always(self) -> None:
+        """Law 10: the net under every source, whose own deadlines are shorter."""
+        while True:
+            await self._clock.sleep(self._alive.deadline_seconds / 10)
+            now = self._clock.monotonic()
+            if self._calls is not None:
+                for shard_id, run in self._runs.items():
+                    run.life.counted(self._calls(shard_id), now)
+            for action in self._alive.step(now):
+                run = self._runs[action.shard_id]
+                match action:
+                    case liveness.Cut(shard_id, silent, misses):
+                        self._cut(run, f"{shard_id} gave no answer for {silent:.0f} s", misses)
+                    case liveness.GiveBack(_, silent, misses):
+                        self._give_back(run, f"no answer of the source for {silent:.0f} s", misses)
+
+    def _cut(self, run: _Run, reason: str, misses: int) -> None:
+        if run.cut is None or run.cut.done():
+            return
+        self._stats.reader_cuts += 1
+        self._log.warning("reader_cut", shard=run.shard_id, reason=reason, misses=misses)
+        run.cut.set_exception(
+            TransientError("shard_silent", f"{reason}, so its reader was cut and starts again")
+        )
+        # The run looks at it when it can; it may also be over already.
+        run.cut.exception()
+
+    def _give_back(self, run: _Run, reason: str, misses: int) -> None:
+        if run.is_leaving or run.stopping.is_set():
+            return
+        self._stats.leases_given_back += 1
+        self._log.warning("lease_given_back", shard=run.shard_id, reason=reason, misses=misses)
+        run.given_back = "its lease was given back: another worker may be able to read it"
+        run.stopping.set()
+
     # ---- one shard
 
     async def _own(self, run: _Run, stream: Stream, pipeline: Pipeline) -> None:
@@ -371,25 +467,30 @@ class Coordinator:
                     self._unread(run)
                     if run.inlet is not None and run.inlet is not before and run.inlet.durable:
                         attempt = 0
-                    run.state = f"retrying: {error}"
+                    run.life.retries(str(error), self._clock.monotonic())
                     await self._pause(error, attempt, run.stopping, shard=shard_id)
                     attempt += 1
                 except PositionLost as error:
                     self._unread(run)
+                    run.life.stops(liveness.Phase.GAP, error.message, self._clock.monotonic())
                     await self._stop_at_gap(run, stream, error)
                     return
                 except FatalError as error:
                     self._unread(run)
-                    run.state = f"failed: {error}"
+                    run.life.stops(liveness.Phase.FAILED, str(error), self._clock.monotonic())
                     self._say(error, "failed", shard=shard_id, wait_seconds=FATAL_RETRY_SECONDS)
                     await _wait(run.stopping, FATAL_RETRY_SECONDS)
         except LeaseLost as error:
             self._log.info("lease_lost", shard=shard_id, code=error.code, reason=error.message)
-            self._shunned[shard_id] = self._clock.monotonic() + self._leases.duration_seconds
+            run.given_back = error.message
         finally:
             # From here on nobody cancels it: a run that never leaves would block its shard.
             run.is_leaving = True
             self._unread(run)
+            now = self._clock.monotonic()
+            if run.given_back:
+                self._shunned[shard_id] = now + self._leases.duration_seconds
+                run.life.given_back(run.given_back, now)
             await self._let_go(run)
 
     async def _let_go(self, run: _Run) -> None:
@@ -407,6 +508,9 @@ class Coordinator:
             if self._held_row(run.shard_id) is not None:
                 self._leases.stopped(run.shard_id)
             del self._runs[run.shard_id]
+            # At a gap it stays to be seen.
+            if not run.given_back and run.life.phase is not liveness.Phase.GAP:
+                self._alive.drop(run.shard_id)
             self._lease_now.set()
 
     def _unread(self, run: _Run) -> None:
@@ -426,11 +530,14 @@ class Coordinator:
 
     async def _read(self, run: _Run, stream: Stream, pipeline: Pipeline) -> None:
         """Law 6, in its order: the lease is won; fence; look at the lease; position; read."""
-        shard_id = run.shard_id
+        shard_id, life = run.shard_id, run.life
+        life.waits_for_sink("the fence", self._clock.monotonic())
         fence = await self._sink.fence(stream, shard_id, self._owner)
+        life.starts(self._clock.monotonic())
         await self._renew(shard_id)
         if not self._leases.holds(shard_id, self._clock.monotonic()):
             raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
+        life.waits_for_sink("the position", self._clock.monotonic())
         run.inlet, run.position = None, await self._sink.position(fence)
         if run.position == SHARD_END:
             self._apply(lineage.Stored(shard_id, SHARD_END))
@@ -442,10 +549,13 @@ class Coordinator:
             # A discovery since the take has seen its parent unfinished, or itself gone.
             raise LeaseLost("not_readable", f"{shard_id} may not be read now")
         self._apply(lineage.Started(shard_id))
-        run.state = "reading"
+        life.position = position
         self._log.debug("reading", shard=shard_id, position=str(position))
         run.inlet = pipeline.lane(fence).open(fence)
-        children = await pipeline.run(run.inlet, position, run.stopping, behind_ms_max)
+        run.cut = asyncio.get_running_loop().create_future()
+        children = await pipeline.run(
+            run.inlet, position, run.stopping, life, run.cut, behind_ms_max
+        )
         if children is not None:
             self._apply(lineage.Ended(shard_id, children))
             self._apply(lineage.DurableEnd(shard_id))

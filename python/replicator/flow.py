@@ -45,9 +45,13 @@ class Gate:
         """True while somebody waits for room."""
         return bool(self._waiting)
 
+    def try_take(self, nbytes: int) -> bool:
+        """Charges the bytes if nobody waits and there is room; else nothing."""
+        return not self._waiting and self._budget.try_take(nbytes)
+
     async def take(self, nbytes: int) -> None:
         """Returns when the bytes are charged. Cancelled while waiting, it charges nothing."""
-        if not self._waiting and self._budget.try_take(nbytes):
+        if self.try_take(nbytes):
             return
         room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((nbytes, room))

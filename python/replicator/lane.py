@@ -8,6 +8,7 @@ that of its newest written fetch.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,14 +44,15 @@ class Inlet:
         self.durable: Position | None = None
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = lane
-        self._waiting = 0
+        # When each fetch that waits here arrived, oldest first: they leave in this order.
+        self._waiting: deque[float] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def put(self, pending: Pending, charge: int) -> None:
         """Queues a decoded fetch whose bytes are already charged; `charge` is given
         back once it is durable or dropped."""
-        self._waiting += 1
+        self._waiting.append(pending.received_at)
         self._idle.clear()
         self._lane.add(_Waiting(self, pending, charge))
 
@@ -82,9 +84,14 @@ class Inlet:
         """True once its waiting changes must not be written any more."""
         return self.failure.done()
 
+    @property
+    def waiting_from(self) -> float | None:
+        """When the oldest fetch that is not durable yet arrived; None when all are."""
+        return self._waiting[0] if self._waiting else None
+
     def leave(self, durable: Position | None) -> None:
         """One queued fetch left the lane: durable up to there, or dropped (None)."""
-        self._waiting -= 1
+        self._waiting.popleft()
         if durable is not None:
             self.durable = durable
         if not self._waiting:
@@ -149,6 +156,7 @@ class Lane:
     async def _write(self, work: Sequence[_Waiting], reason: FlushReason) -> None:
         try:
             payload = await self._encode([waiting.pending for waiting in work])
+            begun_at = self._clock.monotonic()
             result = await self._writer.write(payload)
         except ReplicatorError as error:
             self._fail(work, error)
@@ -157,6 +165,7 @@ class Lane:
             raise
         else:
             self._stats.flush_reasons[reason] += 1
+            self._stats.write_seconds += self._clock.monotonic() - begun_at
             self._resolve(work, result)
 
     async def _due(self) -> FlushReason:

@@ -23,6 +23,7 @@ import structlog
 from replicator import _core
 from replicator.core import gap
 from replicator.core.batch import Batcher
+from replicator.core.liveness import ShardLife
 from replicator.errors import LeaseLost, TransientError
 from replicator.flow import Gate
 from replicator.lane import INLINE_BYTES_MAX, Inlet, Lane
@@ -89,28 +90,37 @@ class Pipeline:
         inlet: Inlet,
         position: Position,
         stopping: asyncio.Event,
+        life: ShardLife,
+        cut: asyncio.Future[None],
         behind_ms_max: int | None = None,
     ) -> tuple[Shard, ...] | None:
-        """Reads the inlet's shard until its end, or until `stopping`; returns when all
-        that was read is durable. `behind_ms_max`: a reader further behind may be losing
-        records (law 9).
+        """Reads the inlet's shard until its end, until `stopping`, or until `cut` fails;
+        returns when all that was read is durable. `life` is told what happens.
+        `behind_ms_max`: a reader further behind may be losing records (law 9).
 
         Gives the shard's children at its end, None when stopped. Raises the source's
-        errors, PositionLost when it is overtaken, and whatever failed the lane.
+        errors, PositionLost when it is overtaken, that of `cut`, and whatever failed the lane.
         """
-        reading = asyncio.ensure_future(self._read(inlet, position, behind_ms_max))
+        life.asks(self._clock.monotonic())
+        reading = asyncio.ensure_future(self._read(inlet, position, life, behind_ms_max))
         stop = asyncio.ensure_future(stopping.wait())
-        ends: set[asyncio.Future[Any]] = {reading, stop, inlet.failure}
+        ends: set[asyncio.Future[Any]] = {reading, stop, inlet.failure, cut}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if inlet.failure.done():
+                life.waits_for_sink("", self._clock.monotonic())
                 inlet.failure.result()
             await _ended(reading)
             error = None if reading.cancelled() else reading.exception()
             # What was read before an error is still good, and may be gone when it is read
             # again. Only a lost lease makes it another worker's.
             if not isinstance(error, LeaseLost):
+                life.ends("what was read to be durable", self._clock.monotonic())
                 await inlet.drain()
+            if cut.done() or error is not None:
+                life.source_failed(self._clock.monotonic())
+            if cut.done():
+                cut.result()
             return None if reading.cancelled() else reading.result()
         finally:
             stop.cancel()
@@ -118,7 +128,7 @@ class Pipeline:
             inlet.close()
 
     async def _read(
-        self, inlet: Inlet, position: Position, behind_ms_max: int | None
+        self, inlet: Inlet, position: Position, life: ShardLife, behind_ms_max: int | None
     ) -> tuple[Shard, ...]:
         shard_id = inlet.fence.shard_id
         stored_at = float("-inf")
@@ -133,9 +143,10 @@ class Pipeline:
                     elif is_within:
                         raise gap.overtaken(shard_id, fetch.behind_ms, behind_ms_max)
                 now = self._clock.monotonic()
+                life.arrived(fetch.next, fetch.behind_ms, now)
                 if not len(fetch.records) and not ended and now - stored_at < IDLE_POSITION_SECONDS:
                     continue
-                await self._plan(inlet, fetch)
+                await self._plan(inlet, fetch, life)
                 stored_at = now
                 if ended:
                     return fetch.children
@@ -149,9 +160,12 @@ class Pipeline:
                     )
         raise AssertionError(f"{shard_id}: a source may only return after SHARD_END")
 
-    async def _plan(self, inlet: Inlet, fetch: Fetch) -> None:
+    async def _plan(self, inlet: Inlet, fetch: Fetch, life: ShardLife) -> None:
         charge = fetch.records.nbytes
-        await self._gate.take(charge)
+        if not self._gate.try_take(charge):
+            life.waits_for_sink("room in the memory budget", self._clock.monotonic())
+            await self._gate.take(charge)
+            life.asks(self._clock.monotonic())
         try:
             batch = await self._decode(fetch)
         except asyncio.CancelledError:

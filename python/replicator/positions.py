@@ -31,9 +31,10 @@ from replicator.model import (
     Shard,
     Stream,
 )
-from replicator.protocols import Clock
+from replicator.protocols import Clock, Source
 from replicator.service import SystemClock, closing, make_sink, make_source, open_store
 from replicator.sink.postgres import PostgresSink
+from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 
 log = structlog.get_logger()
@@ -159,7 +160,7 @@ async def reset(
 class _Look:
     config: Config
     pipeline: PipelineConfig
-    source: KinesisSource
+    source: Source
     sink: PostgresSink
     stream: Stream
     shards: Sequence[Shard]
@@ -190,7 +191,10 @@ async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
         sink = await stack.enter_async_context(
             closing(make_sink(config, pipeline, owner=_OWNER, store_id=""))
         )
-        stream, _ = await source.look()
+        if isinstance(source, KinesisSource | FallbackSource):
+            stream, _ = await source.look()  # `open` would register the consumer
+        else:
+            stream = await source.open()
         rows = {
             row["shard"]: row
             for row in (await sink.report()).positions

@@ -1,8 +1,4 @@
-"""`check` and `status`: what a run would meet, and where the last one stands.
-
-Both only look. `check` connects to both sides; `status` reads the sink, which knows
-the truth, and the lease store, which knows who reads.
-"""
+"""`check`: what a run would meet. It connects to both sides and only looks."""
 
 from __future__ import annotations
 
@@ -16,17 +12,13 @@ from replicator.config import Config, PipelineConfig, parse_start
 from replicator.core import gap
 from replicator.core.start import resolved
 from replicator.errors import ReplicatorError
-from replicator.model import LeaseRow, Stream, TableSchema
-from replicator.service import (
-    SystemClock,
-    closing,
-    make_sink,
-    make_source,
-    open_store,
-    source_settings,
-)
+from replicator.model import Stream, TableSchema
+from replicator.protocols import Source
+from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
 from replicator.sink.postgres import PostgresSink
+from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
+from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.tables import describe_tables, destinations
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
@@ -127,8 +119,14 @@ class _Checks:
             if tables:
                 await self.attempt("sink", at_sink)
 
-    async def _at_source(self, source: KinesisSource) -> Stream:
-        stream, consumer = await source.look()
+    async def _at_source(
+        self, source: KinesisSource | KinesisPollingSource | FallbackSource
+    ) -> Stream:
+        consumer: ReplicatorError | str | None = None
+        if isinstance(source, KinesisPollingSource):
+            stream = await source.open()
+        else:
+            stream, consumer = await source.look()
         shards = await source.shards()
         opened = sum(shard.is_open for shard in shards)
         self.say(
@@ -137,16 +135,33 @@ class _Checks:
             f"stream {stream.name}: {len(shards)} shards, {opened} open, first start "
             f"{parse_start(self._pipeline.source.start)}",
         )
-        if consumer is None:
-            self.say("source", "todo", f"consumer {source.consumer_name} would be registered")
+        if isinstance(source, KinesisPollingSource):
+            self.say("source", "ok", "mode polling: read by GetRecords, without a consumer")
+            return stream
+        mode = self._pipeline.source.mode
+        if isinstance(consumer, ReplicatorError):
+            self.say(
+                "source",
+                "warning",
+                f"mode {mode}: the stream would be polled, since fan-out can't be had: "
+                f"{consumer.message}",
+                consumer.code,
+            )
+        elif consumer is None:
+            rest = "; where it can't be, the stream is polled" if mode == "auto" else ""
+            self.say(
+                "source",
+                "todo",
+                f"mode {mode}: consumer {source.consumer_name} would be registered{rest}",
+            )
         else:
-            self.say("source", "ok", f"consumer {source.consumer_name} is {consumer}")
+            self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
     async def _at_policy(self) -> None:
         gap.require_policy(self._pipeline.on_gap)
 
-    async def _at_start(self, source: KinesisSource, sink: PostgresSink, stream: Stream) -> None:
+    async def _at_start(self, source: Source, sink: PostgresSink, stream: Stream) -> None:
         rows: Sequence[Mapping[str, Any]] = ()
         with suppress(ReplicatorError):  # the sink has a look of its own
             rows = (await sink.report()).positions
@@ -202,99 +217,3 @@ def check(config: Config) -> CheckReport:
 
     asyncio.run(look())
     return report
-
-
-@dataclass(slots=True)
-class PipelineStatus:
-    """One pipeline as its stores show it."""
-
-    name: str
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    dead_letters: dict[str, int] = field(default_factory=dict)
-    problem: str = ""
-
-
-@dataclass(slots=True)
-class StatusReport:
-    """All pipelines; `problem` says why nothing is known of their leases."""
-
-    pipelines: list[PipelineStatus] = field(default_factory=list)
-    problem: str = ""
-
-    @property
-    def is_complete(self) -> bool:
-        """True when both the lease store and every sink could be read."""
-        return not self.problem and not any(pipeline.problem for pipeline in self.pipelines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--output json`."""
-        pipelines = [asdict(pipeline) for pipeline in self.pipelines]
-        return {"problem": self.problem, "pipelines": pipelines}
-
-    def as_text(self) -> str:
-        """For people."""
-        nobody = "unknown" if self.problem else "none"
-        lines = [f"leases: {self.problem}"] if self.problem else []
-        for pipeline in self.pipelines:
-            if pipeline.problem:
-                lines.append(f"{pipeline.name}: {pipeline.problem}")
-                continue
-            letters = sum(pipeline.dead_letters.values())
-            detail = ", ".join(f"{code} {n}" for code, n in sorted(pipeline.dead_letters.items()))
-            lines.append(f"{pipeline.name}: {len(pipeline.shards)} shards, {letters} dead letters")
-            if detail:
-                lines.append(f"  dead letters: {detail}")
-            lines += [
-                f"  {shard['shard']}  {shard['position'] or 'no position yet'}"
-                f"  owner {shard['lease_owner'] or nobody}  last record {shard['last_arrival_at']}"
-                f"  stored {shard['updated_at']}"
-                for shard in pipeline.shards
-            ]
-        return "\n".join(lines)
-
-
-def status(config: Config) -> StatusReport:
-    """Positions, owners and dead letters of every pipeline. Never raises for a side that
-    can't be read: its `problem` says why, and the others are shown."""
-    report = StatusReport()
-
-    async def look() -> None:
-        leases: Mapping[tuple[str, str], LeaseRow] = {}
-        try:
-            leases = await _leases(config)
-        except ReplicatorError as error:
-            report.problem = str(error)
-        for pipeline in config.pipelines:
-            report.pipelines.append(await _status(config, pipeline, leases))
-
-    asyncio.run(look())
-    return report
-
-
-async def _leases(config: Config) -> dict[tuple[str, str], LeaseRow]:
-    if not config.state_directory.is_dir():
-        return {}
-    async with open_store(config) as store:
-        return {
-            (name, row.shard_id): row
-            for name in map(config.qualified_name, config.pipelines)
-            for row in await store.rows(name)
-        }
-
-
-async def _status(
-    config: Config, pipeline: PipelineConfig, leases: Mapping[tuple[str, str], LeaseRow]
-) -> PipelineStatus:
-    shown = PipelineStatus(pipeline.name)
-    name = config.qualified_name(pipeline)
-    try:
-        async with closing(make_sink(config, pipeline, owner="status", store_id="")) as sink:
-            stored = await sink.report()
-    except ReplicatorError as error:
-        shown.problem = str(error)
-        return shown
-    for row in stored.positions:
-        lease = leases.get((name, row["shard"]))
-        shown.shards.append({**row, "lease_owner": None if lease is None else lease.owner})
-    shown.dead_letters = dict(stored.dead_letters)
-    return shown

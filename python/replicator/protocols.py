@@ -8,7 +8,7 @@ shipped fake, passes the suite in `tests/contract/`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from replicator.model import (
     Fence,
@@ -76,6 +76,20 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Releases connections. May be called twice, and after a failed open."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a source may offer besides: it counts what it asks of the service, for `status` and
+    the metrics. Both may be asked at any time and don't block."""
+
+    def calls(self, shard_id: str) -> int:
+        """Calls of the service that were made to read the shard; only grows while it is read."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """What happened to all shards, by a stable slug; only grows."""
         ...
 
 

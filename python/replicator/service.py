@@ -20,22 +20,29 @@ from typing import Any, Protocol, TypeVar
 import structlog
 import uvloop
 
+from replicator.admin import Admin, serving
 from replicator.aws import AWSSettings
 from replicator.config import Config, PipelineConfig, parse_start
 from replicator.coordinator import Coordinator
 from replicator.core import gap
 from replicator.core.budget import Budget
+from replicator.core.liveness import Liveness
+from replicator.core.pace import PaceLimits
 from replicator.errors import ReplicatorError, one_cause
 from replicator.flow import Gate
 from replicator.model import TableSchema
 from replicator.pipeline import Pipeline
-from replicator.protocols import Clock, LeaseStore, Sink, Source
+from replicator.protocols import Clock, LeaseStore, Measured, Sink, Source
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
+from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
+from replicator.source.kinesis_polling import KinesisPollingSource
+from replicator.source.polling import PollOptions
 from replicator.source.tables import describe_tables
 from replicator.store.sqlite import SQLiteLeaseStore
 from replicator.telemetry.stats import Stats
+from replicator.telemetry.watched import Watched
 
 log = structlog.get_logger()
 
@@ -63,14 +70,19 @@ class DrainTimeout(Exception):
 
 
 class Service:
-    """All pipelines of one configuration; `stats` may be read while it runs."""
+    """All pipelines of one configuration; what is `watched` may be read while it runs."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.stats = Stats()
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._clock = SystemClock()
         self.coordinators: list[Coordinator] = []
+        self.watched: list[Watched] = []
+
+    @property
+    def stats(self) -> Stats:
+        """All pipelines together, as they are now."""
+        return Stats.total(each.stats for each in self.watched)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains.
@@ -81,6 +93,9 @@ class Service:
         for pipeline in self.config.pipelines:
             gap.require_policy(pipeline.on_gap)
         async with AsyncExitStack() as stack:
+            # First, so that it stops last: a drain can be watched to its end.
+            admin = Admin(self.config.name, self.owner, self.watched)
+            await stack.enter_async_context(serving(self.config.admin, admin))
             store = await stack.enter_async_context(open_store(self.config))
             for pipeline in self.config.pipelines:
                 source = await stack.enter_async_context(
@@ -89,6 +104,7 @@ class Service:
                 sink = await stack.enter_async_context(
                     closing(make_sink(self.config, pipeline, self.owner, store.store_id))
                 )
+                log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
                 self.coordinators.append(self._coordinator(pipeline, source, sink, store))
             with one_cause():
                 await self._supervise(stopping)
@@ -109,7 +125,8 @@ class Service:
     ) -> Coordinator:
         limits = self.config.limits
         # A share each: a pipeline whose sink stalls must not hold up the others.
-        gate = Gate(Budget(limits.memory_bytes_max // len(self.config.pipelines)))
+        budget = Budget(limits.memory_bytes_max // len(self.config.pipelines))
+        gate, stats = Gate(budget), Stats()
 
         def make_pipeline(group: asyncio.TaskGroup) -> Pipeline:
             return Pipeline(
@@ -123,14 +140,14 @@ class Service:
                     limits.batch_delay_ms_max / 1_000,
                 ),
                 clock=self._clock,
-                stats=self.stats,
+                stats=stats,
                 group=group,
             )
 
         async def describe() -> Sequence[TableSchema]:
             return await describe_tables(source_settings(self.config, pipeline), pipeline.tables)
 
-        return Coordinator(
+        coordinator = Coordinator(
             name=self.config.qualified_name(pipeline),
             start=(
                 parse_start(pipeline.source.start)
@@ -145,9 +162,22 @@ class Service:
             make_pipeline=make_pipeline,
             clock=self._clock,
             jitter=random.random,
-            stats=self.stats,
+            stats=stats,
+            alive=Liveness(pipeline.sinks[0].name, deadline_seconds=limits.silence_seconds_max),
             lease_seconds=self.config.leases.duration_seconds,
         )
+        self.watched.append(
+            Watched(
+                pipeline=pipeline.name,
+                sink=pipeline.sinks[0].name,
+                stats=stats,
+                budget=budget,
+                shards=coordinator.views,
+                unready=coordinator.unready,
+                source_counters=source.counters if isinstance(source, Measured) else dict,
+            )
+        )
+        return coordinator
 
 
 # ---- what the settings name
@@ -158,10 +188,22 @@ def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
     return AWSSettings(**(pipeline.source.aws or config.aws).model_dump())
 
 
-def make_source(config: Config, pipeline: PipelineConfig, clock: Clock) -> KinesisSource:
+def make_source(
+    config: Config, pipeline: PipelineConfig, clock: Clock
+) -> KinesisSource | KinesisPollingSource | FallbackSource:
     """The pipeline's source, not opened."""
-    consumer = pipeline.source.consumer or f"{config.name}-{pipeline.name}"
-    return KinesisSource(source_settings(config, pipeline), pipeline.source.stream, consumer, clock)
+    settings, source = source_settings(config, pipeline), pipeline.source
+    consumer = source.consumer or f"{config.name}-{pipeline.name}"
+    fan_out = KinesisSource(settings, source.stream, consumer, clock)
+    pace = PaceLimits(idle_seconds_max=source.idle_seconds_max)
+    polling = KinesisPollingSource(settings, source.stream, clock, options=PollOptions(pace))
+    match source.mode:
+        case "fan_out":
+            return fan_out
+        case "polling":
+            return polling
+        case "auto":
+            return FallbackSource(fan_out, polling, clock)
 
 
 def make_sink(config: Config, pipeline: PipelineConfig, owner: str, store_id: str) -> PostgresSink:

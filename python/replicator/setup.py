@@ -175,7 +175,7 @@ async def _pieces(
     )
     pieces: list[_Piece] = [stream]
     pieces += [_Destination(dynamodb, table, stream) for table in pipeline.tables]
-    if str(source.mode) == "fan_out":
+    if source.mode != "polling":
         consumer = source.consumer or f"{config.name}-{pipeline.name}"
         pieces.append(_Consumer(kinesis, consumer, stream))
     return pieces

@@ -1,8 +1,7 @@
 """The changes of a stream as JSON lines, from a position on, without a sink and without a lease.
 
-Parents come before their children, as in a worker; nothing is stored. Enhanced fan-out would
-end the subscription of a worker that reads as the same consumer, so a consumer of its own is
-registered for the time being, and removed at the end.
+Parents come before their children, as in a worker; nothing is stored. Kinesis is polled: enhanced
+fan-out would end the subscription of a worker that reads as the same consumer.
 """
 
 from __future__ import annotations
@@ -23,18 +22,17 @@ from replicator.config import Config, parse_start
 from replicator.core import gap, lineage
 from replicator.core.retry import Backoff
 from replicator.core.start import first_starts, resolved
-from replicator.errors import ReplicatorError, TransientError, one_cause
+from replicator.errors import TransientError, one_cause
 from replicator.inspect import rejection_line
 from replicator.model import SHARD_END, TRIM_HORIZON, Fetch, Position, Shard, Start
 from replicator.protocols import Clock, Source
 from replicator.service import SystemClock, closing, make_source, source_settings
-from replicator.source.kinesis import KinesisSource
+from replicator.source.kinesis_polling import KinesisPollingSource
 
 log = structlog.get_logger()
 
 Form = Literal["plain", "dynamodb", "debezium", "change"]
 _BACKOFF = Backoff(base_seconds=0.5, cap_seconds=10.0)
-_REMOVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +58,12 @@ def source_of(config: Config | None, pipeline: str | None, stream: str | None) -
     clock = SystemClock()
     if stream is not None:
         settings = AWSSettings() if config is None else AWSSettings(**config.aws.model_dump())
-        name = "replicator" if config is None else config.name
-        return KinesisSource(settings, stream, f"{name[:120]}-tail", clock)
+        return KinesisPollingSource(settings, stream, clock)
     assert config is not None
     chosen = config.pipeline(pipeline)
-    if str(chosen.source.kind) != "kinesis" or str(chosen.source.mode) != "fan_out":
+    if str(chosen.source.kind) != "kinesis":
         return make_source(config, chosen, clock)
-    consumer = chosen.source.consumer or f"{config.name}-{chosen.name}"
-    settings = source_settings(config, chosen)
-    return KinesisSource(settings, chosen.source.stream, f"{consumer[:120]}-tail", clock)
+    return KinesisPollingSource(source_settings(config, chosen), chosen.source.stream, clock)
 
 
 async def tail(
@@ -79,16 +74,10 @@ async def tail(
 
     Raises what the source can't go on after, and what `output` raises (BrokenPipeError)."""
     async with closing(source):
-        try:
-            reading = _Tail(source, wanted, output, stopping, clock)
-            with one_cause():
-                await reading.run()
-            return reading.refused
-        finally:
-            if isinstance(source, KinesisSource):
-                with suppress(TimeoutError, ReplicatorError):
-                    async with asyncio.timeout(_REMOVE_SECONDS):
-                        await source.remove_consumer()
+        reading = _Tail(source, wanted, output, stopping, clock)
+        with one_cause():
+            await reading.run()
+        return reading.refused
 
 
 class _Tail:

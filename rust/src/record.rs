@@ -226,8 +226,16 @@ pub fn read(b: &[u8], arenas: &mut Arenas) -> Result<Found, Fault> {
         if let Some(said) = found.said {
             return found.into_found(b, said);
         }
-        found.head = arenas.template.before();
-        found.earlier = found.head.then(found.earlier);
+        // From here on it is read as one that doesn't fit: what the template says of its beginning is said here.
+        let before = arenas.template.before();
+        found.fits = false;
+        found.head = before;
+        found.close = at - 1;
+        if found.size_end == 0 {
+            found.facts = before.then(found.facts);
+        } else {
+            found.earlier = before.then(found.earlier);
+        }
         scan::more(b, at, |name, at| member(b, name, at, arenas, &mut found))?
     } else {
         let start = scan::space(b, 0);

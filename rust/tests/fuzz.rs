@@ -60,6 +60,24 @@ fn what_a_record_says_never_slips_into_its_neighbour() {
                 ));
             }
         }
+        // (DynamoDB writes one `dynamodb` a record; what comes twice must not be learned half.)
+        let time = r#""ApproximateCreationDateTime":1706542773915"#;
+        for rest in [
+            format!(
+                r#""dynamodb":{{{time}}},"dynamodb":{{"Keys":{{"k":{{"S":"a"}}}},"NewImage":{{"k":{{"S":"a"}}}},"SizeBytes":7,{precise}"y":0}},"tableName":"x""#
+            ),
+            format!(
+                r#""dynamodb":{{{time}}},"tableName":"x","dynamodb":{{{time},"Keys":{{"k":{{"S":"a"}}}},"NewImage":{{"k":{{"S":"a"}}}},"SizeBytes":7,"y":0}}"#
+            ),
+        ] {
+            let twice = format!(r#"{{"eventID":"e",{head},{rest}}}"#);
+            for one in &records {
+                let [one, twice] = [one.as_bytes(), twice.as_bytes()];
+                checks::alone_as_together(&[one, twice, twice, twice, one], None);
+            }
+            let twice = twice.as_bytes();
+            checks::alone_as_together(&[twice, twice, twice], None);
+        }
         for (one, other) in records.iter().flat_map(|x| records.iter().map(move |y| (x, y))) {
             checks::alone_as_together(&[one.as_bytes(), other.as_bytes(), one.as_bytes()], None);
         }

@@ -340,14 +340,16 @@ async def test_what_comes_again_in_another_fetch_of_the_write_is_counted(rig: Ri
     fence = await sink.fence(STREAM, "shard-1", "me")
     apple: Any = {"id": {"S": "apple"}}
     made, other = put("products", apple, 1000), put("products", apple, 2000)
+    # Of a table that isn't ours; each copy of it is dropped, and counted there.
+    stranger = put("strangers", apple, 1000)
     # Two writes of one instant, neither of which begins with the other.
     ripe, green = (
         put("products", {"id": {"S": "pear"}}, 7, None, stock={"N": stock}) for stock in "12"
     )
     result = await write(
         sink,
-        pending(fence, [made, other, made, ripe]),
-        pending(fence, [other, made, green], first=10),
+        pending(fence, [made, other, made, ripe, stranger]),
+        pending(fence, [other, made, green, stranger], first=10),
     )
     assert (result.rows, result.duplicates, result.ambiguous) == (2, 2, 2)
 

@@ -14,6 +14,7 @@ import pytest
 
 from replicator import _core
 from replicator.aws import AWSSettings, aws_client
+from replicator.core.pace import PaceLimits
 from replicator.errors import FatalError, PositionLost
 from replicator.model import (
     LATEST,
@@ -26,7 +27,8 @@ from replicator.model import (
     at_timestamp,
 )
 from replicator.protocols import Source
-from replicator.source import KinesisOptions, KinesisSource
+from replicator.source import KinesisOptions, KinesisPollingSource, KinesisSource
+from replicator.source.polling import PollOptions
 from replicator.testing.clock import LoopClock
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.source import ScriptedSource
@@ -94,12 +96,16 @@ async def scripted_rig(stack: AsyncExitStack) -> Rig:
     return Rig(source, append, shard.id, stream, missing)
 
 
-async def server_rig(stack: AsyncExitStack) -> Rig:
+async def server_rig(stack: AsyncExitStack, *, is_polled: bool = False) -> Rig:
     stream = ScriptedStream(1)
     (shard,) = stream.shards()
     server = await stack.enter_async_context(
         KinesisServer(
-            stream, event_records=4, heartbeat_seconds=0.05, subscribe_interval_seconds=0.05
+            stream,
+            event_records=4,
+            heartbeat_seconds=0.05,
+            subscribe_interval_seconds=0.05,
+            reads_per_second=1_000,
         )
     )
 
@@ -111,13 +117,16 @@ async def server_rig(stack: AsyncExitStack) -> Rig:
     settings = AWSSettings(region="eu-north-1", endpoint_url=server.url)
     options = KinesisOptions(subscribe_interval_seconds=0.06, backoff_seconds=0.01)
 
-    def source(name: str) -> KinesisSource:
+    def source(name: str) -> Source:
+        if is_polled:
+            pace = PaceLimits(reads_per_second=100.0, busy_seconds=0.01, idle_seconds_max=0.05)
+            return KinesisPollingSource(settings, name, LoopClock(), options=PollOptions(pace))
         return KinesisSource(settings, name, "shop-products", LoopClock(), options=options)
 
     return Rig(source(server.name), append, shard.id, stream, source("another"))
 
 
-async def ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
+async def ministack_rig(stack: AsyncExitStack, url: str, *, is_polled: bool = False) -> Rig:
     name = f"stream-{secrets.token_hex(4)}"
     settings = AWSSettings(region="eu-north-1", endpoint_url=url)
     client: Any = await stack.enter_async_context(aws_client(settings, "kinesis"))
@@ -131,13 +140,15 @@ async def ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
             Records=[{"Data": record, "PartitionKey": "0"} for record in records],
         )
 
-    def source(stream: str) -> KinesisSource:
+    def source(stream: str) -> Source:
+        if is_polled:
+            return KinesisPollingSource(settings, stream, LoopClock())
         return KinesisSource(settings, stream, "shop-products", LoopClock())
 
     return Rig(source(name), append, shard["ShardId"], missing=source("another"))
 
 
-@pytest.fixture(params=["scripted", "server", "ministack"])
+@pytest.fixture(params=["scripted", "server", "server-polled", "ministack", "ministack-polled"])
 async def rig(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Rig]:
@@ -146,10 +157,13 @@ async def rig(
     async with AsyncExitStack() as stack:
         if request.param == "scripted":
             made = await scripted_rig(stack)
-        elif request.param == "server":
-            made = await server_rig(stack)
         else:
-            made = await ministack_rig(stack, request.getfixturevalue("ministack_url"))
+            name, _, way = request.param.partition("-")
+            if name == "server":
+                made = await server_rig(stack, is_polled=way == "polled")
+            else:
+                url = request.getfixturevalue("ministack_url")
+                made = await ministack_rig(stack, url, is_polled=way == "polled")
         stack.push_async_callback(made.source.close)
         yield made
 

@@ -113,7 +113,7 @@ async def main(dsn: str, folder: Path) -> None:
         fetched, renewed = source.calls["fetch"], await counters()
         await asyncio.sleep(2 * LEASE_SECONDS)
         fetched_later, renewed_later = source.calls["fetch"], await counters()
-        is_held = list(engine.coordinator.states().values()) == ["reading"] * SHARDS
+        is_held = all(view.waits_for_sink for view in engine.coordinator.views())
         print("full", flush=True)
         await heard("resume")
         await until(all_written, 120)

@@ -65,9 +65,7 @@ async def test_all_that_is_kept_parents_first_and_no_more_than_asked_for(
     assert code == 0
     assert len(lines(out)) == 7
     assert all("S" in line["key"]["id"] for line in lines(out))
-    registered = {call["ConsumerName"] for call in server.called("RegisterStreamConsumer")}
-    assert registered == {"test-p-tail"}
-    assert len(server.called("DeregisterStreamConsumer")) == 2
+    assert server.called("RegisterStreamConsumer") == [], "no trace is left"
 
 
 async def test_it_follows_beside_a_worker_until_it_is_stopped(

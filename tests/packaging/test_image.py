@@ -314,6 +314,7 @@ def _configure(image: Image, dsn: str) -> Path:
         json.dumps(
             {
                 "name": "shop",
+                "admin": {"port": 0},
                 "pipelines": [
                     {
                         "name": "products",

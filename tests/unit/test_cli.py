@@ -48,6 +48,7 @@ pipelines:
     tables: [products]
     source: {{stream: products}}
     sinks: [{{name: warehouse, kind: postgres, dsn: "{dsn}"}}]
+admin: {{port: 0}}
 state_directory: {tmp_path / "state"}
 """)
     return path

@@ -30,6 +30,7 @@ from tests.shop import Shop
 
 FIRST, SECOND = "shardId-000000000000", "shardId-000000000001"
 FATAL = FatalError("denied", "no permission")
+PAUSED = "paused: room in the memory budget"
 
 
 class Rig:
@@ -305,7 +306,7 @@ def test_leases_are_renewed_however_long_the_sink_stands_still() -> None:
             for row in rig.leases.rows.values():
                 assert row.owner == rig.engine.owner
                 assert row.counter >= before[row.shard_id] + 14
-            assert rig.engine.coordinator.states() == {FIRST: "reading", SECOND: "reading"}
+            assert rig.engine.coordinator.states() == {FIRST: PAUSED, SECOND: PAUSED}
             rig.sink.flowing.set()
             await until(lambda: rig.is_read(FIRST) and rig.is_read(SECOND))
         assert rig.engine.stats.retries == {}

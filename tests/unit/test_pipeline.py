@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from replicator.core.budget import Budget
+from replicator.core.liveness import ShardLife
 from replicator.errors import PositionLost, TransientError
 from replicator.flow import Gate
 from replicator.lane import Inlet
@@ -37,6 +38,8 @@ class Rig:
         self.gate = Gate(Budget(1_000_000))
         self.stopping = asyncio.Event()
         self.inlet: Inlet | None = None
+        self.life = ShardLife(0.0, 90.0)
+        self.cut: asyncio.Future[None] | None = None
 
     def add(self, *tables: str) -> None:
         """A change of each of these tables, each in a fetch of its own."""
@@ -66,7 +69,10 @@ class Rig:
             )
             self.inlet = pipeline.lane(fence).open(fence)
             # Not the group's: what it ends with is for the test to look at.
-            run = asyncio.ensure_future(pipeline.run(self.inlet, TRIM_HORIZON, self.stopping))
+            self.cut = asyncio.get_running_loop().create_future()
+            run = asyncio.ensure_future(
+                pipeline.run(self.inlet, TRIM_HORIZON, self.stopping, self.life, self.cut)
+            )
             try:
                 yield run
                 await asyncio.wait({run})

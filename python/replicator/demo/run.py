@@ -211,6 +211,7 @@ class _Demo:
                         ],
                     }
                 ],
+                "admin": {"port": 0},
                 "state_directory": str(state_directory),
             }
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from replicator._core import ChangeBatch
@@ -11,18 +12,20 @@ from replicator.model import Pending
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The changes of several fetches as one batch. `duplicates` and `ambiguous` count what
-    none of the fetches showed by itself: a change that came again in another one."""
+    """The changes of several fetches as one batch. `duplicates` (of the tables given) are
+    changes that came again in another fetch; `ambiguous` is how many more only their arrival
+    orders than the fetches counted by themselves."""
 
     batch: ChangeBatch
     duplicates: int
     ambiguous: int
 
     @classmethod
-    def of(cls, pending: Sequence[Pending]) -> Joined:
+    def of(cls, pending: Sequence[Pending], tables: Iterable[str]) -> Joined:
         """The fetches' batches as one; rejections' `part` is the index in `pending`."""
         batch = ChangeBatch.concat([one.batch for one in pending])
-        duplicates = batch.duplicates - sum(one.batch.duplicates for one in pending)
+        apart = sum((Counter(one.batch.tables) for one in pending), Counter[str | None]())
+        duplicates = sum(apart[table] - batch.tables.get(table, 0) for table in set(tables))
         # Another fetch may also bring what decides the order that one left open.
         ambiguous = batch.ambiguous - sum(one.batch.ambiguous for one in pending)
         return cls(batch, duplicates, max(ambiguous, 0))

@@ -42,6 +42,9 @@ class Merged:
     rejections: tuple[Rejection, ...] = ()
 
 
+_SETTLED: Final = "it or a change of its instant that came before it"
+
+
 class DocumentMerge:
     """The statements of one table, filled in."""
 
@@ -105,14 +108,18 @@ class DocumentMerge:
         found = await connection.fetch(sql["tied"], self._generation, *sent)
         settled = await asyncio.to_thread(all_rows.settle, [tuple(row) for row in found], lo)
         if settled.rows:
-            await connection.execute(
-                sql["settle"],
-                settled.rows,
-                settled.items,
-                settled.versions,
-                settled.chains,
-                *sent,
-            )
+            try:
+                await connection.execute(
+                    sql["settle"],
+                    settled.rows,
+                    settled.items,
+                    settled.versions,
+                    settled.chains,
+                    *sent,
+                )
+            except asyncpg.PostgresError as error:
+                error.detail = _SETTLED if error.detail is None else f"{error.detail} ({_SETTLED})"
+                raise
         return replace(
             merged,
             rows=merged.rows + settled.later,

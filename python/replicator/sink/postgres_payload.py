@@ -72,7 +72,7 @@ def encode(
     """The bytes of each table's newest changes. Changes of other tables are left
     out here; the pipeline counts them. What doesn't match the pattern is deleted, and
     only what the projection shows is written."""
-    joined = Joined.of(pending)
+    joined = Joined.of(pending, [table.source.name for table in tables])
     batch = joined.batch
     rejections = list(batch.rejections)
     parts: list[TablePayload] = []

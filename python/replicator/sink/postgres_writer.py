@@ -69,9 +69,9 @@ class PostgresWriter:
     async def write(self, payload: PostgresPayload) -> WriteResult:
         shards = ", ".join(sorted({one.fence.shard_id for one in payload.pending}))
         async with self._session.use(f"writing changes of {shards}") as connection:
+            # Also for rows that go without it: what takes the place of a refused row may be large.
             for part in payload.tables:
-                if part.copy:
-                    await self._session.once(self._merges[part.table.number].create_staging)
+                await self._session.once(self._merges[part.table.number].create_staging)
             try:
                 return await self._transaction(connection, payload, careful=False)
             except asyncpg.PostgresError as error:

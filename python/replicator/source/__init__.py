@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from replicator.source.kinesis import KinesisOptions, KinesisSource
+from replicator.source.kinesis_polling import KinesisPollingSource
 
-__all__ = ["KinesisOptions", "KinesisSource"]
+__all__ = ["KinesisOptions", "KinesisPollingSource", "KinesisSource"]

@@ -77,18 +77,6 @@ class Consumer:
             self._arn, self._seen_at = arn, self._clock.monotonic()
             return arn
 
-    async def remove(self) -> None:
-        """Deregisters it, if it is there; the service takes its time. Raises as `status`."""
-        self._arn = None
-        try:
-            with aws_errors("DeregisterStreamConsumer", f"{self._name} of {self._stream_arn}"):
-                await self._client.deregister_stream_consumer(
-                    StreamARN=self._stream_arn, ConsumerName=self._name
-                )
-        except FatalError as error:
-            if error.code != "resource_missing":
-                raise
-
     async def _reconcile(self, deadline: float) -> str:
         pause = _POLL_SECONDS_MIN
         while True:

@@ -16,21 +16,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
 from replicator import _core
-from replicator.aws import READ_TIMEOUT_SECONDS, AWSSettings, aws_client, aws_errors, service_error
-from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
-from replicator.model import SHARD_END, Fetch, Horizon, Position, Shard, Stream, after
+from replicator.aws import READ_TIMEOUT_SECONDS, AWSSettings, aws_errors, service_error
+from replicator.errors import FatalError, LeaseLost, ReplicatorError, TransientError
+from replicator.model import SHARD_END, Fetch, Position, Shard, Stream, after
 from replicator.protocols import Clock
 from replicator.source.consumer import Consumer
-from replicator.source.hand_over import register
+from replicator.source.kinesis_stream import KinesisStream
 from replicator.source.subscription import FRAME_BYTES_MAX, Ended, Subscription
 
 _log = structlog.get_logger()
@@ -64,7 +61,7 @@ class KinesisOptions:
 _DEFAULTS = KinesisOptions()
 
 
-class KinesisSource:
+class KinesisSource(KinesisStream):
     """`protocols.Source` over one stream, by name or ARN.
 
     `subscribe_conflicts` and `renewals` (by reason) only grow: metrics read them.
@@ -80,21 +77,14 @@ class KinesisSource:
         options: KinesisOptions = _DEFAULTS,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        if stream.startswith("arn:") and settings.region is None:
-            # The ARN says where the stream lives; the environment may mean another Region.
-            settings = replace(settings, region=stream.split(":")[3])
-        self._settings = settings
-        self._key = {"StreamARN" if stream.startswith("arn:") else "StreamName": stream}
-        self._stream_name = stream
+        super().__init__(settings, stream)
         self.consumer_name = consumer_name
         self._clock = clock
         self._options = options
         self._jitter = jitter
-        self._stack = AsyncExitStack()
-        self._client: Any = None
-        self._stream: Stream | None = None
         self._consumer: Consumer | None = None
         self._subscribed_at: dict[str, float] = {}
+        self._calls: Counter[str] = Counter()
         self.subscribe_conflicts = 0
         self.renewals: Counter[str] = Counter()
 
@@ -109,40 +99,6 @@ class KinesisSource:
         without changing anything: for `check`. Raises as `open`."""
         stream = await self._connect()
         return stream, await self._active_consumer().status()
-
-    async def now_us(self) -> int:
-        """The `Date` header of a small answer: whole seconds, rounded down by the service."""
-        return (await self.horizon()).now_us
-
-    async def horizon(self) -> Horizon:
-        """The clock of `now_us` and the stream's retention, in one DescribeStreamSummary."""
-        answer = await self._summary()
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        hours = int(answer["StreamDescriptionSummary"]["RetentionPeriodHours"])
-        try:
-            now_us = int(parsedate_to_datetime(date).timestamp()) * 1_000_000
-        except (TypeError, ValueError):
-            raise TransientError(
-                "service_time_missing",
-                f"the answer for {self._stream_name} has no usable Date header ({date!r}). What "
-                "to do: look for a proxy that removes it, or start at TRIM_HORIZON.",
-            ) from None
-        return Horizon(now_us, hours * 3_600_000_000)
-
-    async def shards(self) -> Sequence[Shard]:
-        """All pages of ListShards, closed shards included."""
-        shards: list[Shard] = []
-        # A further page is asked for by its token alone: the API refuses both
-        # (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_ListShards.html).
-        request: dict[str, str] = self._key
-        while True:
-            with aws_errors("ListShards", self._stream_name):
-                answer = await self._client.list_shards(**request)
-            shards.extend(_shard(item) for item in answer["Shards"])
-            token = answer.get("NextToken")
-            if not token:
-                return shards
-            request = {"NextToken": token}
 
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`.
@@ -192,35 +148,27 @@ class KinesisSource:
             failures = 0 if has_event else failures + 1
             await self._before_renewal(shard_id, ended, detail, failures)
 
-    async def remove_consumer(self) -> None:
-        """Deregisters the consumer, if it was ever opened: for one that nobody needs longer.
-        Raises TransientError and FatalError."""
-        if self._consumer is not None:
-            await self._consumer.remove()
+    def calls(self, shard_id: str) -> int:
+        """See `protocols.Measured`."""
+        return self._calls[shard_id]
+
+    def counters(self) -> Mapping[str, int]:
+        """Renewals by reason, and refused subscribes."""
+        renewals = {f"renewal_{reason}": count for reason, count in self.renewals.items()}
+        return {"subscribe_conflict": self.subscribe_conflicts, **renewals}
 
     async def close(self) -> None:
         """Closes the client, and with it every connection. May be called twice."""
-        self._client = None
         self._consumer = None
-        stack, self._stack = self._stack, AsyncExitStack()
-        await stack.aclose()
+        await super().close()
 
     async def _connect(self) -> Stream:
-        if self._client is None:
-            client = await self._stack.enter_async_context(
-                aws_client(
-                    self._settings,
-                    "kinesis",
-                    # The driver's own deadline must never be the first to end a silence.
-                    read_timeout_seconds=max(
-                        READ_TIMEOUT_SECONDS, 2 * self._options.silence_seconds
-                    ),
-                )
-            )
-            register(client)
-            self._client = client
-        stream = await self._identity()
-        if self._consumer is None or stream != self._stream:
+        before = self._stream
+        # The driver's own deadline must never be the first to end a silence.
+        stream = await self._identified(
+            read_timeout_seconds=max(READ_TIMEOUT_SECONDS, 2 * self._options.silence_seconds)
+        )
+        if self._consumer is None or stream != before:
             self._consumer = Consumer(
                 self._client,
                 self._clock,
@@ -229,7 +177,6 @@ class KinesisSource:
                 self._require_same_stream,
                 wait_seconds=self._options.consumer_wait_seconds,
             )
-        self._stream = stream
         return stream
 
     async def _before_renewal(
@@ -309,6 +256,7 @@ class KinesisSource:
     ) -> Subscription:
         """One call. Raises TimeoutError when no answer came in time: a connection that is
         half open would be waited for until the driver's own, much longer deadline."""
+        self._calls[shard_id] += 1
         # The timeout stands outside: inside, its error would be one more of the driver's.
         async with asyncio.timeout(self._answer_seconds):
             with aws_errors("SubscribeToShard", resource, position=position.sequence_number):
@@ -358,24 +306,8 @@ class KinesisSource:
         PositionLost for a shard that is no longer listed.
         """
         await self._require_same_stream()
-        if all(shard.id != shard_id for shard in await self.shards()):
-            raise PositionLost(
-                "shard_gone",
-                f"{shard_id} of {self._stream_name} is no longer listed: its records are past "
-                "the retention. What to do: see on_gap.",
-            )
+        await self._require_listed(shard_id)
         await self._active_consumer().look_again()
-
-    async def _require_same_stream(self) -> None:
-        """Raises FatalError when another stream has taken the name since `open`."""
-        stream = await self._identity()
-        if stream != self._stream:
-            raise FatalError(
-                "stream_recreated",
-                f"{self._stream_name} was deleted and made again ({self._stream} became "
-                f"{stream}): its old positions mean nothing. What to do: restart to read the "
-                "new stream from its start.",
-            )
 
     async def _in_stream(self, kind: str, message: str, shard_id: str) -> None:
         """What an exception frame means. Returns only after a lost consumer was replaced."""
@@ -407,6 +339,7 @@ class KinesisSource:
             # there the service leaves the continuation out, emulators may not.
             following = SHARD_END
             self._subscribed_at.pop(shard_id, None)
+            self._calls.pop(shard_id, None)
         elif continuation is None:
             last = event.records.last_sequence_number
             following = position if last is None else after(last)
@@ -426,27 +359,6 @@ class KinesisSource:
         records hasn't ended, whatever an event leaves out."""
         return not any(shard.id == shard_id and shard.is_open for shard in await self.shards())
 
-    async def _identity(self) -> Stream:
-        answer = await self._summary()
-        summary = answer["StreamDescriptionSummary"]
-        if summary["StreamStatus"] in {"CREATING", "DELETING"}:
-            raise TransientError(
-                "stream_not_active",
-                f"{self._stream_name} is {summary['StreamStatus']}. What to do: wait.",
-                retry_after_seconds=2.0,
-            )
-        return Stream(
-            name=summary["StreamName"],
-            arn=summary["StreamARN"],
-            created_at_s=int(summary["StreamCreationTimestamp"].timestamp()),
-        )
-
-    async def _summary(self) -> dict[str, Any]:
-        assert self._client is not None, "open() comes first"
-        with aws_errors("DescribeStreamSummary", self._stream_name):
-            answer: dict[str, Any] = await self._client.describe_stream_summary(**self._key)
-        return answer
-
     def _active_consumer(self) -> Consumer:
         assert self._consumer is not None, "open() comes first"
         return self._consumer
@@ -454,15 +366,3 @@ class KinesisSource:
     async def _back_off(self, failures: int) -> None:
         longest = min(self._options.backoff_seconds * 2 ** (failures - 1), _BACKOFF_SECONDS_MAX)
         await self._clock.sleep(longest * (0.5 + self._jitter() / 2))
-
-
-def _shard(item: dict[str, Any]) -> Shard:
-    numbers = item["SequenceNumberRange"]
-    parents = (item.get("ParentShardId"), item.get("AdjacentParentShardId"))
-    return Shard(
-        id=item["ShardId"],
-        parents=tuple(parent for parent in parents if parent),
-        is_open=numbers.get("EndingSequenceNumber") is None,
-        starting_sequence_number=numbers["StartingSequenceNumber"],
-        ending_sequence_number=numbers.get("EndingSequenceNumber"),
-    )

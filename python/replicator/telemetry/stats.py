@@ -1,4 +1,4 @@
-"""Live counters of one process: what `demo`, the summary at the end and tests read.
+"""Live counters of one pipeline: metrics, `demo`, the summary at the end and tests read them.
 
 Everything is counted after it was durable, in whole batches.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 # Latencies fall into buckets that grow by this factor, so a percentile is exact to 2 %.
 _GROWTH = 1.02
@@ -25,7 +26,10 @@ class Stats:
         self.ambiguous = 0
         self.dead_letters = 0
         self.gaps = 0
+        self.reader_cuts = 0
+        self.leases_given_back = 0
         self.flushes = 0
+        self.write_seconds = 0.0
         self.retries: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -45,3 +49,29 @@ class Stats:
             if seen >= quantile * total:
                 return float(_GROWTH ** (bucket + 1) * 1_000)
         return None
+
+    def latency_histogram(self, bounds: Iterable[float]) -> tuple[list[tuple[float, int]], float]:
+        """How many changes took at most each of the rising `bounds` (seconds), and the sum of
+        all in seconds; both as exact as the percentiles."""
+        counts: list[tuple[float, int]] = []
+        rest = sorted(self._latency_buckets.items(), reverse=True)
+        seen = 0
+        for bound in bounds:
+            while rest and _GROWTH ** (rest[-1][0] + 1) <= bound:
+                seen += rest.pop()[1]
+            counts.append((bound, seen))
+        total = sum(_GROWTH ** (b + 0.5) * n for b, n in self._latency_buckets.items())
+        return counts, total
+
+    @classmethod
+    def total(cls, parts: Iterable[Stats]) -> Stats:
+        """All of them together."""
+        result = cls()
+        sums = vars(result)
+        for part in parts:
+            for name, value in vars(part).items():
+                if isinstance(value, Counter):
+                    sums[name].update(value)
+                else:
+                    sums[name] += value
+        return result

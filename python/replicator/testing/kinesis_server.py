@@ -1,9 +1,10 @@
-"""A small Kinesis over real HTTP, for what enhanced fan-out does and how it fails.
+"""A small Kinesis over real HTTP, for what its readers do and how they fail.
 
-It speaks DescribeStreamSummary, ListShards, the consumer calls and SubscribeToShard over
-a `ScriptedStream`, and DynamoDB's DescribeTable for the tables it is given. It keeps the
-service's rules that matter to a reader (five seconds between subscribes, take-over,
-pages by token alone, closed shards readable), and plays the faults a test writes down.
+It speaks DescribeStreamSummary, ListShards, the consumer calls, SubscribeToShard and the
+calls of polling over a `ScriptedStream`, and DynamoDB's DescribeTable for the tables it is
+given. It keeps the service's rules that matter to a reader (five seconds between
+subscribes, take-over, five reads a second, pages by token alone, closed shards readable),
+and plays the faults a test writes down.
 It checks no signature.
 """
 
@@ -26,6 +27,7 @@ from aiohttp import web
 from replicator.errors import PositionLost
 from replicator.model import Position, PositionKind, TableSchema
 from replicator.testing import frames
+from replicator.testing.iterators import Iterators
 from replicator.testing.stream import ScriptedStream
 
 _JSON = "application/x-amz-json-1.1"
@@ -100,6 +102,7 @@ class KinesisServer:
         subscription_seconds: float = 300.0,
         subscribe_interval_seconds: float = 5.0,
         has_initial_response: bool = True,
+        reads_per_second: int = 5,
         monotonic: Callable[[], float] | None = None,
     ) -> None:
         self.stream = ScriptedStream(1) if stream is None else stream
@@ -122,6 +125,13 @@ class KinesisServer:
         self._subscribe_interval_seconds = subscribe_interval_seconds
         self._has_initial_response = has_initial_response
         self._monotonic = monotonic or (lambda: asyncio.get_running_loop().time())
+        self._iterators = Iterators(
+            self.stream,
+            self._monotonic,
+            _Refusal,
+            records_max=event_records,
+            reads_per_second=reads_per_second,
+        )
         self._consumers: dict[str, _Consumer] = {}
         self._consumers_made = 0
         self._scripts: dict[str, deque[list[Step]]] = {}
@@ -219,12 +229,14 @@ class KinesisServer:
                 return {"ConsumerDescription": self._describe(body) | {"StreamARN": self.arn}}
             case "RegisterStreamConsumer":
                 return {"Consumer": self._register(body)}
-            case "DeregisterStreamConsumer":
-                self._require_stream(body)
-                if body["ConsumerName"] not in self._consumers:
-                    raise _Refusal("ResourceNotFoundException", f"Consumer {body['ConsumerName']}")
-                self.delete_consumer(body["ConsumerName"])
-                return {}
+            case "GetShardIterator":
+                return self._iterator(body)
+            case "GetRecords":
+                return self._iterators.read(
+                    self.created_at_s if self.exists else 0,
+                    body["ShardIterator"],
+                    body.get("Limit", 10_000),
+                )
             case "DescribeTable":
                 return {"Table": self._table(body["TableName"])}
             case _:
@@ -312,6 +324,16 @@ class KinesisServer:
         )
         self._consumers[name] = consumer
         return _consumer(consumer, "CREATING")
+
+    def _iterator(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._require_stream(body)
+        starting = {"Type": body["ShardIteratorType"], "Timestamp": body.get("Timestamp")}
+        if "StartingSequenceNumber" in body:
+            starting["SequenceNumber"] = body["StartingSequenceNumber"]
+        try:
+            return self._iterators.give(self.created_at_s, body["ShardId"], _position(starting))
+        except PositionLost as lost:
+            raise _Refusal("InvalidArgumentException", lost.message) from None
 
     async def _subscribe(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         arn, shard_id = body["ConsumerARN"], body["ShardId"]

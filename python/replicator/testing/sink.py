@@ -212,7 +212,7 @@ class MemoryWriter:
         self._sink = sink
 
     def encode(self, pending: Sequence[Pending]) -> MemoryPayload:
-        joined = Joined.of(pending)
+        joined = Joined.of(pending, self._sink.tables)
         batch = joined.batch
         rejections = list(batch.rejections)
         encoded: dict[str, Rows] = {}

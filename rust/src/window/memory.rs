@@ -14,7 +14,9 @@ use crate::record::Precision;
 const INSTANT_US: i64 = 100_000;
 /// A print in the table (at its emptiest) and in its instant (a list may have grown to twice its need).
 const PRINT_BYTES: usize = (size_of::<u128>() + 1) * 16 / 7 + size_of::<u128>() * 2;
-const NEWEST_BYTES: usize = (size_of::<(u128, Newest)>() + 1) * 16 / 7 + size_of::<u128>() * 2;
+const NEWEST_BYTES: usize = (size_of::<(u128, Newest)>() + 1) * 16 / 7;
+/// A key in an instant; a key may be in many.
+const KEY_BYTES: usize = size_of::<u128>() * 2;
 /// What one instant costs by itself, its place in the tree included.
 const INSTANT_BYTES: usize = size_of::<Instant>() * 2;
 
@@ -29,6 +31,8 @@ pub struct Newest {
     pub after: Option<u64>,
     /// The answer that gave it.
     pub answer: u32,
+    /// In that answer its instant went on from one that an earlier answer gave.
+    pub is_tied: bool,
     /// A newer one may have been given and forgotten.
     pub is_unsure: bool,
 }
@@ -46,6 +50,8 @@ pub struct Memory {
     prints: HashTable<u128>,
     newest: HashTable<(u128, Newest)>,
     instants: BTreeMap<i64, Instant>,
+    /// Keys in all instants.
+    keys: usize,
     horizon_us: i64,
 }
 
@@ -57,7 +63,13 @@ const fn hash(print: u128) -> u64 {
 impl Memory {
     /// That knows nothing.
     pub const fn new() -> Self {
-        Self { prints: HashTable::new(), newest: HashTable::new(), instants: BTreeMap::new(), horizon_us: i64::MIN }
+        Self {
+            prints: HashTable::new(),
+            newest: HashTable::new(),
+            instants: BTreeMap::new(),
+            keys: 0,
+            horizon_us: i64::MIN,
+        }
     }
 
     /// Before this time something may have been forgotten.
@@ -67,7 +79,10 @@ impl Memory {
 
     /// Bytes, at most.
     pub fn nbytes(&self) -> usize {
-        self.prints.len() * PRINT_BYTES + self.newest.len() * NEWEST_BYTES + self.instants.len() * INSTANT_BYTES
+        self.prints.len() * PRINT_BYTES
+            + self.newest.len() * NEWEST_BYTES
+            + self.keys * KEY_BYTES
+            + self.instants.len() * INSTANT_BYTES
     }
 
     /// None of a change's prints is known; they are from now on.
@@ -105,6 +120,7 @@ impl Memory {
             self.newest.insert_unique(hash(key), (key, newest), |(key, _)| hash(*key));
         }
         self.instants.entry(instant).or_default().keys.push(key);
+        self.keys += 1;
     }
 
     /// Forgets the instants that ended before this time.
@@ -140,6 +156,7 @@ impl Memory {
                 entry.remove();
             }
         }
+        self.keys -= instant.keys.len();
         for key in instant.keys {
             // A key that changed since is remembered by its newest instant.
             let old = |(known, newest): &(u128, Newest)| *known == key && newest.event_us.div_euclid(INSTANT_US) <= at;
@@ -167,8 +184,14 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_new_again_and_a_changed_key_stays() {
         let mut memory = Memory::new();
-        let newest =
-            |event_us| Newest { event_us, precision: Precision::Microsecond, after: None, answer: 0, is_unsure: false };
+        let newest = |event_us| Newest {
+            event_us,
+            precision: Precision::Microsecond,
+            after: None,
+            answer: 0,
+            is_tied: false,
+            is_unsure: false,
+        };
         assert!(memory.learn(0, &[1, 2]) && memory.learn(INSTANT_US, &[3]));
         assert!(!memory.learn(5, &[9, 2]) && !memory.learn(5, &[3]));
         memory.set_newest(7, newest(0));

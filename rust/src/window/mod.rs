@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use self::memory::{Memory, Newest};
-use crate::change::{ChangeBatch, Part, Ref, View};
+use crate::change::{Change, ChangeBatch, Part, Ref, View};
 use crate::record::Precision;
 
 /// A part that keeps more than this many times the bytes of what is held of it is copied, and so let go.
@@ -307,18 +307,22 @@ impl Window {
         }
         let key = print::key(view);
         let newest = self.memory.newest(key);
-        // The changes of one answer are in order already: of an instant that began newer, all is newer.
-        let of_this = newest.filter(|newest| newest.answer == self.answers);
-        if of_this.is_none() && newest.is_some_and(|newest| is_older(view, newest)) {
+        let is_of_this = newest.is_some_and(|newest| newest.answer == self.answers);
+        let is_tied = newest.is_some_and(|newest| (!is_of_this || newest.is_tied) && ties(view.change, newest));
+        // The changes of one answer are in order already, so of an instant that begins in it all are newer. Those of
+        // an instant that an earlier answer gave are newer link by link.
+        let is_judged = !is_of_this || is_tied;
+        if is_judged && newest.is_some_and(|newest| is_older(view, newest)) {
             return Comes::Older;
         }
-        let is_known = newest.is_some() && !of_this.is_some_and(|newest| newest.is_unsure);
+        let is_known = newest.is_some_and(|newest| !newest.is_unsure);
         let is_unsure = !is_known && change.event_us < self.memory.horizon_us();
         let newest = Newest {
             event_us: change.event_us,
             precision: change.precision,
             after: print::after(view),
             answer: self.answers,
+            is_tied,
             is_unsure,
         };
         self.memory.set_newest(key, newest);
@@ -369,21 +373,23 @@ enum Comes {
     Unsure,
 }
 
-/// The newest given change of its key comes later than this one: by version, and at one instant when this one doesn't
-/// begin where that one ended (as a state sink's merge decides).
-fn is_older(view: View<'_>, newest: &Newest) -> bool {
-    let change = view.change;
-    let coarse = [newest.precision, change.precision].contains(&Precision::Millisecond);
-    let tie = if coarse {
+/// Their times alone don't tell which of the two comes later.
+fn ties(change: &Change, newest: &Newest) -> bool {
+    if [newest.precision, change.precision].contains(&Precision::Millisecond) {
         newest.event_us.div_euclid(1000) == change.event_us.div_euclid(1000)
     } else {
         newest.event_us == change.event_us
-    };
-    if tie {
+    }
+}
+
+/// The newest given change of its key comes later than this one: by version, and at one instant when this one doesn't
+/// begin where that one ended.
+fn is_older(view: View<'_>, newest: &Newest) -> bool {
+    if ties(view.change, newest) {
         let before = print::before(view);
         before.is_some() && newest.after.is_some() && before != newest.after
     } else {
-        change.event_us < newest.event_us
+        view.change.event_us < newest.event_us
     }
 }
 

@@ -259,6 +259,10 @@ pub fn document(data: &[u8]) {
         let lists: Vec<_> = members.iter().filter(|(name, _)| name == "Records").map(|(_, value)| value).collect();
         match lists[..] {
             [Node::List(list)] if list.is_empty() => assert!(records.is_empty()),
+            // The base64 of an aggregate's magic: such an element may be several records, or stay one.
+            [Node::List(list)] if memchr::memmem::find(data, b"84mawg").is_some() || data.contains(&b'\\') => {
+                assert!(records.len() >= list.len(), "every element is a record, if not more");
+            }
             [Node::List(list)] => assert_eq!(records.len(), list.len(), "every element is a record"),
             [] => assert_eq!(records.len(), 1, "no byte is lost"),
             _ => assert!(lists.len() > 1 || records.len() == 1, "what can't be told apart is one record"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from replicator import cli, config, preflight
+from replicator import cli, config, status
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ pipelines:
     tables: [products]
     source: {{stream: products}}
     sinks: [{{name: warehouse, kind: postgres, dsn: "postgresql:///db?host={tmp_path}"}}]
+admin: null
 state_directory: {tmp_path / "state"}
 """)
     return file
@@ -35,22 +36,24 @@ def damage_leases(path: Path) -> None:
 
 def test_a_sink_that_cannot_be_reached_is_a_problem(path: Path) -> None:
     # An unreachable server is a TransientError: it left `status` as a bare failure.
-    report = preflight.status(config.load(path, {}))
+    report = status.status(config.load(path, {}))
+    assert isinstance(report, status.StatusReport)
     (pipeline,) = report.pipelines
     assert "[postgres_unavailable]" in pipeline.problem
     assert report.problem == ""
     assert not report.is_complete
-    assert report.as_text().startswith("products: reading sink warehouse: ")
+    assert report.as_text().splitlines()[1].startswith("products: reading sink warehouse: ")
     assert "0 shards" not in report.as_text()
 
 
 def test_a_lease_store_that_cannot_be_read_hides_no_sink(path: Path) -> None:
     damage_leases(path)
-    report = preflight.status(config.load(path, {}))
+    report = status.status(config.load(path, {}))
+    assert isinstance(report, status.StatusReport)
     assert "[lease_store_unreadable]" in report.problem
     assert [pipeline.name for pipeline in report.pipelines] == ["products"]
     assert not report.is_complete
-    assert report.as_text().startswith("leases: lease store ")
+    assert report.as_text().splitlines()[1].startswith("leases: lease store ")
 
 
 def test_an_owner_is_unknown_without_the_leases() -> None:
@@ -61,10 +64,10 @@ def test_an_owner_is_unknown_without_the_leases() -> None:
         "updated_at": None,
         "lease_owner": None,
     }
-    pipelines = [preflight.PipelineStatus("products", shards=[shard])]
-    assert "owner none" in preflight.StatusReport(pipelines).as_text()
-    assert "owner unknown" in preflight.StatusReport(pipelines, problem="why").as_text()
-    assert preflight.StatusReport(pipelines).is_complete
+    pipelines = [status.PipelineStatus("products", shards=[shard])]
+    assert "owner none" in status.StatusReport(pipelines).as_text()
+    assert "owner unknown" in status.StatusReport(pipelines, problem="why").as_text()
+    assert status.StatusReport(pipelines).is_complete
 
 
 def test_the_command_prints_the_problem_and_fails(path: Path) -> None:

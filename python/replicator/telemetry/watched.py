@@ -1,0 +1,26 @@
+"""What of a running pipeline the metrics and the admin server look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from replicator.core.budget import Budget
+from replicator.core.liveness import ShardView
+from replicator.telemetry.stats import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One pipeline. Nothing is copied: each value is asked for when somebody looks."""
+
+    pipeline: str
+    sink: str
+    stats: Stats
+    budget: Budget
+    shards: Callable[[], Sequence[ShardView]]
+    """Every shard of this worker, by name."""
+    unready: Callable[[], str]
+    """Why it can't work now; empty when it can."""
+    source_counters: Callable[[], Mapping[str, int]]
+    """See `protocols.Measured.counters`; empty where the source counts nothing."""

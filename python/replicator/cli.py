@@ -9,15 +9,24 @@ from __future__ import annotations
 import io
 import sys
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
 import yaml
 
-from replicator import _core
+from replicator import cli_source
 from replicator import config as configuration
+from replicator.cli_options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    Output,
+    OutputOption,
+    VersionOption,
+    configure_logging,
+    print_result,
+)
+from replicator.cli_positions import positions_app
 from replicator.errors import FatalError, ReplicatorError
 
 EXIT_FAILED = 1
@@ -34,13 +43,9 @@ config_app = typer.Typer(
     no_args_is_help=True, help="The configuration: its schema, and what is in force."
 )
 app.add_typer(config_app, name="config")
-
-
-class Output(StrEnum):
-    """How a command prints its result."""
-
-    TEXT = "text"
-    JSON = "json"
+app.add_typer(positions_app, name="positions")
+app.command("setup")(cli_source.setup)
+app.command("tail")(cli_source.tail)
 
 
 class DemoSource(StrEnum):
@@ -49,29 +54,6 @@ class DemoSource(StrEnum):
     KINESIS = "kinesis"
     POLLING = "polling"
     STREAMS = "streams"
-
-
-def version_text() -> str:
-    """Version, commit and build profile, on one line."""
-    return f"replicator {_core.__version__} (commit {_core.COMMIT}, {_core.BUILD_PROFILE} build)"
-
-
-def _print_version(value: bool) -> None:  # noqa: FBT001 - typer's callback form
-    if value:
-        typer.echo(version_text())
-        raise typer.Exit
-
-
-ConfigOption = Annotated[
-    Path,
-    typer.Option("--config", "-c", envvar="REPLICATOR_CONFIG", help="The YAML configuration."),
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Form of the result.")]
-VersionOption = Annotated[
-    bool,
-    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
-]
-DEFAULT_CONFIG = Path("config.yaml")
 
 
 @app.callback()
@@ -90,7 +72,7 @@ def run(
     """Replicate until stopped. The first SIGTERM drains, the second aborts."""
     from replicator import service  # noqa: PLC0415 - the event loop's weight only where it runs
 
-    _configure_logging(log_level, output)
+    configure_logging(log_level, output)
     raise typer.Exit(service.run(configuration.load(config)))
 
 
@@ -104,9 +86,9 @@ def check(
     """Connect to both sides, verify permissions, keys and tables, and say what run would do."""
     from replicator import preflight  # noqa: PLC0415
 
-    _configure_logging("error", output)
+    configure_logging("error", output)
     report = preflight.check(configuration.load(config))
-    _print(output, report.as_dict(), report.as_text())
+    print_result(output, report.as_dict(), report.as_text())
     raise typer.Exit(0 if report.is_ok else EXIT_FAILED)
 
 
@@ -124,9 +106,9 @@ def status(
     """
     from replicator import status as looking  # noqa: PLC0415
 
-    _configure_logging("error", output)
+    configure_logging("error", output)
     report = looking.status(configuration.load(config))
-    _print(output, report.as_dict(), report.as_text())
+    print_result(output, report.as_dict(), report.as_text())
     raise typer.Exit(0 if report.is_complete else EXIT_FAILED)
 
 
@@ -171,7 +153,7 @@ def shards(
     from replicator import shards as formula  # noqa: PLC0415
 
     result = formula.estimate(writes_per_second=writes, nbytes=nbytes, updates_percent=updates)
-    _print(output, result.as_dict(), result.as_text())
+    print_result(output, result.as_dict(), result.as_text())
 
 
 @app.command()
@@ -192,7 +174,7 @@ def demo(
     """A whole replication on this machine: emulated AWS, a real Postgres, a busy shop."""
     from replicator import demo as demonstration  # noqa: PLC0415
 
-    _configure_logging("warning", output)
+    configure_logging("warning", output)
     raise typer.Exit(
         demonstration.main(
             seconds=seconds,
@@ -220,7 +202,7 @@ def config_show(
 ) -> None:
     """The configuration in force: file, environment and defaults, secrets masked."""
     shown = configuration.load(config).model_dump(mode="json")
-    _print(output, shown, yaml.safe_dump(shown, sort_keys=False).rstrip())
+    print_result(output, shown, yaml.safe_dump(shown, sort_keys=False).rstrip())
 
 
 def main() -> None:
@@ -231,17 +213,3 @@ def main() -> None:
         typer.echo(f"replicator: {error}", err=True)
         usage = isinstance(error, FatalError) and error.code.startswith(("config_", "usage_"))
         sys.exit(EXIT_USAGE if usage else EXIT_FAILED)
-
-
-def _configure_logging(level: str, output: Output) -> None:
-    from replicator.telemetry import logging  # noqa: PLC0415
-
-    if level.lower() not in {"debug", "info", "warning", "error"}:
-        raise FatalError(
-            "usage_log_level", f"{level!r} is no log level: debug, info, warning or error"
-        )
-    logging.configure(level=level, json=True if output is Output.JSON else None)
-
-
-def _print(output: Output, data: Any, text: str) -> None:
-    typer.echo(orjson.dumps(data).decode() if output is Output.JSON else text)

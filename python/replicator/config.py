@@ -367,6 +367,17 @@ class Config(_Settings):
             raise ValueError(f"pipeline {duplicates[0]!r} is named twice")
         return self
 
+    def pipeline(self, name: str | None) -> PipelineConfig:
+        """The pipeline of this name; without a name the only one. Raises FatalError."""
+        names = [pipeline.name for pipeline in self.pipelines]
+        if name is None and len(names) == 1:
+            return self.pipelines[0]
+        for pipeline in self.pipelines:
+            if pipeline.name == name:
+                return pipeline
+        asked = "name a pipeline" if name is None else f"there is no pipeline {name!r}"
+        raise FatalError("usage_pipeline", f"{asked}: {', '.join(names)}")
+
     def qualified_name(self, pipeline: PipelineConfig) -> str:
         """The pipeline's name in positions and leases: namespace and name."""
         return f"{self.name}/{pipeline.name}"

@@ -120,12 +120,8 @@ class Coordinator:
         self._log = log.bind(pipeline=name)
 
     def states(self) -> dict[str, str]:
-        """What each shard does now that is owned here, or stopped here at a gap."""
-        return {
-            shard_id: life.state()
-            for shard_id, life in self._shown()
-            if shard_id in self._runs or life.phase is liveness.Phase.GAP
-        }
+        """What each shard of `views` does now."""
+        return {shard_id: life.state() for shard_id, life in self._shown()}
 
     def gaps(self) -> tuple[gap.Gap, ...]:
         """The gaps that this process has met and nobody has mended yet, by shard."""

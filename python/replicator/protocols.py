@@ -160,6 +160,14 @@ class Sink(Protocol[PayloadT]):
         LeaseLost when the fence is no longer the newest."""
         ...
 
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        """Sets these positions for an operator, and gives the old ones. Every fence of these
+        shards is dead from here on, what is known of their times is forgotten, and what
+        arrives from now on is owed. May be called without `open`, and twice."""
+        ...
+
     def writer(self, fence: Fence) -> Writer[PayloadT]:
         """The writer that serves the shard from here on."""
         ...

@@ -122,6 +122,28 @@ async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_i
     assert ended.tip_us == at_tip.tip_us, "its children may have begun long before its end is read"
 
 
+async def test_a_position_moved_by_hand_ends_every_fence_and_forgets_its_times(rig: Rig) -> None:
+    sink = await rig.worker()
+    await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    change = put("products", {"id": {"S": "1"}}, 1)
+    await write(sink, pending(fence, [change], first=7))
+    hand = await rig.worker()
+    wanted = {"shard-1": after(number(3)), "shard-2": TRIM_HORIZON}
+    old = await hand.move(STREAM, wanted, "operator")
+    assert old == {"shard-1": after(number(7)), "shard-2": None}
+    assert (await write(sink, pending(fence, [change], first=8))).lost == {"shard-1"}
+    other = await rig.worker()
+    assert await other.positions(STREAM) == wanted
+    reached = await other.reached(STREAM, ["shard-1", "shard-2"])
+    assert [reached[shard].last_arrival_us for shard in wanted] == [None, None]
+    assert all(reached[shard].tip_us for shard in wanted)
+    again = await other.fence(STREAM, "shard-1", "me")
+    assert again.epoch > fence.epoch + 1
+    assert await other.position(again) == after(number(3))
+    assert (await write(other, pending(again, [change], first=4))).lost == frozenset()
+
+
 # ---- fences and positions
 
 

@@ -93,6 +93,27 @@ async def test_a_worker_that_was_away_for_too_long_stops_and_says_so(
         )
         assert rows[0]["position"] == str(stream.continuation(FIRST, before)), "it stands still"
 
+        # The operator accepts the loss; the clocks of this test agree again.
+        await stack.fetch("UPDATE replicator_positions SET updated_at = now() - interval '1 min'")
+        server.clock_ahead_seconds = 0.0
+        code, _, err = await replicator(
+            "positions", "reset", "--shard", FIRST, "--yes", "--config", config
+        )
+        assert code == 0, err
+        async with run_worker(config, tmp_path / "log-3") as worker:
+
+            async def first_goes_on() -> bool:
+                rows = await stack.fetch(
+                    "SELECT position FROM replicator_positions WHERE shard = $1", FIRST
+                )
+                return bool(
+                    rows[0]["position"] == str(stream.continuation(FIRST, stream.count(FIRST)))
+                )
+
+            await until(first_goes_on)
+            assert await worker.stop() == 0
+        assert gaps(worker) == []
+
 
 async def test_a_start_before_the_horizon_is_refused_by_check_and_run(
     postgres_dsn: str, tmp_path: Path

@@ -330,6 +330,11 @@ class SeamSink:
         self._scene.stepped(self._worker, fence.shard_id, str(position_to_read(position)))
         return position
 
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        return await self._sink.move(stream, positions, owner)
+
     def writer(self, fence: Fence) -> SeamWriter:
         return self._writers[zlib.crc32(fence.shard_id.encode()) % CONNECTIONS]
 

@@ -169,6 +169,29 @@ class PostgresSink:
         self._committed.forget(fence)
         raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
 
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        texts = {shard: str(position) for shard, position in positions.items()}
+        numbers = [position.sequence_number for position in positions.values()]
+        mark = f"{owner}/{secrets.token_hex(4)}"
+        async with self._control.use(f"moving positions of {stream.name}") as connection:
+            state = await state_names(connection, self._settings)
+            sql = {name: fill(text, state) for name, text in statements("state").items()}
+            await connection.execute(self._session_sql["begin"])
+            rows = await connection.fetch(sql["old_positions"], *self._key(stream), list(texts))
+            await connection.execute(
+                sql["move_positions"],
+                *self._key(stream),
+                list(texts),
+                list(texts.values()),
+                numbers,
+                mark,
+            )
+            await connection.execute(self._session_sql["commit"])
+        old = {row["shard"]: _parsed(row["position"]) for row in rows}
+        return {shard: old.get(shard) for shard in texts}
+
     def writer(self, fence: Fence) -> PostgresWriter:
         """The shard's writer, the same one for as long as its fence holds; a new shard's is
         the least busy."""

@@ -171,6 +171,18 @@ class MemorySink:
         self.committed.read(fence, position)
         return position
 
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        old: dict[str, Position | None] = {}
+        for shard_id, position in positions.items():
+            await self.fence(stream, shard_id, owner)
+            key = (self.pipeline, stream, shard_id)
+            old[shard_id] = self.store.positions.get(key)
+            self.store.positions[key] = position
+            self.store.reached[key] = Reached(tip_us=self.now_us())
+        return old
+
     def writer(self, fence: Fence) -> MemoryWriter:
         assert self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)), fence
         return MemoryWriter(self)

@@ -107,6 +107,28 @@ ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
         updated_at = now()
 RETURNING epoch, position
 
+-- name: old_positions
+SELECT shard, position FROM {positions}
+WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = ANY ($4::text[])
+ORDER BY shard
+FOR UPDATE
+
+-- name: move_positions
+INSERT INTO {positions} AS stored
+    (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch, owner,
+     tip_at)
+SELECT $1, $2, $3, moved.shard, moved.position, moved.sequence_number::numeric, 1, $7, now()
+FROM unnest($4::text[], $5::text[], $6::text[]) AS moved (shard, position, sequence_number)
+ORDER BY moved.shard
+ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
+    SET position = excluded.position,
+        sequence_number = excluded.sequence_number,
+        epoch = stored.epoch + 1,
+        owner = excluded.owner,
+        last_arrival_at = NULL,
+        tip_at = excluded.tip_at,
+        updated_at = now()
+
 -- name: lock_fences
 -- The rows whose fence is still ours, locked in one order by every writer. The owner bears
 -- a mark of its one raise: a failover may bring the same epoch a second time.
@@ -150,7 +172,10 @@ ON CONFLICT (pipeline, stream, shard, sequence_number, record_index) DO UPDATE
         message = excluded.message
 
 -- name: report_positions
-SELECT stream_arn, shard, position, epoch, owner, last_arrival_at, tip_at, updated_at
+SELECT stream_arn, shard, position, epoch, owner, last_arrival_at, tip_at, updated_at,
+       extract(epoch FROM now() - last_arrival_at)::float8 AS age_seconds,
+       extract(epoch FROM now() - greatest(last_arrival_at, tip_at))::float8 AS lag_seconds,
+       extract(epoch FROM now() - updated_at)::float8 AS stored_seconds
 FROM {positions} WHERE pipeline = $1
 ORDER BY stream_arn, stream_created_at, shard
 

@@ -167,7 +167,7 @@ class _Tail:
     async def _show(self, fetch: Fetch) -> None:
         if not len(fetch.records):
             return
-        batch = await asyncio.to_thread(_core.decode, fetch.records)
+        batch = await asyncio.to_thread(_core.decode, fetch.records, table=fetch.table)
         if self._wanted.pattern is not None:
             batch = batch.filter(self._wanted.pattern)
         lines = batch.json_lines(self._wanted.form)

@@ -15,8 +15,10 @@ import pytest
 
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.stream import ScriptedStream
+from replicator.testing.streams_server import StreamsServer, table_stream
 from tests.integration.test_check import replicator
 from tests.integration.test_gap import FIRST, feed, serve
+from tests.integration.test_streams_replication import Load, pipelines
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, run_worker, until
 
@@ -131,3 +133,16 @@ async def test_a_stream_without_a_configuration(
     assert (code, "--from" in err) == (2, True)
     code, _, err = await replicator("tail", "--stream", TABLE, *arguments[:2], "--from", "30h ago")
     assert (code, "start_before_horizon" in err) == (1, True)
+
+
+async def test_a_tables_own_stream(postgres_dsn: str, tmp_path: Path) -> None:
+    """Its records name no table: the source does."""
+    async with StreamsServer(table_stream(2)) as server:
+        load = Load(server, 75)
+        load.feed(30)
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = stack.config(**pipelines(stack))
+        arguments = ("--config", config, "--from", "TRIM_HORIZON", "--limit", 30)
+        code, out, err = await replicator("tail", *arguments)
+    assert code == 0, err
+    assert [line["table"] for line in lines(out)] == [TABLE] * 30

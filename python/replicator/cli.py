@@ -43,6 +43,14 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class DemoSource(StrEnum):
+    """What the demo's changes are read from."""
+
+    KINESIS = "kinesis"
+    POLLING = "polling"
+    STREAMS = "streams"
+
+
 def version_text() -> str:
     """Version, commit and build profile, on one line."""
     return f"replicator {_core.__version__} (commit {_core.COMMIT}, {_core.BUILD_PROFILE} build)"
@@ -171,7 +179,12 @@ def demo(
     *,
     seconds: Annotated[float, typer.Option(help="How long the shop is open.", min=1)] = 15,
     rate: Annotated[int, typer.Option(help="Changes a second to aim at.", min=1)] = 1_000,
-    shard_count: Annotated[int, typer.Option("--shards", help="Shards of the stream.", min=1)] = 4,
+    source: Annotated[
+        DemoSource, typer.Option(help="Kinesis by fan-out or polling, or the table's own.")
+    ] = DemoSource.KINESIS,
+    shard_count: Annotated[
+        int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)
+    ] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers up at the end.")] = False,
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
@@ -187,6 +200,7 @@ def demo(
             shards=shard_count,
             keep=keep,
             json_output=output is Output.JSON,
+            source=source.value,
         )
     )
 

@@ -297,6 +297,9 @@ class SeamSink:
     async def is_known(self, stream: Stream) -> bool:
         return await self._scene.faults.around("sink.is_known", lambda: self._sink.is_known(stream))
 
+    async def begun(self) -> Sequence[str]:
+        return await self._scene.faults.around("sink.begun", self._sink.begun)
+
     async def holds_data(self) -> bool:
         return await self._scene.faults.around("sink.holds_data", self._sink.holds_data)
 

@@ -79,11 +79,17 @@ class ScriptedStream:
         *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 10**6,
         trims_silently: bool = False,
+        name: Callable[[int], str] = "shardId-{:012d}".format,
+        base: int = _BASE,
+        shard_step: int = _SHARD_STEP,
     ) -> None:
         """`trims_silently`: asked for a trimmed number it goes on at its oldest record, as
         Kinesis may; else that is PositionLost, as DynamoDB Streams says it."""
         self.now_ms = now_ms
         self.trims_silently = trims_silently
+        self._name = name
+        self._base = base
+        self._shard_step = shard_step
         self._logs: dict[str, _ShardLog] = {}
         self._made = 0
         self._changed = asyncio.Event()
@@ -100,11 +106,10 @@ class ScriptedStream:
     ) -> str:
         """A new open shard's id; by default the next `shardId-…` number."""
         if shard_id is None:
-            shard_id = f"shardId-{self._made:012d}"
+            shard_id = self._name(self._made)
         assert shard_id not in self._logs, shard_id
-        self._logs[shard_id] = _ShardLog(
-            shard_id, tuple(parents), _BASE + self._made * _SHARD_STEP, hash_range=hash_range
-        )
+        base = self._base + self._made * self._shard_step
+        self._logs[shard_id] = _ShardLog(shard_id, tuple(parents), base, hash_range=hash_range)
         self._made += 1
         self.wake()
         return shard_id
@@ -150,6 +155,16 @@ class ScriptedStream:
         right = self.add_shard(parents=(shard_id,), hash_range=upper)
         self._close(shard_id, (left, right))
         return left, right
+
+    def rotate(self, shard_id: str) -> str:
+        """Closes a shard; one child takes over, as in DynamoDB Streams every few hours."""
+        child = self.add_shard(parents=(shard_id,))
+        self._close(shard_id, (child,))
+        return child
+
+    def close(self, shard_id: str) -> None:
+        """Closes a shard that nobody takes over: its stream was disabled."""
+        self._close(shard_id, ())
 
     def merge(self, shard_id: str, adjacent_id: str) -> str:
         """Closes two shards; one child of both takes over."""

@@ -34,7 +34,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # What `replicator --version` names; the core takes it in when it is compiled (option_env!).
 export BUILD_COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help setup build lint test bench fuzz demo format requirements clean FORCE
+.PHONY: help setup build lint test bench soak fuzz demo format requirements clean FORCE
 
 help: ## Lists the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,11 +64,14 @@ test: $(KAFKA) $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product
 bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|scale|ingest|… --output json|markdown --quick"
 	@$(BIN)/python -m bench.run $(ARGS)
 
+soak: $(EXTENSION) ## An hour at full mischief into Postgres, compared in the end; ARGS="--minutes 5 --output json"
+	@$(BIN)/python -m bench.soak $(ARGS)
+
 fuzz: $(ENVIRONMENT) ## Fuzzes the core with a nightly compiler and cargo-fuzz; ARGS="kinesis_record 600" (seconds)
 	@$(BIN)/python rust/fuzz/run.py $(ARGS)
 
-demo: $(EXTENSION) $(EMULATORS) ## A supermarket's table arrives in Postgres; ARGS="--seconds 20 --rate 500 --keep"
-	@$(BIN)/replicator demo $(ARGS)
+demo: $(EXTENSION) $(EMULATORS) ## A supermarket's table arrives in Postgres; SOURCE=streams|polling, ARGS="--seconds 20 --rate 500 --keep"
+	@$(BIN)/replicator demo $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 format: $(ENVIRONMENT) ## Formats Python and Rust
 	$(BIN)/ruff check --fix-only --quiet

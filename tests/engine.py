@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,7 @@ class Engine:
     sink: Sink[Any]
     store: LeaseStore
     start: Start | None = TRIM_HORIZON
+    describe: Callable[[], Awaitable[Sequence[TableSchema]]] | None = None
     owner: str = "worker"
     lease_seconds: float = 10.0
     discovery_seconds: float = 5.0
@@ -50,7 +51,7 @@ class Engine:
             name="test/p",
             start=self.start,
             owner=self.owner,
-            describe=self._describe,
+            describe=self.describe or self._describe,
             source=self.source,
             sink=self.sink,
             store=self.store,

@@ -47,8 +47,9 @@ class Stack:
             )
             assert answer["FailedRecordCount"] == 0
 
-    def config(self, **overrides: Any) -> Path:
-        """The configuration file; `overrides` replace top-level keys."""
+    def config(self, *, mode: str | None = None, **overrides: Any) -> Path:
+        """The configuration file, with the source's `mode`; `overrides` replace top-level keys."""
+        source = {"kind": "kinesis", "stream": TABLE}
         settings = {
             "name": "test",
             "aws": {"region": "us-east-1", "endpoint_url": self.url},
@@ -56,7 +57,7 @@ class Stack:
                 {
                     "name": "p",
                     "tables": [TABLE],
-                    "source": {"kind": "kinesis", "stream": TABLE},
+                    "source": source if mode is None else {**source, "mode": mode},
                     "sinks": [{"name": "w", "kind": "postgres", "dsn": self.dsn}],
                 }
             ],

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -97,6 +98,8 @@ async def aws_client(
 ) -> AsyncIterator[Any]:
     """An aiobotocore client of `service` ("kinesis"), closed at the end of the block. Who
     counts and paces its calls itself sets `attempts_max` to 1: the driver repeats none then.
+
+    `attempts_max` 1 is for callers that keep a pace of their own: no call is repeated.
 
     Raises FatalError for settings that can't work (`profile_missing`,
     `region_missing`, `endpoint_invalid`).
@@ -297,6 +300,20 @@ _CAUGHT = (
     TimeoutError,
     ConnectionError,
 )
+
+
+def service_time_us(answer: dict[str, Any], resource: str) -> int:
+    """The service's clock in UTC microseconds, from the `Date` header of any small answer:
+    whole seconds, rounded down by the service. Raises TransientError when there is none."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    try:
+        return int(parsedate_to_datetime(date).timestamp()) * 1_000_000
+    except (TypeError, ValueError):
+        raise TransientError(
+            "service_time_missing",
+            f"the answer for {resource} has no usable Date header ({date!r}). What to do: look "
+            "for a proxy that removes it, or start at TRIM_HORIZON.",
+        ) from None
 
 
 @contextmanager

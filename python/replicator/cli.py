@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import orjson
@@ -45,6 +46,14 @@ app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
 app.command("setup")(cli_source.setup)
 app.command("tail")(cli_source.tail)
+
+
+class DemoSource(StrEnum):
+    """What the demo's changes are read from."""
+
+    KINESIS = "kinesis"
+    POLLING = "polling"
+    STREAMS = "streams"
 
 
 @app.callback()
@@ -152,7 +161,12 @@ def demo(
     *,
     seconds: Annotated[float, typer.Option(help="How long the shop is open.", min=1)] = 15,
     rate: Annotated[int, typer.Option(help="Changes a second to aim at.", min=1)] = 1_000,
-    shard_count: Annotated[int, typer.Option("--shards", help="Shards of the stream.", min=1)] = 4,
+    source: Annotated[
+        DemoSource, typer.Option(help="Kinesis by fan-out or polling, or the table's own.")
+    ] = DemoSource.KINESIS,
+    shard_count: Annotated[
+        int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)
+    ] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers up at the end.")] = False,
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
@@ -168,6 +182,7 @@ def demo(
             shards=shard_count,
             keep=keep,
             json_output=output is Output.JSON,
+            source=source.value,
         )
     )
 

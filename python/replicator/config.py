@@ -22,11 +22,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     SecretStr,
+    Tag,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -77,8 +80,25 @@ class AWSConfig(_Settings):
     external_id: str | None = Field(None, description="External id of that role.")
 
 
+def _start_as_text(value: object) -> object:
+    # YAML reads an unquoted number or date as such.
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _known_start(value: str) -> str:
+    parse_start(value)
+    return value
+
+
+StartText: TypeAlias = Annotated[str, BeforeValidator(_start_as_text), AfterValidator(_known_start)]
+
+
 class SourceConfig(_Settings):
-    """Where the changes come from."""
+    """Changes from Kinesis Data Streams for DynamoDB."""
 
     kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
     stream: str = Field(min_length=1, description="Stream name or ARN.")
@@ -90,7 +110,7 @@ class SourceConfig(_Settings):
     idle_seconds_max: float = Field(
         2.0, ge=0.25, le=60, description="Longest pause of an idle shard that is polled."
     )
-    start: str = Field(
+    start: StartText = Field(
         "TRIM_HORIZON",
         description="First start of a pipeline on a stream: TRIM_HORIZON, LATEST, an RFC 3339 "
         "time, epoch seconds or milliseconds, a time before now (2h ago), or a sequence number. "
@@ -103,21 +123,44 @@ class SourceConfig(_Settings):
     )
     aws: AWSConfig | None = Field(None, description="Overrides the top-level aws.")
 
-    @field_validator("start", mode="before")
-    @classmethod
-    def _start_is_text(cls, value: object) -> object:
-        # YAML reads an unquoted number or date as such.
-        if isinstance(value, datetime):
-            return value.isoformat()
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        return value
 
-    @field_validator("start")
-    @classmethod
-    def _start_is_known(cls, value: str) -> str:
-        parse_start(value)
-        return value
+class StreamsSourceConfig(_Settings):
+    """Changes from DynamoDB Streams, the table's own stream."""
+
+    kind: Literal["streams"] = Field(description="DynamoDB Streams.")
+    stream: str | None = Field(
+        None,
+        pattern=r"^arn:[^:]+:dynamodb:.*:table/[^/]+/stream/.+$",
+        description="ARN of one of the table's streams; default the newest one.",
+    )
+    idle_seconds_max: float = Field(
+        2.0, ge=0.25, le=60, description="Longest pause of an idle shard; each call is billed."
+    )
+    start: StartText = Field(
+        "TRIM_HORIZON",
+        description="First start of a pipeline on a stream, as at Kinesis; 24 hours are kept.",
+    )
+    aws: AWSConfig | None = Field(None, description="Overrides the top-level aws.")
+
+    @property
+    def mode(self) -> Literal["polling"]:
+        """There is no other way to read it."""
+        return "polling"
+
+
+def _kind(source: object) -> str:
+    kind = source.get("kind", "kinesis") if isinstance(source, Mapping) else "kinesis"
+    return str(getattr(source, "kind", kind))
+
+
+AnySource: TypeAlias = Annotated[
+    Annotated[SourceConfig, Tag("kinesis")] | Annotated[StreamsSourceConfig, Tag("streams")],
+    Discriminator(
+        _kind,
+        custom_error_type="source_kind",
+        custom_error_message="kind is kinesis or streams",
+    ),
+]
 
 
 class AttributesConfig(_Settings):
@@ -233,7 +276,7 @@ class PipelineConfig(_Settings):
 
     name: str = Field(pattern=_NAME, description="Name in positions, metrics, leases.")
     tables: tuple[str, ...] = Field(min_length=1, description="Table names or ARNs.")
-    source: SourceConfig
+    source: AnySource
     snapshot: Literal["never"] = Field("never", description="Snapshots are not there yet.")
     on_gap: Literal["stop", "snapshot", "repair"] = Field(
         "stop",
@@ -251,6 +294,20 @@ class PipelineConfig(_Settings):
     def _tables_are_distinct(self) -> PipelineConfig:
         if duplicates := _repeated(self.table_names):
             raise ValueError(f"table {duplicates[0]!r} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _a_tables_stream_has_one_table(self) -> PipelineConfig:
+        if not isinstance(self.source, StreamsSourceConfig):
+            return self
+        if len(self.tables) > 1:
+            raise ValueError(
+                "a stream of DynamoDB Streams is about one table: make a pipeline for each of "
+                f"the {len(self.tables)} tables"
+            )
+        stream = self.source.stream
+        if stream is not None and stream.split("/")[1] != self.table_names[0]:
+            raise ValueError(f"{stream} is no stream of table {self.table_names[0]!r}")
         return self
 
 
@@ -482,4 +539,10 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "top level"
+    # Behind `source` stands which kind of source was checked: no key of the file.
+    parts = [
+        str(part)
+        for place, part in enumerate(location)
+        if place == 0 or location[place - 1] != "source" or part not in {"kinesis", "streams"}
+    ]
+    return ".".join(parts) or "top level"

@@ -19,7 +19,7 @@ import structlog
 
 from replicator.core import gap, lease, lineage, liveness
 from replicator.core.retry import Backoff
-from replicator.core.start import first_starts, position_to_read
+from replicator.core.start import first_starts, position_to_read, require_comparable
 from replicator.errors import FatalError, LeaseLost, PositionLost, ReplicatorError, TransientError
 from replicator.gaps import Gaps
 from replicator.lane import Inlet
@@ -121,7 +121,11 @@ class Coordinator:
 
     def states(self) -> dict[str, str]:
         """What each shard does now that is owned here, or stopped here at a gap."""
-        return {shard_id: life.state() for shard_id, life in self._shown()}
+        return {
+            shard_id: life.state()
+            for shard_id, life in self._shown()
+            if shard_id in self._runs or life.phase is liveness.Phase.GAP
+        }
 
     def gaps(self) -> tuple[gap.Gap, ...]:
         """The gaps that this process has met and nobody has mended yet, by shard."""
@@ -224,7 +228,10 @@ class Coordinator:
         """Law 5: the start becomes an instant once, stored before the first read."""
         if await self._sink.is_known(stream):
             return
-        if self._start is None and await self._sink.holds_data():
+        holds_data = await self._sink.holds_data()
+        if holds_data:
+            require_comparable(stream.arn, await self._sink.begun())
+        if self._start is None and holds_data:
             raise FatalError(
                 "position_missing",
                 f"the tables of {self._name} hold rows, but no position says up to where "
@@ -247,6 +254,9 @@ class Coordinator:
                 # Read after the list, so that what was finished and trimmed meanwhile
                 # isn't taken for lost.
                 positions = await self._sink.positions(stream)
+                # A table's stream that was disabled may have been replaced by another.
+                is_over = self._lineage.is_over(shards)
+                newest = await self._source.open() if is_over else stream
             except TransientError as error:
                 wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
                 attempt += 1
@@ -259,6 +269,8 @@ class Coordinator:
                 self._apply(lineage.Discovered(tuple(shards), positions))
                 for shard_id in await self._gaps.mended(stream, self._lineage.gapped()):
                     self._apply(lineage.Mended(shard_id))
+                # What another stream brings can't be written over what this one brought.
+                require_comparable(newest.arn, [stream.arn])
                 await self._forget()
                 attempt = 0
                 wait = self._discovery_seconds
@@ -542,8 +554,12 @@ class Coordinator:
         if run.position == SHARD_END:
             self._apply(lineage.Stored(shard_id, SHARD_END))
             return
-        parents = self._lineage.parents(shard_id)
-        behind_ms_max = await self._gaps.look(stream, shard_id, run.position, parents)
+        # A parent that ended without a record knows no time of its own.
+        ancestors = self._lineage.ancestors(shard_id)
+        reached = await self._sink.reached(stream, [shard_id, *ancestors])
+        # From here on the source is asked.
+        life.starts(self._clock.monotonic())
+        behind_ms_max = await self._gaps.look(shard_id, run.position, ancestors, reached)
         position = position_to_read(run.position)
         if self._lineage.state(shard_id) is not lineage.ShardState.READABLE:
             # A discovery since the take has seen its parent unfinished, or itself gone.

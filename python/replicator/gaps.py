@@ -4,7 +4,7 @@ what was found. A gap is told once by each worker that meets it (law 9)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -60,17 +60,21 @@ class Gaps:
         return position
 
     async def look(
-        self, stream: Stream, shard_id: str, stored: Position | None, parents: Sequence[str]
+        self,
+        shard_id: str,
+        stored: Position | None,
+        ancestors: Sequence[str],
+        reached: Mapping[str, Reached],
     ) -> int:
-        """How far behind a reader of the shard may be, in milliseconds. Raises PositionLost
-        when what comes after the stored position may be gone already."""
-        reached = await self._sink.reached(stream, [shard_id, *parents])
+        """How far behind a reader of the shard may be, in milliseconds; `reached` is what the
+        sink says of it and its ancestors. Raises PositionLost when what comes after the stored
+        position may be gone already."""
         horizon = await self._horizon()
         lost = gap.aged(
             shard_id,
             stored,
             reached.get(shard_id),
-            [reached[parent] for parent in parents if parent in reached],
+            [reached[each] for each in ancestors if each in reached],
             horizon,
             self._margin_us,
         )

@@ -169,7 +169,8 @@ class Fetch:
     after the continuation number, or `SHARD_END` when the service said so.
     `children` come with the end only. `behind_ms` is the service's word, or what follows from
     the last record's arrival; 0 means that there was nothing more. `received_at` is
-    `Clock.monotonic()` at the arrival of the frame's last byte, in seconds.
+    `Clock.monotonic()` at the arrival of the frame's last byte, in seconds. `table` is that of
+    records which name none: an answer of DynamoDB Streams is about one table.
     """
 
     shard_id: str
@@ -178,6 +179,7 @@ class Fetch:
     children: tuple[Shard, ...] = ()
     behind_ms: int = 0
     received_at: float = 0.0
+    table: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,8 +180,8 @@ class Pipeline:
 
     async def _decode(self, fetch: Fetch) -> _core.ChangeBatch:
         if fetch.records.nbytes <= INLINE_BYTES_MAX:
-            return _core.decode(fetch.records)
-        return await asyncio.to_thread(_core.decode, fetch.records)
+            return _core.decode(fetch.records, table=fetch.table)
+        return await asyncio.to_thread(_core.decode, fetch.records, table=fetch.table)
 
     def _drop(self, table: str | None, changes: int) -> None:
         self._stats.dropped["unknown_table"] += changes

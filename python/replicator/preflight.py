@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from replicator.config import Config, PipelineConfig, parse_start
+from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
 from replicator.core import gap
-from replicator.core.start import resolved
-from replicator.errors import ReplicatorError
+from replicator.core.start import require_comparable, resolved
+from replicator.errors import FatalError, ReplicatorError
 from replicator.model import Stream, TableSchema
 from replicator.protocols import Source
 from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
@@ -19,6 +19,7 @@ from replicator.sink.postgres import PostgresSink
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
+from replicator.source.streams import StreamsSource, view_type_problem
 from replicator.source.tables import describe_tables, destinations
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
@@ -95,7 +96,7 @@ class _Checks:
                 self.say("table", "ok", f"table {table.name}: key {keys}")
 
         async def at_source() -> None:
-            stream.append(await self._at_source(source))
+            stream.extend(await self._at_any_source(source, sink))
 
         async def at_start() -> None:
             await self._at_start(source, sink, stream[0])
@@ -118,6 +119,16 @@ class _Checks:
                 await self.attempt("destination", at_destination)
             if tables:
                 await self.attempt("sink", at_sink)
+
+    async def _at_any_source(
+        self,
+        source: KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource,
+        sink: PostgresSink,
+    ) -> list[Stream]:
+        """The stream, if it can be read."""
+        if isinstance(source, StreamsSource):
+            return await self._at_table_stream(source, sink)
+        return [await self._at_source(source)]
 
     async def _at_source(
         self, source: KinesisSource | KinesisPollingSource | FallbackSource
@@ -158,6 +169,52 @@ class _Checks:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
+    async def _at_table_stream(self, source: StreamsSource, sink: PostgresSink) -> list[Stream]:
+        found = await source.look()
+        arn = found.stream.arn
+        if found.status not in {"ENABLED", "ENABLING"}:
+            self.say(
+                "source",
+                "warning",
+                f"stream {arn} is {found.status}: it is kept for 24 hours, and nothing new comes",
+                "stream_disabled",
+            )
+        if (problem := view_type_problem(found.view_type)) is not None:
+            self.say("source", "problem", f"stream {arn}: {problem}", "view_type_unusable")
+            return []
+        await source.open()
+        shards = await source.shards()
+        opened = sum(shard.is_open for shard in shards)
+        self.say(
+            "source",
+            "ok",
+            f"stream {arn}: {len(shards)} shards, {opened} open, first start "
+            f"{parse_start(self._pipeline.source.start)}",
+        )
+        note = {
+            "NEW_IMAGE": "enough here, since sequence numbers decide the order; what an item was "
+            "before a change is not told (a filter or a log that wants old images needs "
+            "NEW_AND_OLD_IMAGES)",
+            "NEW_AND_OLD_IMAGES": "items before and after each change",
+        }[found.view_type]
+        self.say("source", "ok", f"view type {found.view_type}: {note}")
+        self.say(
+            "source",
+            "ok",
+            "no more than two processes may read a shard at once: this one, and one more (a Lambda "
+            "trigger counts)",
+        )
+        # Reading needs a permission that listing doesn't.
+        if shards:
+            await source.try_reading(shards[-1].id)
+            self.say("source", "ok", "listing and reading are permitted")
+        try:
+            require_comparable(arn, await _begun(sink))
+        except FatalError as error:
+            # `run` refuses it when the tables hold rows, which `check` doesn't look for.
+            self.say("source", "warning", error.message, error.code)
+        return [found.stream]
+
     async def _at_policy(self) -> None:
         gap.require_policy(self._pipeline.on_gap)
 
@@ -172,6 +229,8 @@ class _Checks:
             gap.require_kept(start, horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
+        if isinstance(self._pipeline.source, StreamsSourceConfig):
+            return  # the stream is the table's own
         settings = source_settings(self._config, self._pipeline)
         for table in self._pipeline.tables:
             status = (await destinations(settings, table)).get(stream.arn)
@@ -204,6 +263,14 @@ class _Checks:
                 level = "problem" if finding.is_required else "warning"
                 message = f"{finding.message} and the sink has create: false; run"
                 self.say("sink", level, message, "table_missing", finding.ddl)
+
+
+async def _begun(sink: PostgresSink) -> list[str]:
+    """The streams that the sink has positions of, as far as that can be seen; where it can't
+    be reached is a finding of its own."""
+    with suppress(ReplicatorError):
+        return list(dict.fromkeys(row["stream_arn"] for row in (await sink.report()).positions))
+    return []
 
 
 def check(config: Config) -> CheckReport:

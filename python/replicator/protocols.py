@@ -132,6 +132,10 @@ class Sink(Protocol[PayloadT]):
         """True when `begin` was done for the stream."""
         ...
 
+    async def begun(self) -> Sequence[str]:
+        """The ARNs of all streams that `begin` was done for, the newest last."""
+        ...
+
     async def holds_data(self) -> bool:
         """True when something is stored already in any place that it writes to. With
         a stream that is not known, nobody can say up to where (law 7)."""

@@ -22,7 +22,7 @@ import uvloop
 
 from replicator.admin import Admin, serving
 from replicator.aws import AWSSettings
-from replicator.config import Config, PipelineConfig, parse_start
+from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
 from replicator.coordinator import Coordinator
 from replicator.core import gap
 from replicator.core.budget import Budget
@@ -39,6 +39,7 @@ from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.polling import PollOptions
+from replicator.source.streams import StreamsOptions, StreamsSource
 from replicator.source.tables import describe_tables
 from replicator.store.sqlite import SQLiteLeaseStore
 from replicator.telemetry.stats import Stats
@@ -190,9 +191,16 @@ def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
 
 def make_source(
     config: Config, pipeline: PipelineConfig, clock: Clock
-) -> KinesisSource | KinesisPollingSource | FallbackSource:
+) -> KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource:
     """The pipeline's source, not opened."""
     settings, source = source_settings(config, pipeline), pipeline.source
+    if isinstance(source, StreamsSourceConfig):
+        return StreamsSource(
+            settings,
+            source.stream or pipeline.tables[0],
+            clock,
+            options=StreamsOptions.idling(source.idle_seconds_max),
+        )
     consumer = source.consumer or f"{config.name}-{pipeline.name}"
     fan_out = KinesisSource(settings, source.stream, consumer, clock)
     pace = PaceLimits(idle_seconds_max=source.idle_seconds_max)

@@ -155,8 +155,9 @@ async def _pieces(
     settings = source_settings(config, pipeline)
     dynamodb = await stack.enter_async_context(aws_client(settings, "dynamodb"))
     source = pipeline.source
-    if str(source.kind) == "streams":
+    if source.kind == "streams":
         return [_View(dynamodb, table) for table in pipeline.tables]
+    assert source.stream is not None, "checked with the configuration"
     region = source.stream.split(":")[3] if source.stream.startswith("arn:") else settings.region
     kinesis = await stack.enter_async_context(
         aws_client(

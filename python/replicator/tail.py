@@ -61,8 +61,9 @@ def source_of(config: Config | None, pipeline: str | None, stream: str | None) -
         return KinesisPollingSource(settings, stream, clock)
     assert config is not None
     chosen = config.pipeline(pipeline)
-    if str(chosen.source.kind) != "kinesis":
+    if chosen.source.kind != "kinesis":
         return make_source(config, chosen, clock)
+    assert chosen.source.stream is not None, "checked with the configuration"
     return KinesisPollingSource(source_settings(config, chosen), chosen.source.stream, clock)
 
 

@@ -54,6 +54,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
 async def test_a_start_is_stored_once(rig: Rig) -> None:
     sink = await rig.worker()
     assert not await sink.is_known(STREAM)
+    assert await sink.begun() == []
     starts = {"shard-1": at_timestamp(1_700_000_000_000_000), "shard-2": TRIM_HORIZON}
     assert await sink.begin(STREAM, starts)
     other = await rig.worker()
@@ -78,6 +79,7 @@ async def test_a_stream_created_again_is_another_stream(rig: Rig) -> None:
     sink = await rig.worker()
     await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
     assert not await sink.is_known(RECREATED)
+    assert await sink.begun() == [STREAM.arn]
     assert await sink.positions(RECREATED) == {}
     assert (await sink.fence(RECREATED, "shard-1", "me")).epoch == 1
 

@@ -151,7 +151,19 @@ async def test_a_postgres_that_stands_still_is_named_and_nothing_is_red(
             await stack.until_equal(shop.plain())
             assert (await admin.shard(FIRST))["waits_for_sink"] is None
             assert "reader_cut" not in worker.log
-            assert await worker.stop() == 0
+            with postgres_server.stalled():
+                put(stream, FIRST, shop, 20)
+
+                async def read() -> bool:
+                    return "not durable at sink w" in (await admin.shard(FIRST))["why"]
+
+                await until(read)
+                stopped = asyncio.ensure_future(worker.stop())
+                body = await admin.until_code("/readyz", 503)  # a drain is watched to its end
+                assert body["reasons"] == {"p": "it stops"}
+                assert (await admin.json("/healthz"))[0] == 200
+            assert await stopped == 0
+        await stack.until_equal(shop.plain())
 
 
 async def test_metrics_agree_with_the_summary(postgres_dsn: str, tmp_path: Path) -> None:

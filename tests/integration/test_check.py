@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from replicator.testing.streams_server import StreamsServer, ViewType, table_stream
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, make_stack, run_worker
 
@@ -129,3 +130,82 @@ async def test_a_secret_stays_one_when_the_sink_cannot_be_reached(stack: Stack) 
             assert code == 1
             assert "postgres_unavailable" in out or "PROBLEM" in out
             assert "ge-heim" not in out + err
+
+
+def of_streams(stack: Stack, **source: str) -> Path:
+    sink = {"name": "w", "kind": "postgres", "dsn": stack.dsn}
+    pipeline = {
+        "name": "p",
+        "tables": [TABLE],
+        "source": {"kind": "streams", **source},
+        "sinks": [sink],
+    }
+    return stack.config(pipelines=[pipeline])
+
+
+@pytest.mark.parametrize("view_type", ["KEYS_ONLY", "OLD_IMAGE"])
+async def test_a_view_type_that_cannot_feed_the_sink_is_a_problem(
+    view_type: ViewType, postgres_dsn: str, tmp_path: Path
+) -> None:
+    async with StreamsServer(table_stream(1), view_type=view_type) as server:
+        code, found = await findings(of_streams(Stack(server.url, postgres_dsn, tmp_path, None)))
+    assert code == 1
+    (problem,) = found["problem"]
+    assert problem["code"] == "view_type_unusable"
+    assert view_type in problem["message"]
+    assert "NEW_AND_OLD_IMAGES" in problem["message"]
+
+
+async def test_what_a_stream_carries_and_who_may_read_it_is_said(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    async with StreamsServer(table_stream(3), view_type="NEW_IMAGE") as server:
+        config = of_streams(Stack(server.url, postgres_dsn, tmp_path, None))
+        code, found = await findings(config)
+        assert code == 0
+        told = " ".join(finding["message"] for finding in found["ok"])
+        assert f"stream {server.arn}: 3 shards, 3 open" in told
+        assert "view type NEW_IMAGE" in told
+        assert "two processes" in told
+        assert "destination" not in {each["subject"] for of in found.values() for each in of}
+        server.refuse("GetRecords", "AccessDeniedException", "not allowed to GetRecords")
+        code, found = await findings(config)
+        assert code == 1
+        assert [(each["code"], each["subject"]) for each in found["problem"]] == [
+            ("access_denied", "source")
+        ]
+        server.disable()
+        code, found = await findings(config)
+        assert (code, [each["code"] for each in found["warning"]]) == (0, ["stream_disabled"])
+        old = server.arn
+        server.delete()
+        code, found = await findings(config)
+        assert (code, [each["code"] for each in found["problem"]]) == (1, ["stream_disabled"])
+        code, found = await findings(
+            of_streams(Stack(server.url, postgres_dsn, tmp_path, None), stream=old)
+        )
+        assert (code, [each["code"] for each in found["problem"]]) == (1, ["resource_missing"])
+
+
+async def test_another_stream_than_the_one_that_was_read_is_warned_of(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    async with StreamsServer(table_stream(1)) as server:
+        stack, shop, old = (
+            Stack(server.url, postgres_dsn, tmp_path, None),
+            Shop(seed=42),
+            server.arn,
+        )
+        config = of_streams(stack)
+        (shard,) = server.stream.shards()
+        server.stream.append(shard.id, [data for _, data in shop.changes(30)])
+        async with run_worker(config, tmp_path / "log") as worker:
+            await stack.until_equal(shop.plain())
+            assert await worker.stop() == 0
+        server.disable()
+        new = server.enable(table_stream(1))
+        code, found = await findings(config)
+        (warning,) = found["warning"]
+        assert (code, warning["code"]) == (0, "stream_replaced")
+        assert old in warning["message"]
+        assert new in warning["message"]

@@ -160,6 +160,22 @@ def test_both_sides_are_equal_and_the_last_line_says_so(start: Callable[..., Dem
     assert_nothing_is_left(demo, family)
 
 
+def test_the_tables_own_stream_needs_no_bridge(start: Callable[..., Demo]) -> None:
+    demo = start("--source", "streams", "--seconds", "2", "--rate", "300", "--output", "json")
+    demo.until(lambda: "changes" in demo.stderr)
+    family = demo.family()
+    assert not any("replicator.demo.bridge" in process.cmdline() for process in family)
+    assert demo.end() == 0, demo.stderr
+    result = json.loads(demo.stdout.splitlines()[-1])
+    assert result["equal"] is True
+    assert result["items"] == result["rows"] > 100
+    # A write that changes nothing makes no record.
+    assert 400 < result["records"] <= result["changes"]
+    assert (result["duplicates_dropped"], result["superseded"], result["shards"]) == (0, 0, 1)
+    assert "own stream is read" in demo.stderr
+    assert_nothing_is_left(demo, family)
+
+
 def test_a_difference_is_found_named_and_ends_with_1(
     start: Callable[..., Demo], postgres_server: PostgresServer
 ) -> None:

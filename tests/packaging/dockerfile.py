@@ -42,6 +42,8 @@ class Image:
     command: Sequence[str] = ()
     volumes: Sequence[str] = ()
     stop_signal: str = "SIGTERM"
+    ports: Sequence[int] = ()
+    health_check: Sequence[str] = ()
     labels: str = ""
 
     def place(self, path: str) -> Path:
@@ -189,6 +191,13 @@ class Builder:
 
     def _user(self, rest: str) -> None:
         self.image.user = rest
+
+    def _expose(self, rest: str) -> None:
+        self.image.ports = [*self.image.ports, int(rest)]
+
+    def _healthcheck(self, rest: str) -> None:
+        _, _, command = rest.partition(" CMD ")
+        self.image.health_check = json.loads(command)
 
     def _stopsignal(self, rest: str) -> None:
         self.image.stop_signal = rest

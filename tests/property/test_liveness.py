@@ -149,6 +149,16 @@ def test_a_shard_that_was_given_back_is_as_late_as_it_was_until_another_owns_it(
     assert list(alive.lives()) == []
 
 
+def test_a_gap_that_was_mended_is_a_new_beginning() -> None:
+    """A shard that was owned again after its gap was taken for one that is owned twice."""
+    alive = Liveness("w", deadline_seconds=DEADLINE)
+    alive.own(SHARD, 0.0).stops(Phase.GAP, "trimmed", 1.0)
+    assert alive.step(500.0) == []
+    again = alive.own(SHARD, 500.0)
+    assert again.phase is Phase.STARTING
+    assert not again.is_late(500.0)
+
+
 def test_a_process_that_stood_still_misses_once() -> None:
     alive = Liveness("w", deadline_seconds=DEADLINE)
     alive.own(SHARD, 0.0).asks(0.0)

@@ -192,3 +192,38 @@ def test_at_the_tip_a_change_makes_a_slow_shard_quick() -> None:
     pace.asked(now)
     pace.answered(now, records=1, nbytes=100, behind_ms=0, jitter=0.0)
     assert pace.wait(now) == limits.busy_seconds
+
+
+@given(
+    limits=LIMITS,
+    crowd_seconds=st.floats(0, 30),
+    behind_ms=st.sampled_from([0, 10_000]),
+    records=st.integers(0, 1),
+    jitter=JITTERS,
+)
+def test_a_crowd_makes_idle_shards_slower_and_no_other(
+    limits: PaceLimits, crowd_seconds: float, behind_ms: int, records: int, jitter: float
+) -> None:
+    pace = Pace(limits)
+    now = 0.0
+    for _ in range(100):
+        pace.asked(now)
+        pace.answered(
+            now,
+            records=records,
+            nbytes=0,
+            behind_ms=behind_ms,
+            jitter=jitter,
+            crowd_seconds=crowd_seconds,
+        )
+        wait = pace.wait(now)
+        now += wait
+    if behind_ms:
+        longest = shortest = 0.0
+    elif records:
+        longest = limits.busy_seconds
+        shortest = 0.0
+    else:
+        longest = max(limits.idle_seconds_max, crowd_seconds)
+        shortest = 0.8 * longest
+    assert shortest - TINY <= wait <= max(longest, limits.interval_seconds) + TINY

@@ -9,7 +9,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import orjson
 
@@ -44,17 +44,19 @@ EPOCH_S = 1_700_000_000
 CONNECTIONS = 2
 
 T = TypeVar("T")
+Planned: TypeAlias = ReplicatorError | Callable[[], None]
 
 
 class Faults:
     """Counts what happens at the seams, and lets some of it fail.
 
     A moment is an operation, such as `sink.fence`, or `sink.fence (after)`: it took effect
-    and its answer is lost. `plan` holds what fails at the n-th moment of a name, from 1."""
+    and its answer is lost. `plan` holds what happens at the n-th moment of a name, from 1:
+    an error, or something that is done to the caller, who may not get further."""
 
     def __init__(self, rng: random.Random, share: float) -> None:
         self.moments: Counter[str] = Counter()
-        self.plan: dict[tuple[str, int], ReplicatorError] = {}
+        self.plan: dict[tuple[str, int], Planned] = {}
         self.trace: list[tuple[float, str]] = []
         self.share = share
         self._rng = rng
@@ -64,8 +66,11 @@ class Faults:
         await asyncio.sleep(self._rng.choice((0, 0, 0, 0.001, 0.03)))
         self.moments[name] += 1
         self.trace.append((asyncio.get_running_loop().time(), name))
-        if (error := self.plan.pop((name, self.moments[name]), None)) is not None:
-            raise error
+        if (planned := self.plan.pop((name, self.moments[name]), None)) is not None:
+            if isinstance(planned, ReplicatorError):
+                raise planned
+            planned()
+            await asyncio.sleep(0)
         if self._rng.random() < self.share:
             kind = FatalError if self._rng.random() < 0.05 else TransientError
             raise kind("scripted", f"{name} failed, as the seed says")
@@ -245,6 +250,7 @@ class SeamSource:
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         scene = self._scene
         scene.reading(self._worker, shard_id, position)
+        await scene.faults.moment("source.read")
         reader = scene.readers[shard_id] = object()
         async with aclosing(self._source.read(shard_id, position)) as fetches:
             async for fetch in fetches:
@@ -290,6 +296,9 @@ class SeamSink:
 
     async def is_known(self, stream: Stream) -> bool:
         return await self._scene.faults.around("sink.is_known", lambda: self._sink.is_known(stream))
+
+    async def begun(self) -> Sequence[str]:
+        return await self._scene.faults.around("sink.begun", self._sink.begun)
 
     async def holds_data(self) -> bool:
         return await self._scene.faults.around("sink.holds_data", self._sink.holds_data)

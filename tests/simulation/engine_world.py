@@ -24,16 +24,22 @@ from replicator.core.budget import Budget
 from replicator.core.lineage import ShardState
 from replicator.errors import FatalError
 from replicator.flow import Gate
-from replicator.model import TRIM_HORIZON, Position
-from tests.engine import Engine
+from replicator.model import TRIM_HORIZON, Position, TableSchema
+from tests.engine import TABLES, Engine
 from tests.pausable_loop import WORKER, PausableLoop, run_virtually
 from tests.shop import Shop
 from tests.simulation.engine_seams import Scene, SeamSink, SeamSource, SeamStore
 
 SLOTS = 16
+FIRST_SHARDS = (1, 2, 4)
 LEASE_SECONDS = 3.0
 # All may have failed at once, and what an operator must mend is looked at every 30 s.
 FINISH_SECONDS = 120.0
+
+
+async def described() -> Sequence[TableSchema]:
+    """The tables' keys, as the service asks DynamoDB for them."""
+    return TABLES
 
 
 class WatchedBudget(Budget):
@@ -86,6 +92,7 @@ class Worker:
                 SeamSink(self.world, owner),
                 SeamStore(self.world, owner),
                 start=self.world.start,
+                describe=lambda: self.world.faults.around("describe", described),
                 owner=owner,
                 lease_seconds=LEASE_SECONDS,
                 memory_bytes_max=self.world.memory_bytes_max,
@@ -115,10 +122,11 @@ class World(Scene):
         workers: int = 1,
         steps: int = 25,
         faults: float = 0.0,
-        start: Position = TRIM_HORIZON,
+        start: Position | None = TRIM_HORIZON,
         memory_bytes_max: int = 16_384,
         is_exclusive: bool = True,
         may_keep_leases: bool = False,
+        first_shards: Sequence[int] = FIRST_SHARDS,
     ) -> None:
         super().__init__(seed, faults=faults, is_exclusive=is_exclusive)
         self.start = start
@@ -126,7 +134,7 @@ class World(Scene):
         # Where a release, or the answer to a take, may have failed.
         self.may_keep_leases = may_keep_leases or faults > 0
         self.slots = [""] * SLOTS
-        count = self.rng.choice((1, 2, 4))
+        count = self.rng.choice(first_shards)
         for index in range(count):
             first, after = index * SLOTS // count, (index + 1) * SLOTS // count
             self._own(self.stream.add_shard(), range(first, after))
@@ -149,7 +157,9 @@ class World(Scene):
             self.stream.append(self.rng.choice(self.slots), [b'{"not": "a change"'])
 
     def split(self) -> None:
-        shard_id = self.rng.choice(self.slots)
+        self.split_shard(self.rng.choice(self.slots))
+
+    def split_shard(self, shard_id: str) -> None:
         slots = [slot for slot in range(SLOTS) if self.slots[slot] == shard_id]
         if len(slots) > 1:
             left, right = self.stream.split(shard_id)
@@ -159,8 +169,11 @@ class World(Scene):
     def merge(self) -> None:
         two = list(dict.fromkeys(self.slots))[:2]
         if len(two) == 2:
-            child = self.stream.merge(*two)
-            self._own(child, [slot for slot in range(SLOTS) if self.slots[slot] in two])
+            self.merge_shards(*two)
+
+    def merge_shards(self, *two: str) -> None:
+        slots = [slot for slot in range(SLOTS) if self.slots[slot] in two]
+        self._own(self.stream.merge(*two), slots)
 
     def redeliver(self) -> None:
         for worker in self.workers:
@@ -168,12 +181,15 @@ class World(Scene):
                 worker.source.redeliver(self.rng.choice(self.slots), self.rng.randint(1, 20))
 
     def pause(self) -> None:
+        self.pause_worker(self.rng.choice(self.workers), self.rng.uniform(0.1, 3 * LEASE_SECONDS))
+
+    def pause_worker(self, worker: Worker, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, PausableLoop)
-        worker = self.rng.choice(self.workers)
         self.pauses += 1
         loop.pause(worker.name)
-        loop.call_later(self.rng.uniform(0.1, 3 * LEASE_SECONDS), loop.resume, worker.name)
+        # Not by the paused one's own hand: its timers wait with it.
+        contextvars.Context().run(loop.call_later, seconds, loop.resume, worker.name)
 
     def close(self) -> None:
         for shard_id in dict.fromkeys(self.slots):
@@ -184,24 +200,36 @@ class World(Scene):
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 worker.start(group)
-            self.feed(self.rng.randint(0, 40))
-            for _ in range(self._length):
-                await asyncio.sleep(self.rng.uniform(0, 0.6))
-                await self._happen(group)
+            await self.happen(group)
             self.faults.share = 0.0
             self.close()
-            deadline = asyncio.get_running_loop().time() + FINISH_SECONDS
-            while not self._is_done():
-                assert asyncio.get_running_loop().time() < deadline, self._stuck()
-                await asyncio.sleep(0.5)
+            await self.until(self._is_done)
+            await self.after_the_end()
             for worker in self.workers:
                 await worker.stop()
         self.ledger.complete()
-        if self.start == TRIM_HORIZON:
+        if self.start in {None, TRIM_HORIZON}:
             live = {key for key, (_, made) in self.ledger.rows.items() if made is not None}
             assert live == set(self.shop.items)
 
-    async def _happen(self, group: asyncio.TaskGroup) -> None:
+    async def happen(self, group: asyncio.TaskGroup) -> None:
+        """What comes to pass while the workers run; here the seed says it."""
+        self.feed(self.rng.randint(0, 40))
+        for _ in range(self._length):
+            await asyncio.sleep(self.rng.uniform(0, 0.6))
+            await self._one_thing(group)
+
+    async def after_the_end(self) -> None:
+        """What comes to pass once every shard is finished."""
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Returns when it holds; fails when that takes too long."""
+        deadline = asyncio.get_running_loop().time() + FINISH_SECONDS
+        while not condition():
+            assert asyncio.get_running_loop().time() < deadline, self._stuck()
+            await asyncio.sleep(0.5)
+
+    async def _one_thing(self, group: asyncio.TaskGroup) -> None:
         weights = [10, 2, 2, 2, 2 * (len(self.workers) > 1), 1]
         match self.rng.choices(["feed", "split", "merge", "redeliver", "pause", "stop"], weights)[
             0

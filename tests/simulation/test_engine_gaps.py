@@ -46,7 +46,7 @@ class GapWorld(World):
                 await asyncio.sleep(self.rng.uniform(0, 0.6))
                 if self.rng.random() < 0.15:
                     await self._outage(group)
-                await self._happen(group)
+                await self._one_thing(group)
             self.faults.share = 0.0
             expiring.cancel()
             self.close()

@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 
 from replicator.core.liveness import MISSES_MAX, Phase, ShardView
 from replicator.errors import FatalError, LeaseLost, TransientError
-from replicator.model import Position
+from replicator.model import Position, WriteResult
 from replicator.store.memory import MemoryLeases, MemoryLeaseStore
 from replicator.testing.clock import LoopClock
-from replicator.testing.sink import MemorySink, MemoryStore
+from replicator.testing.sink import MemoryPayload, MemorySink, MemoryStore, MemoryWriter
 from replicator.testing.source import ScriptedSource
 from replicator.testing.stream import ScriptedStream
 from tests.engine import Engine
@@ -227,6 +227,27 @@ def test_a_sink_that_keeps_failing_is_named_and_makes_nothing_red() -> None:
     run_virtually(main())
 
 
+def test_the_wait_after_a_failed_write_is_the_sinks() -> None:
+    async def main() -> None:
+        rig = Rig()
+        engine, _, sink = rig.worker("one")
+
+        class Full(MemoryWriter):
+            async def write(self, payload: MemoryPayload) -> WriteResult:
+                raise TransientError("disk_full", "no room", retry_after_seconds=20 * DEADLINE)
+
+        full = Full(sink)
+        sink.writer = lambda fence: full  # type: ignore[method-assign]
+        rig.add(FIRST)
+        async with engine.running():
+            await until(lambda: engine.stats.retries["disk_full"] >= 1)
+            await asyncio.sleep(10 * DEADLINE)
+            assert "waits for sink w: no room" in view(engine, FIRST).why
+            assert not view(engine, FIRST).is_late
+
+    run_virtually(main())
+
+
 def test_a_source_that_keeps_failing_is_red_and_given_back() -> None:
     async def main() -> None:
         rig = Rig()
@@ -242,6 +263,42 @@ def test_a_source_that_keeps_failing_is_red_and_given_back() -> None:
             assert view(engine, FIRST).is_late
 
     run_virtually(main())
+
+
+def test_a_service_that_hangs_before_the_first_read_is_red_and_a_sink_is_not() -> None:
+    """While the service was asked for its horizon, the sink was thought to hold the shard up."""
+
+    async def main(name: str) -> list[ShardView]:
+        rig = Rig()
+        engine, source, sink = rig.worker("one")
+        side = {"horizon": source, "reached": sink}[name]
+        answer = getattr(side, name)
+
+        async def hang(*arguments: object) -> None:
+            await asyncio.Event().wait()
+
+        raise_fence = sink.fence
+
+        async def fence(*arguments):  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN202
+            setattr(side, name, hang)
+            engine.coordinator._gaps._seen = None  # what it knew is too old
+            return await raise_fence(*arguments)
+
+        sink.fence = fence  # type: ignore[method-assign]
+        async with engine.running():
+            await until(lambda: len(engine.coordinator.views()) == 2)
+            await asyncio.sleep(DEADLINE + 10)
+            views = engine.coordinator.views()
+            setattr(side, name, answer)
+            for run in engine.coordinator._runs.values():
+                assert run.task is not None
+                run.task.cancel()
+        return views
+
+    assert all(each.is_late for each in run_virtually(main("horizon")))
+    for each in run_virtually(main("reached")):
+        assert not each.is_late
+        assert each.waits_for_sink == "w"
 
 
 def test_what_an_operator_must_mend_is_red_and_stays_here() -> None:

@@ -352,3 +352,62 @@ def test_the_key_of_the_hashes_comes_from_a_file_and_is_never_shown(
     assert "horse" not in str(loaded.model_dump(mode="json"))
     secret.write_text("horse")
     assert "horse" not in refused(path, {variable: str(secret)})
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:9464"),
+        ("0.0.0.0", "http://127.0.0.1:9464"),
+        ("::", "http://[::1]:9464"),
+        ("admin.internal", "http://admin.internal:9464"),
+    ],
+)
+def test_the_admin_address_is_reached_from_this_machine(host: str, url: str) -> None:
+    assert config.AdminConfig(host=host).url == url
+
+
+STREAMS = MINIMAL.replace("{kind: kinesis, stream: products}", "{kind: streams}")
+
+
+def test_a_tables_own_stream_needs_no_name(path: Path) -> None:
+    path.write_text(STREAMS)
+    source = config.load(path, {}).pipelines[0].source
+    assert isinstance(source, config.StreamsSourceConfig)
+    assert source.stream is None
+    assert source.start == "TRIM_HORIZON"
+
+
+ARN = "arn:aws:dynamodb:eu-north-1:111122223333:table/{}/stream/2026-01-31T12:00:00.000"
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "hint"),
+    [
+        ("{kind: streams, consumer: c}", "pipelines.0.source:", "unknown key 'consumer'"),
+        ("{kind: streams, strem: c}", "pipelines.0.source:", "did you mean 'stream'"),
+        ("{kind: streams, start: yesterday}", "pipelines.0.source.start:", "is no start"),
+        ("{kind: streams, stream: products}", "pipelines.0.source.stream:", "pattern"),
+        (f"{{kind: streams, stream: '{ARN.format('orders')}'}}", "pipelines.0:", "'products'"),
+        ("{kind: kafka}", "pipelines.0.source:", "kinesis or streams"),
+        ("{kind: kinesis}", "pipelines.0.source.stream:", "required"),
+        ("streams", "pipelines.0.source:", "dictionary"),
+    ],
+)
+def test_each_kind_of_source_has_its_own_keys(
+    path: Path, source: str, place: str, hint: str
+) -> None:
+    path.write_text(MINIMAL.replace("{kind: kinesis, stream: products}", source))
+    message = refused(path)
+    assert place in message
+    assert hint in message
+    assert len(message.splitlines()) == 2
+
+
+def test_a_streams_pipeline_has_one_table(path: Path) -> None:
+    path.write_text(STREAMS.replace("[products]", "[products, orders]"))
+    assert "about one table" in refused(path)
+    path.write_text(
+        STREAMS.replace("{kind: streams}", f"{{kind: streams, stream: '{ARN.format('products')}'}}")
+    )
+    assert config.load(path, {}).pipelines[0].source.kind == "streams"

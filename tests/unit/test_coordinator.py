@@ -146,7 +146,7 @@ def test_a_second_reader_is_left_alone_for_a_leases_length() -> None:
         async with rig.engine.running():
             await until(lambda: rig.source.calls[f"fetch {FIRST}"] == 1)
             await asyncio.sleep(0.9 * rig.engine.lease_seconds)
-            assert rig.state(FIRST) == ""
+            assert rig.state(FIRST) == "given_back: it is theirs"
             await until(lambda: rig.state(FIRST) == "reading")
 
     run_virtually(main())

@@ -71,7 +71,7 @@ def aged(
     shard_id: str,
     stored: Position | None,
     own: Reached | None,
-    parents: Iterable[Reached],
+    ancestors: Iterable[Reached],
     horizon: Horizon,
     margin_us: int = MARGIN_US,
 ) -> PositionLost | None:
@@ -79,10 +79,10 @@ def aged(
     may lie behind the horizon; None when it is surely kept.
 
     What comes next arrived later than everything that is known to be stored: the shard's own
-    times, those of its parents (all finished), and the instant of a start by time. From a
+    times, those of its ancestors (all finished), and the instant of a start by time. From a
     start at TRIM_HORIZON or at a sequence number on, what arrived since it was stored is owed.
     """
-    since_us = _since_us(stored, own, parents)
+    since_us = _since_us(stored, own, ancestors)
     if since_us is None or since_us > horizon.at_us + margin_us:
         return None
     hours = horizon.retention_us / 3_600_000_000
@@ -94,7 +94,7 @@ def aged(
 
 
 def _since_us(
-    stored: Position | None, own: Reached | None, parents: Iterable[Reached]
+    stored: Position | None, own: Reached | None, ancestors: Iterable[Reached]
 ) -> int | None:
     if stored is None:
         mine = None  # found later: it began where its parents end
@@ -102,7 +102,7 @@ def _since_us(
         mine = stored.timestamp_us
     elif (mine := None if own is None else own.us) is None:
         return None
-    known = (mine, *(reached.us for reached in parents))
+    known = (mine, *(reached.us for reached in ancestors))
     return max((us for us in known if us is not None), default=None)
 
 

@@ -255,14 +255,26 @@ class Lineage:
         """Shards that stand at a gap, older first."""
         return self._in({ShardState.GAPPED})
 
-    def parents(self, shard_id: str) -> tuple[str, ...]:
-        """The shard's parents, as far as they are known."""
-        node = self._nodes.get(shard_id)
-        return () if node is None else node.shard.parents
+    def ancestors(self, shard_id: str) -> tuple[str, ...]:
+        """The shard's parents, theirs, and so on, as far as they are known; by shard."""
+        found: set[str] = set()
+        frontier = [shard_id]
+        while frontier:
+            node = self._nodes.get(frontier.pop())
+            parents = set() if node is None else set(node.shard.parents) - found
+            found |= parents
+            frontier += parents
+        return tuple(sorted(found))
 
     def held_up(self, shard_id: str) -> tuple[str, ...]:
         """The known shards that wait for this one, older first."""
         return self._older_first(self._children.get(shard_id, ()))
+
+    def is_over(self, shards: Sequence[Shard]) -> bool:
+        """True when a listing shows shards, and none of them will ever bring anything more."""
+        return bool(shards) and all(
+            not shard.is_open and self.state(shard.id) is ShardState.FINISHED for shard in shards
+        )
 
     def forgettable(self) -> tuple[str, ...]:
         """Shards whose rows may be deleted: finished, no longer listed, parents no

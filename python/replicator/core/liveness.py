@@ -271,7 +271,7 @@ class Liveness:
     def own(self, shard_id: str, now: float) -> ShardLife:
         """The lease was won."""
         life = self._lives.get(shard_id)
-        if life is None or life.phase is Phase.GAP:  # its position was moved since
+        if life is None or life.phase is Phase.GAP:  # or somebody has moved its position
             life = self._lives[shard_id] = ShardLife(now, self.deadline_seconds)
         else:
             assert life.phase is Phase.GIVEN_BACK, f"{shard_id} is owned already"

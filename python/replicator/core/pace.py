@@ -82,10 +82,19 @@ class Pace:
         self._read_at = now + self._interval
 
     def answered(
-        self, now: float, *, records: int, nbytes: int, behind_ms: int | None, jitter: float
+        self,
+        now: float,
+        *,
+        records: int,
+        nbytes: int,
+        behind_ms: int | None,
+        jitter: float,
+        crowd_seconds: float = 0.0,
     ) -> None:
         """It was answered. Where the service doesn't tell how far `behind_ms` the answer
-        is, a full one means that there is more. `jitter` is a random number in [0, 1)."""
+        is, a full one means that there is more. `jitter` is a random number in [0, 1).
+        An idle shard may pause for `crowd_seconds` when that is longer than its limit:
+        beside many others, each must cost less."""
         limits = self._limits
         self._interval = max(limits.interval_seconds, self._interval * _QUICKER)
         self._paid_at = max(self._paid_at, now) + nbytes / limits.bytes_per_second
@@ -99,7 +108,7 @@ class Pace:
             self._pause = limits.busy_seconds
         else:
             longer = max(limits.busy_seconds, self._pause * _IDLE_GROWTH)
-            self._pause = min(limits.idle_seconds_max, longer)
+            self._pause = min(max(limits.idle_seconds_max, crowd_seconds), longer)
         # Downwards only, so that the cap is one, and shards don't ask in step.
         self._due_at = now + self._pause * (1.0 - 0.2 * jitter)
         if records:

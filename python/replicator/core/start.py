@@ -32,6 +32,37 @@ def position_to_read(stored: Position | None) -> Position:
     return TRIM_HORIZON if stored is None else stored
 
 
+def require_comparable(arn: str, begun: Sequence[str]) -> None:
+    """Law 3: refuses a stream whose versions can't be compared with those that a sink holds,
+    from the streams `begun` into it (ARNs, the newest last).
+
+    A version from Kinesis is an instant, the same in every stream. One from DynamoDB Streams is
+    a sequence number, which says nothing in another stream, of the same table even: a change
+    might look older than what it follows, and be left out without a word. Raises FatalError.
+    """
+    others = [other for other in begun if other != arn]
+    if not others or all(_has_instants(each) for each in (arn, *others)):
+        return
+    newest = others[-1]
+    old_one = (
+        ""
+        if _has_instants(newest)
+        else f"The old stream is kept for 24 hours after it was disabled: to read it to its end, "
+        f"run with `source: {{kind: streams, stream: {newest}}}` first. "
+    )
+    raise FatalError(
+        "stream_replaced",
+        f"the sink's tables hold what {newest} brought, and versions of {arn} can't be compared "
+        f"with it: changes might be taken for older ones and lost. {old_one}What to do: let this "
+        "pipeline write to empty tables (empty them, or name others with the sink's `table`); "
+        "what the new stream doesn't bring has to be loaded from the table",
+    )
+
+
+def _has_instants(arn: str) -> bool:
+    return arn.split(":")[2:3] == ["kinesis"]
+
+
 def first_starts(
     shards: Sequence[Shard], start: Position, *, shard_id: str | None = None
 ) -> dict[str, Position]:

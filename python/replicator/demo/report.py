@@ -27,11 +27,15 @@ BRIDGE_NOTE = (
     " seconds and random partition keys; the bridge reads the table's stream and puts records of"
     " the real shape, some of them twice or late."
 )
+STREAMS_NOTE = (
+    "The table's own stream is read: it carries each change once and in order, and in the emulator"
+    " it is one shard for ever."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One moment of the demo. `waiting` are records in Kinesis that aren't durable yet."""
+    """One moment of the demo. `waiting` are records in the stream that aren't durable yet."""
 
     changes: int
     waiting: int
@@ -89,10 +93,11 @@ def is_same(comparison: Comparison) -> str:
 def summary(result: Result) -> str:
     """The result for people, but for the comparison itself."""
     calls = ", ".join(f"{count} {name}" for name, count in sorted(result.calls.items()))
+    shards = "1 shard" if result.shards == 1 else f"{result.shards} shards"
     return f"""\
 changes      {result.changes} in all, {result.changes_per_second:,.0f}/s to the last commit
 calls        {calls}
-records      {result.records} in {result.shards} shards, {result.duplicates_injected} of them \
+records      {result.records} in {shards}, {result.duplicates_injected} of them \
 repeats, {result.late_injected} late
 replicator   {result.duplicates_dropped} duplicates dropped, {result.superseded} changes came \
 after a newer one, {result.dead_letters} dead letters

@@ -8,8 +8,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ DUPLICATE_SHARE = 0.02
 LATE_SHARE = 0.01
 CATCH_UP_SECONDS_MAX = 60.0
 ROWS_SHOWN = 5
+# By the name of the demo's source: what a configuration file would say.
+SOURCES: Mapping[str, Mapping[str, str]] = {
+    "kinesis": {"kind": "kinesis", "stream": STREAM, "mode": "fan_out"},
+    "polling": {"kind": "kinesis", "stream": STREAM, "mode": "polling"},
+    "streams": {"kind": "streams"},
+}
 EXIT_EQUAL = 0
 EXIT_DIFFERENT = 1
 
@@ -52,6 +58,7 @@ class Options:
     shards: int
     keep: bool
     json_output: bool
+    source: str = "kinesis"
 
 
 class Interrupted(Exception):
@@ -111,7 +118,8 @@ class _Demo:
         self._postgres_server = postgres
         self._url = url
         self._interrupted = interrupted
-        self._bridge: Child
+        # None where the table's own stream is read: nothing needs to be carried to Kinesis.
+        self._bridge: Child | None = None
         self._shop: Child
         self._service: Service
         self._postgres: Any
@@ -121,26 +129,22 @@ class _Demo:
         """Plays the demo with everything it needs around it."""
         async with AsyncExitStack() as stack:
             self._dynamodb = await stack.enter_async_context(client("dynamodb"))
-            stream_arn = await stage.make_table_and_stream(self._dynamodb, self._options.shards)
+            stream_arn = await stage.make_table(self._dynamodb)
             self._postgres = await asyncpg.connect(self._postgres_server.dsn)
             stack.push_async_callback(self._postgres.close)
             state = stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-"))
             self._service = Service(self._config(Path(state)))
-            bridge_arguments: dict[str, object] = {
-                "stream_arn": stream_arn,
-                "seed": random.getrandbits(32),
-                "duplicate_share": DUPLICATE_SHARE,
-                "late_share": LATE_SHARE,
-            }
             shop_arguments: dict[str, object] = {
                 "rate": self._options.rate,
                 "seconds": self._options.seconds,
                 "products": PRODUCTS,
                 "seed": random.getrandbits(32),
             }
-            self._bridge = await stack.enter_async_context(
-                start_child("bridge", bridge_arguments, self._url)
-            )
+            if self._options.source != "streams":
+                await stage.make_stream(self._options.shards)
+                self._bridge = await stack.enter_async_context(
+                    start_child("bridge", self._bridge_arguments(stream_arn), self._url)
+                )
             self._shop = await stack.enter_async_context(
                 start_child("shop", shop_arguments, self._url)
             )
@@ -158,7 +162,8 @@ class _Demo:
         self._console.print(report.rows_table("some rows before", await self._rows(chosen)))
 
         opened = time.monotonic()
-        await self._bridge.order("disturb")
+        if self._bridge is not None:
+            await self._bridge.order("disturb")
         await self._shop.order("open")
         async with self._watching():
             await self._unless_interrupted(
@@ -167,20 +172,14 @@ class _Demo:
                     self._options.seconds + READY_SECONDS_MAX,
                 )
             )
-            await self._bridge.order("settle")
-            await self._unless_interrupted(
-                self._bridge.until(lambda said: bool(said.get("settled")), CATCH_UP_SECONDS_MAX)
-            )
-            await self._wait_for_records(self._bridge.last["put"])
+            await self._settle()
         seconds = time.monotonic() - opened
 
-        comparison = compare.compare(
-            await compare.scan(self._dynamodb, TABLE), await compare.select(self._postgres, TABLE)
-        )
+        comparison = await self._compare()
         result = self._result(comparison, stocked, seconds)
         self._console.print(report.rows_table("the same rows after", await self._rows(chosen)))
         self._print(report.summary(result))
-        self._print(report.BRIDGE_NOTE)
+        self._print(report.STREAMS_NOTE if self._bridge is None else report.BRIDGE_NOTE)
         self._print(report.is_same(comparison))
         if self._options.json_output:
             sys.stdout.write(orjson.dumps(result.as_dict()).decode() + "\n")
@@ -190,6 +189,44 @@ class _Demo:
         return EXIT_EQUAL if comparison.is_equal else EXIT_DIFFERENT
 
     # ---- the pieces
+
+    def _bridge_arguments(self, stream_arn: str) -> dict[str, object]:
+        return {
+            "stream_arn": stream_arn,
+            "seed": random.getrandbits(32),
+            "duplicate_share": DUPLICATE_SHARE,
+            "late_share": LATE_SHARE,
+        }
+
+    def _traffic(self) -> dict[str, int]:
+        """What the stream has carried so far: the bridge's word, or the shop's."""
+        if self._bridge is not None:
+            return {"changes": 0, "put": 0, "duplicates": 0, "late": 0} | self._bridge.last
+        made = self._shop.last.get("made", self._shop.last.get("stocked", 0))
+        return {"changes": made, "put": made, "duplicates": 0, "late": 0}
+
+    async def _settle(self) -> None:
+        """Returns when all that was changed is durable; without a word when it takes too long
+        and both sides can be compared: that is the verdict then."""
+        if self._bridge is not None:
+            await self._bridge.order("settle")
+            await self._unless_interrupted(
+                self._bridge.until(lambda said: bool(said.get("settled")), CATCH_UP_SECONDS_MAX)
+            )
+            await self._wait_for_records(self._bridge.last["put"])
+            return
+
+        # A write that changes nothing makes no record, so none knows how many there will be.
+        async def is_equal() -> bool:
+            return (await self._compare()).is_equal
+
+        with suppress(FatalError):
+            await self._unless_interrupted(stage.until(is_equal, CATCH_UP_SECONDS_MAX, ""))
+
+    async def _compare(self) -> compare.Comparison:
+        return compare.compare(
+            await compare.scan(self._dynamodb, TABLE), await compare.select(self._postgres, TABLE)
+        )
 
     def _config(self, state_directory: Path) -> Config:
         """What a configuration file for this set-up would say."""
@@ -201,7 +238,7 @@ class _Demo:
                     {
                         "name": "products",
                         "tables": [TABLE],
-                        "source": {"kind": "kinesis", "stream": STREAM, "mode": "fan_out"},
+                        "source": SOURCES[self._options.source],
                         "sinks": [
                             {
                                 "name": "warehouse",
@@ -238,14 +275,14 @@ class _Demo:
             watching.cancel()
 
     async def _figures(self) -> report.Figures:
-        stats, said = self._service.stats, self._bridge.last
+        stats, said = self._service.stats, self._traffic()
         rows = await self._postgres.fetchval(f"SELECT count(*) FROM {TABLE} WHERE NOT deleted")  # noqa: S608 our own name
         return report.Figures(
             changes=stats.changes,
-            waiting=max(0, said.get("put", 0) - stats.records),
+            waiting=max(0, said["put"] - stats.records),
             rows=rows,
             duplicates=stats.duplicates,
-            late=said.get("late", 0),
+            late=said["late"],
             latency_ms_p50=stats.latency_ms(0.5),
             latency_ms_p99=stats.latency_ms(0.99),
         )
@@ -294,22 +331,22 @@ class _Demo:
     def _result(
         self, comparison: compare.Comparison, stocked: int, seconds: float
     ) -> report.Result:
-        stats, bridge, shop = self._service.stats, self._bridge.last, self._shop.last
+        stats, said, shop = self._service.stats, self._traffic(), self._shop.last
         return report.Result(
             equal=comparison.is_equal,
             items=comparison.items,
             rows=comparison.rows,
             seconds=round(seconds, 3),
-            changes=bridge["changes"],
-            changes_per_second=round((bridge["changes"] - stocked) / seconds, 1),
+            changes=said["changes"],
+            changes_per_second=round((said["changes"] - stocked) / seconds, 1),
             records=stats.records,
-            duplicates_injected=bridge["duplicates"],
+            duplicates_injected=said["duplicates"],
             duplicates_dropped=stats.duplicates,
-            late_injected=bridge["late"],
+            late_injected=said["late"],
             superseded=stats.superseded,
             dead_letters=stats.dead_letters,
             rows_written=stats.rows,
-            shards=self._options.shards,
+            shards=1 if self._bridge is None else self._options.shards,
             latency_ms_p50=_rounded(stats.latency_ms(0.5)),
             latency_ms_p99=_rounded(stats.latency_ms(0.99)),
             latency_ms_max=_rounded(stats.latency_ms(1.0)),

@@ -72,8 +72,8 @@ def _become(wanted: Mapping[str, str]) -> None:
     os.environ.update(wanted)
 
 
-async def make_table_and_stream(dynamodb: Any, shards: int) -> str:
-    """Makes the article's table and the Kinesis stream: the ARN of the table's own stream.
+async def make_table(dynamodb: Any) -> str:
+    """Makes the article's table: the ARN of its own stream.
 
     No Kinesis destination is enabled: see `bridge.py`.
     """
@@ -84,11 +84,15 @@ async def make_table_and_stream(dynamodb: Any, shards: int) -> str:
         KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
         StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
     )
+    stream_arn: str = made["TableDescription"]["LatestStreamArn"]
+    return stream_arn
+
+
+async def make_stream(shards: int) -> None:
+    """Makes the Kinesis stream that the bridge puts into."""
     async with client("kinesis") as kinesis:
         await kinesis.create_stream(StreamName=STREAM, ShardCount=shards)
         await until(lambda: _is_active(kinesis), READY_SECONDS_MAX, "the stream isn't ACTIVE")
-    stream_arn: str = made["TableDescription"]["LatestStreamArn"]
-    return stream_arn
 
 
 async def _is_active(kinesis: Any) -> bool:

@@ -107,6 +107,11 @@ class PostgresSink:
         async with self._control.use(f"looking for stream {stream.name}") as connection:
             return bool(await connection.fetchval(self._state["is_known"], *self._key(stream)))
 
+    async def begun(self) -> Sequence[str]:
+        async with self._control.use(f"reading streams of {self._settings.name}") as connection:
+            rows = await connection.fetch(self._state["begun"], self._settings.pipeline)
+        return [row["stream_arn"] for row in rows]
+
     async def holds_data(self) -> bool:
         sql = statements("document")["holds_data"]
         async with self._control.use(f"looking into sink {self._settings.name}") as connection:

@@ -4,5 +4,12 @@ from __future__ import annotations
 
 from replicator.source.kinesis import KinesisOptions, KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
+from replicator.source.streams import StreamsOptions, StreamsSource
 
-__all__ = ["KinesisOptions", "KinesisPollingSource", "KinesisSource"]
+__all__ = [
+    "KinesisOptions",
+    "KinesisPollingSource",
+    "KinesisSource",
+    "StreamsOptions",
+    "StreamsSource",
+]

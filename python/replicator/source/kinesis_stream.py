@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 
-from replicator.aws import READ_TIMEOUT_SECONDS, AWSSettings, aws_client, aws_errors
+from replicator.aws import (
+    READ_TIMEOUT_SECONDS,
+    AWSSettings,
+    aws_client,
+    aws_errors,
+    service_time_us,
+)
 from replicator.errors import FatalError, PositionLost, TransientError
 from replicator.model import Horizon, Shard, Stream
 from replicator.source.hand_over import register
@@ -32,23 +37,13 @@ class KinesisStream:
         self._stream: Stream | None = None
 
     async def now_us(self) -> int:
-        """The `Date` header of a small answer: whole seconds, rounded down by the service."""
         return (await self.horizon()).now_us
 
     async def horizon(self) -> Horizon:
         """The clock of `now_us` and the stream's retention, in one DescribeStreamSummary."""
         answer = await self._summary()
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         hours = int(answer["StreamDescriptionSummary"]["RetentionPeriodHours"])
-        try:
-            now_us = int(parsedate_to_datetime(date).timestamp()) * 1_000_000
-        except (TypeError, ValueError):
-            raise TransientError(
-                "service_time_missing",
-                f"the answer for {self._stream_name} has no usable Date header ({date!r}). What "
-                "to do: look for a proxy that removes it, or start at TRIM_HORIZON.",
-            ) from None
-        return Horizon(now_us, hours * 3_600_000_000)
+        return Horizon(service_time_us(answer, self._stream_name), hours * 3_600_000_000)
 
     async def shards(self) -> Sequence[Shard]:
         """All pages of ListShards, closed shards included."""

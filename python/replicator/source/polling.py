@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,6 +66,11 @@ class PollOptions:
     pace: PaceLimits = field(default_factory=PaceLimits)
     iterator_seconds: float = 270.0
     """An iterator older than this isn't used; the service ends it after 300."""
+    idle_reads_per_second: float = 200.0
+    """Reads of idle shards that all together may make, for one costs about a millisecond
+    of a core; many shards therefore pause for longer each."""
+    crowd_seconds_max: float = 30.0
+    """Longest pause that comes of it: well below what a shard may be silent."""
     answer_seconds: float = 30.0
     """Longest wait for an answer."""
     failures_max: int = 5
@@ -102,6 +107,7 @@ class Poller:
         self.calls: Counter[str] = Counter()
         self.throttles: Counter[str] = Counter()
         self.renewals: Counter[str] = Counter()
+        self._readers = 0
 
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`.
@@ -111,6 +117,13 @@ class Poller:
         iterator would skip what came in between. Who wants it resolves it first.
         """
         assert position.kind is not PositionKind.LATEST, "resolve LATEST first"
+        with self._counted():
+            async with aclosing(self._fetches(shard_id, position)) as fetches:
+                async for fetch in fetches:
+                    yield fetch
+        self.calls.pop(shard_id, None)
+
+    async def _fetches(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         pace = Pace(self._options.pace)
         iterator: _Iterator | None = None
         failures = 0
@@ -144,6 +157,7 @@ class Poller:
                 nbytes=fetch.records.nbytes,
                 behind_ms=answer.millis_behind_latest,
                 jitter=self._jitter(),
+                crowd_seconds=self._crowd_seconds,
             )
             if answer.next_iterator is not None:
                 # Counted from the question: the service counts from some moment after it.
@@ -151,7 +165,19 @@ class Poller:
                 iterator = _Iterator(answer.next_iterator, stale_at)
             yield fetch
             position = fetch.next
-        self.calls.pop(shard_id, None)
+
+    @property
+    def _crowd_seconds(self) -> float:
+        options = self._options
+        return min(options.crowd_seconds_max, self._readers / options.idle_reads_per_second)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
 
     async def _usable(
         self, iterator: _Iterator | None, shard_id: str, position: Position

@@ -11,6 +11,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from replicator.model import Shard
 from replicator.testing.stream import ScriptedRecord
@@ -43,32 +44,45 @@ def shard_event(
     *,
     behind_ms: int = 0,
     children: Sequence[Shard] = (),
+    hash_ranges: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> bytes:
     """A SubscribeToShardEvent. Without `continuation` it is the end of the shard."""
     body: dict[str, object] = {
-        "Records": [
-            {
-                "ApproximateArrivalTimestamp": record.arrival_ms / 1_000,
-                "Data": base64.b64encode(record.payload).decode(),
-                "PartitionKey": "0",
-                "SequenceNumber": record.sequence_number,
-            }
-            for record in records
-        ],
+        "Records": [record(each) for each in records],
         "MillisBehindLatest": behind_ms,
     }
     if continuation is not None:
         body["ContinuationSequenceNumber"] = continuation
     if children:
         body["ChildShards"] = [
-            {
-                "ShardId": child.id,
-                "ParentShards": list(child.parents),
-                "HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "1"},
-            }
-            for child in children
+            child_shard(child, hash_ranges.get(child.id, (0, 0))) for child in children
         ]
     return _event("SubscribeToShardEvent", json.dumps(body, separators=(",", ":")).encode())
+
+
+def record(record: ScriptedRecord) -> dict[str, object]:
+    """A record as every answer has it."""
+    return {
+        "ApproximateArrivalTimestamp": record.arrival_ms / 1_000,
+        "Data": base64.b64encode(record.payload).decode(),
+        "PartitionKey": "0",
+        "SequenceNumber": record.sequence_number,
+    }
+
+
+def child_shard(child: Shard, hash_range: tuple[int, int]) -> dict[str, object]:
+    """A child as the last answer of its parents names it."""
+    return {
+        "ShardId": child.id,
+        "ParentShards": list(child.parents),
+        "HashKeyRange": hash_key_range(hash_range),
+    }
+
+
+def hash_key_range(first_and_end: tuple[int, int]) -> dict[str, str]:
+    """A half-open range as the API writes it, with its last key."""
+    first, end = first_and_end
+    return {"StartingHashKey": str(first), "EndingHashKey": str(max(first, end - 1))}
 
 
 def exception(kind: str, message: str) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from replicator.model import TRIM_HORIZON, Position
+from replicator.testing import frames
 from replicator.testing.stream import ScriptedRecord, ScriptedStream
 
 ANSWER_BYTES_MAX = 10_485_760
@@ -53,7 +54,7 @@ class Iterators:
     def read(self, incarnation: int, iterator: str, limit: int) -> dict[str, Any]:
         """The answer of GetRecords."""
         stream = self._stream
-        made_for, shard_id, place_text, given_at = base64.b64decode(iterator).decode().split("|")
+        made_for, shard_id, place_text, given_at = _parts(iterator)
         if int(made_for) != incarnation or not stream.has_shard(shard_id):
             raise self._refuse("ResourceNotFoundException", f"Shard {shard_id} not found.")
         now = self._monotonic()
@@ -68,24 +69,12 @@ class Iterators:
         since = max(now, self._paid_at.get(shard_id, now))
         self._paid_at[shard_id] = since + nbytes / _BYTES_PER_SECOND
         answer: dict[str, Any] = {
-            "Records": [
-                {
-                    "SequenceNumber": record.sequence_number,
-                    "ApproximateArrivalTimestamp": record.arrival_ms / 1_000,
-                    "Data": base64.b64encode(record.payload).decode(),
-                    "PartitionKey": "0",
-                }
-                for record in records
-            ],
-            "MillisBehindLatest": self._behind_ms(shard_id, place),
+            "Records": [frames.record(record) for record in records],
+            "MillisBehindLatest": stream.behind_ms(shard_id, place),
         }
         if stream.is_ended(shard_id, place):
             answer["ChildShards"] = [
-                {
-                    "ShardId": child.id,
-                    "ParentShards": list(child.parents),
-                    "HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "1"},
-                }
+                frames.child_shard(child, stream.hash_range(child.id))
                 for child in stream.children(shard_id)
             ]
         else:
@@ -116,6 +105,11 @@ class Iterators:
             records.append(record)
         return records
 
-    def _behind_ms(self, shard_id: str, place: int) -> int:
-        following = next(self._stream.records(shard_id, place, 1), None)
-        return 0 if following is None else max(1, self._stream.now_ms() - following.arrival_ms)
+
+def shard_of(iterator: str) -> str:
+    """The shard that an iterator reads."""
+    return _parts(iterator)[1]
+
+
+def _parts(iterator: str) -> list[str]:
+    return base64.b64decode(iterator).decode().split("|")

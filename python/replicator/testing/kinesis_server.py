@@ -15,17 +15,17 @@ import contextlib
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from aiohttp import web
 
 from replicator.errors import PositionLost
-from replicator.model import Position, PositionKind, TableSchema
+from replicator.model import TRIM_HORIZON, Position, PositionKind, TableSchema
 from replicator.testing import frames
 from replicator.testing.iterators import Iterators
 from replicator.testing.stream import ScriptedStream
@@ -35,9 +35,19 @@ _JSON = "application/x-amz-json-1.1"
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Serves this many events of the stream as usual."""
+    """Serves this many events of the stream as usual, or with at most so many records each
+    and a lag that is said instead of the true one."""
 
     events: int
+    records_max: int | None = None
+    behind_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spoil:
+    """Sends the next event with a bad checksum, or only the first half of it."""
+
+    how: Literal["checksum", "half"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +72,14 @@ class Mute:
     """Accepts the call and never answers, not even with headers. Only as the first step."""
 
 
-Step = Serve | Send | Stall | Cut | Mute
+_AS_USUAL = Serve(1)
+Step = Serve | Spoil | Send | Stall | Cut | Mute
 
 
 @dataclass(slots=True)
-class _Refusal(Exception):
+class Refusal(Exception):
+    """An error answer of the API."""
+
     code: str
     message: str
     status: int = 400
@@ -96,6 +109,7 @@ class KinesisServer:
         *,
         name: str = "scripted",
         tables: Sequence[TableSchema] = (),
+        port: int = 0,
         page_size: int = 1_000,
         event_records: int = 100,
         heartbeat_seconds: float = 5.0,
@@ -115,9 +129,10 @@ class KinesisServer:
         self.clock_ahead_seconds = 0.0
         self.exists = True
         self.creating_answers = 1
-        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.calls: MutableSequence[tuple[str, dict[str, Any]]] = []
         self.subscriptions: Counter[str] = Counter()
         self.url = ""
+        self._port = port
         self._page_size = page_size
         self._event_records = event_records
         self._heartbeat_seconds = heartbeat_seconds
@@ -128,14 +143,14 @@ class KinesisServer:
         self._iterators = Iterators(
             self.stream,
             self._monotonic,
-            _Refusal,
+            Refusal,
             records_max=event_records,
             reads_per_second=reads_per_second,
         )
         self._consumers: dict[str, _Consumer] = {}
         self._consumers_made = 0
         self._scripts: dict[str, deque[list[Step]]] = {}
-        self._refusals: dict[str, deque[_Refusal | None]] = {}
+        self._refusals: dict[str, deque[Refusal | None]] = {}
         self._succeeded_at: dict[tuple[str, str], float] = {}
         self._taken: dict[tuple[str, str], asyncio.Event] = {}
         self._runner: web.AppRunner | None = None
@@ -148,7 +163,7 @@ class KinesisServer:
         self, operation: str, code: str, message: str = "as scripted", *, status: int = 400
     ) -> None:
         """Answers one further call of the operation with an error."""
-        self._refusals.setdefault(operation, deque()).append(_Refusal(code, message, status))
+        self._refusals.setdefault(operation, deque()).append(Refusal(code, message, status))
 
     def accept(self, operation: str) -> None:
         """Lets one further call of the operation pass before the next refusal."""
@@ -176,14 +191,14 @@ class KinesisServer:
         return [request for name, request in self.calls if name == operation]
 
     async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=1_048_576)
-        app.router.add_post("/", self._answer)
+        app = web.Application(client_max_size=16_777_216)
+        self._route(app)
         # Cancelled when the client goes away, so `subscriptions` tells the truth.
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
@@ -197,6 +212,9 @@ class KinesisServer:
     ) -> None:
         assert self._runner is not None
         await self._runner.cleanup()
+
+    def _route(self, app: web.Application) -> None:
+        app.router.add_post("/", self._answer)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         _, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
@@ -213,10 +231,8 @@ class KinesisServer:
                 now = time.time() + self.clock_ahead_seconds
                 answer.headers["Date"] = formatdate(now, usegmt=True)
             return answer
-        except _Refusal as refusal:
-            return _json(
-                {"__type": refusal.code, "message": refusal.message}, status=refusal.status
-            )
+        except Refusal as refusal:
+            return error_answer(refusal)
 
     def _plain(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         match operation:
@@ -240,11 +256,11 @@ class KinesisServer:
             case "DescribeTable":
                 return {"Table": self._table(body["TableName"])}
             case _:
-                raise _Refusal("UnknownOperationException", operation)
+                raise Refusal("UnknownOperationException", operation)
 
     def _table(self, name: str) -> dict[str, Any]:
         if (table := self.tables.get(name)) is None:
-            raise _Refusal("ResourceNotFoundException", f"Table {name} not found.")
+            raise Refusal("ResourceNotFoundException", f"Table {name} not found.")
         return {
             "TableName": name,
             "AttributeDefinitions": [
@@ -259,7 +275,7 @@ class KinesisServer:
     def _require_stream(self, body: dict[str, Any]) -> None:
         named = body.get("StreamName", body.get("StreamARN"))
         if not self.exists or named not in {self.name, self.arn}:
-            raise _Refusal("ResourceNotFoundException", f"Stream {named} not found.")
+            raise Refusal("ResourceNotFoundException", f"Stream {named} not found.")
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -277,7 +293,7 @@ class KinesisServer:
         if token is None:
             self._require_stream(body)
         elif "StreamName" in body:
-            raise _Refusal("InvalidArgumentException", "NextToken and StreamName together.")
+            raise Refusal("InvalidArgumentException", "NextToken and StreamName together.")
         start = int(token or 0)
         page = self.stream.shards()[start : start + self._page_size]
         items: list[dict[str, Any]] = []
@@ -288,7 +304,7 @@ class KinesisServer:
             item: dict[str, Any] = {
                 "ShardId": shard.id,
                 "SequenceNumberRange": numbers,
-                "HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "1"},
+                "HashKeyRange": frames.hash_key_range(self.stream.hash_range(shard.id)),
             }
             item |= dict(
                 zip(("ParentShardId", "AdjacentParentShardId"), shard.parents, strict=False)
@@ -306,7 +322,7 @@ class KinesisServer:
             del self._consumers[consumer.name]
             consumer = None
         if consumer is None:
-            raise _Refusal("ResourceNotFoundException", f"Consumer {body['ConsumerName']}")
+            raise Refusal("ResourceNotFoundException", f"Consumer {body['ConsumerName']}")
         status = consumer.states.popleft() if len(consumer.states) > 1 else consumer.states[0]
         return _consumer(consumer, status)
 
@@ -314,7 +330,7 @@ class KinesisServer:
         self._require_stream(body)
         name = body["ConsumerName"]
         if name in self._consumers:
-            raise _Refusal("ResourceInUseException", f"Consumer {name} already exists.")
+            raise Refusal("ResourceInUseException", f"Consumer {name} already exists.")
         self._consumers_made += 1
         consumer = _Consumer(
             name,
@@ -333,23 +349,23 @@ class KinesisServer:
         try:
             return self._iterators.give(self.created_at_s, body["ShardId"], _position(starting))
         except PositionLost as lost:
-            raise _Refusal("InvalidArgumentException", lost.message) from None
+            raise Refusal("InvalidArgumentException", lost.message) from None
 
     async def _subscribe(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         arn, shard_id = body["ConsumerARN"], body["ShardId"]
         consumer = next((c for c in self._consumers.values() if c.arn == arn), None)
         if consumer is None or not self.exists or not self.stream.has_shard(shard_id):
-            raise _Refusal("ResourceNotFoundException", f"{arn} or {shard_id} not found.")
+            raise Refusal("ResourceNotFoundException", f"{arn} or {shard_id} not found.")
         if consumer.states[0] != "ACTIVE":
-            raise _Refusal("ResourceInUseException", f"Consumer is {consumer.states[0]}.")
+            raise Refusal("ResourceInUseException", f"Consumer is {consumer.states[0]}.")
         key = (arn, shard_id)
         now = self._monotonic()
         if now - self._succeeded_at.get(key, float("-inf")) < self._subscribe_interval_seconds:
-            raise _Refusal("ResourceInUseException", "Another active subscription exists.")
+            raise Refusal("ResourceInUseException", "Another active subscription exists.")
         try:
             place = self.stream.place(shard_id, _position(body["StartingPosition"]))
         except PositionLost as lost:
-            raise _Refusal("InvalidArgumentException", lost.message) from None
+            raise Refusal("InvalidArgumentException", lost.message) from None
         self._succeeded_at[key] = now
         if (earlier := self._taken.get(key)) is not None:
             earlier.set()
@@ -359,14 +375,13 @@ class KinesisServer:
             headers={"Content-Type": "application/vnd.amazon.eventstream"}
         )
         response.enable_chunked_encoding()
-        scripts = self._scripts.get(shard_id)
-        steps: list[Step] = scripts.popleft() if scripts else [Serve(2**62)]
+        steps = self._steps(shard_id)
         self.subscriptions[shard_id] += 1
         try:
-            if steps[:1] == [Mute()]:
+            if isinstance(steps, Sequence) and steps[:1] == [Mute()]:
                 await asyncio.Event().wait()
             await response.prepare(request)
-            if self._has_initial_response:
+            if self._sends_initial_response(shard_id):
                 await response.write(frames.initial_response())
             # A client that went away shows as an error of the write: nobody to tell.
             with contextlib.suppress(ConnectionError, TimeoutError):
@@ -376,11 +391,19 @@ class KinesisServer:
             self.subscriptions[shard_id] -= 1
         return response
 
+    def _steps(self, shard_id: str) -> Iterable[Step]:
+        """What the next subscription of the shard does, from its first event on."""
+        scripts = self._scripts.get(shard_id)
+        return scripts.popleft() if scripts else [Serve(2**62)]
+
+    def _sends_initial_response(self, shard_id: str) -> bool:
+        return self._has_initial_response
+
     async def _play(
         self,
         request: web.Request,
         response: web.StreamResponse,
-        steps: Sequence[Step],
+        steps: Iterable[Step],
         shard_id: str,
         place: int,
         taken: asyncio.Event,
@@ -395,15 +418,21 @@ class KinesisServer:
                     assert request.transport is not None
                     request.transport.close()
                     return
+                case Spoil(how):
+                    data, _, _ = await self._next(shard_id, place, taken)
+                    is_half = how == "half"
+                    await response.write(
+                        data[: len(data) // 2] if is_half else frames.with_bad_crc(data)
+                    )
                 case Serve(events):
                     for _ in range(events):
-                        data, place, is_last = await self._next(shard_id, place, taken)
+                        data, place, is_last = await self._next(shard_id, place, taken, step)
                         await response.write(data)
                         if is_last:
                             return
 
     async def _next(
-        self, shard_id: str, place: int, taken: asyncio.Event
+        self, shard_id: str, place: int, taken: asyncio.Event, how: Serve = _AS_USUAL
     ) -> tuple[bytes, int, bool]:
         """The next frame, the place after it and whether the body ends with it."""
         stream = self.stream
@@ -422,13 +451,20 @@ class KinesisServer:
             return frames.exception("ResourceInUseException", "Taken over."), place, True
         if not self.exists or not stream.has_shard(shard_id):
             return frames.exception("ResourceNotFoundException", "It was deleted."), place, True
-        records = list(stream.records(shard_id, place, self._event_records))
+        place = max(place, stream.place(shard_id, TRIM_HORIZON))  # it was trimmed meanwhile
+        count_max = self._event_records if how.records_max is None else how.records_max
+        records = list(stream.records(shard_id, place, count_max))
         place += len(records)
         if stream.is_ended(shard_id, place):
             children = stream.children(shard_id)
-            return frames.shard_event(records, None, children=children), place, True
+            ranges = {child.id: stream.hash_range(child.id) for child in children}
+            event = frames.shard_event(records, None, children=children, hash_ranges=ranges)
+            return event, place, True
+        behind_ms = how.behind_ms
+        if behind_ms is None:
+            behind_ms = stream.behind_ms(shard_id, place)
         continuation = stream.continuation(shard_id, place).sequence_number
-        return frames.shard_event(records, continuation), place, False
+        return frames.shard_event(records, continuation, behind_ms=behind_ms), place, False
 
 
 def _position(starting: dict[str, Any]) -> Position:
@@ -446,6 +482,11 @@ def _consumer(consumer: _Consumer, status: str) -> dict[str, Any]:
         "ConsumerStatus": status,
         "ConsumerCreationTimestamp": consumer.created_at,
     }
+
+
+def error_answer(refusal: Refusal) -> web.Response:
+    """The answer that carries a refusal."""
+    return _json({"__type": refusal.code, "message": refusal.message}, status=refusal.status)
 
 
 def _json(body: dict[str, Any], *, status: int = 200) -> web.Response:

@@ -136,6 +136,9 @@ class MemorySink:
     async def is_known(self, stream: Stream) -> bool:
         return (self.pipeline, stream) in self.store.streams
 
+    async def begun(self) -> Sequence[str]:
+        return [stream.arn for pipeline, stream in self.store.streams if pipeline == self.pipeline]
+
     async def holds_data(self) -> bool:
         return bool(self.store.items)
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from replicator.aws import ATTEMPTS_MAX, AWSSettings
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, TRIM_HORIZON, Fetch
+from replicator.protocols import Measured
 from replicator.source import KinesisPollingSource, KinesisSource
 from replicator.source.fallback import FallbackSource
 from replicator.testing.clock import VirtualClock
@@ -237,6 +238,23 @@ async def test_fan_out_that_may_come_in_a_moment_is_waited_for(
         await source.open()
     assert caught.value.code == "consumer_not_active"
     assert source.mode == "fan_out"
+
+
+async def test_what_both_ways_asked_is_counted_together(
+    server: KinesisServer, source: FallbackSource, clock: VirtualClock
+) -> None:
+    assert isinstance(source, Measured)
+    refuse_consumer(server)
+    await source.open()
+    async with aclosing(source.read(SHARD, TRIM_HORIZON)) as reading:
+        for _ in range(3):
+            await anext(reading)
+        assert source.calls(SHARD) == 3
+        clock.advance(LOOK_SECONDS)
+        await until_mode(source, reading, "fan_out")
+    assert source.calls(SHARD) == len(server.called("GetRecords")) + len(
+        server.called("SubscribeToShard")
+    )
 
 
 async def test_a_look_changes_nothing(server: KinesisServer, source: FallbackSource) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from collections import deque
 from contextlib import aclosing
 from typing import Any
 
@@ -16,76 +13,10 @@ from replicator import _core
 from replicator.core.pace import PaceLimits
 from replicator.core.retry import Backoff
 from replicator.errors import FatalError, PositionLost, ReplicatorError, TransientError
-from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, Fetch, Position, after, at_timestamp
+from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, Position, after, at_timestamp
 from replicator.source.polling import Poller, PollOptions
 from replicator.testing.clock import VirtualClock
-from replicator.testing.stream import ScriptedStream
-
-SHARD = "shardId-000000000000"
-ITERATOR_SECONDS = 300.0
-
-
-class ScriptedService:
-    """A stream by iterators. `faults` are raised by the next calls of an operation."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        self.stream = ScriptedStream(1, now_ms=lambda: 0)
-        self.clock = clock
-        self.calls: list[tuple[str, Any]] = []
-        self.asked_at: list[float] = []
-        self.faults: dict[str, deque[BaseException]] = {"iterator": deque(), "records": deque()}
-        self.behind_ms = 0
-
-    def called(self, operation: str) -> list[Any]:
-        return [argument for name, argument in self.calls if name == operation]
-
-    def fail(self, operation: str, *errors: BaseException) -> None:
-        self.faults[operation].extend(errors)
-
-    async def iterator(self, shard_id: str, position: Position) -> str:
-        self.calls.append(("iterator", position))
-        if self.faults["iterator"]:
-            raise self.faults["iterator"].popleft()
-        if not self.stream.has_shard(shard_id):
-            raise PositionLost("shard_gone", f"{shard_id} is gone")
-        return self._iterator(shard_id, self.stream.place(shard_id, position))
-
-    async def records(self, iterator: str, limit: int) -> _core.Answer:
-        self.calls.append(("records", limit))
-        self.asked_at.append(self.clock.now)
-        if self.faults["records"]:
-            raise self.faults["records"].popleft()
-        shard_id, place_text, given_at = iterator.split("|")
-        if self.clock.now - float(given_at) > ITERATOR_SECONDS:
-            raise TransientError("iterator_expired", "old", retry_after_seconds=0.0)
-        if not self.stream.has_shard(shard_id):
-            raise FatalError("resource_missing", "no such shard")
-        place = int(place_text)
-        records = list(self.stream.records(shard_id, place, min(2, limit)))
-        place += len(records)
-        body: dict[str, Any] = {
-            "MillisBehindLatest": self.behind_ms,
-            "Records": [
-                {
-                    "ApproximateArrivalTimestamp": 1.5,
-                    "Data": base64.b64encode(record.payload).decode(),
-                    "PartitionKey": "0",
-                    "SequenceNumber": record.sequence_number,
-                }
-                for record in records
-            ],
-        }
-        if self.stream.is_ended(shard_id, place):
-            body["ChildShards"] = [
-                {"ShardId": child.id, "ParentShards": list(child.parents), "HashKeyRange": {}}
-                for child in self.stream.children(shard_id)
-            ]
-        else:
-            body["NextShardIterator"] = self._iterator(shard_id, place)
-        return _core.Answer.read(json.dumps(body).encode(), "kinesis")
-
-    def _iterator(self, shard_id: str, place: int) -> str:
-        return f"{shard_id}|{place}|{self.clock.now}"
+from tests.polled import ITERATOR_SECONDS, SHARD, ScriptedService, payloads
 
 
 @pytest.fixture
@@ -104,11 +35,6 @@ def make_poller(service: ScriptedService, **options: Any) -> Poller:
 
 def add(service: ScriptedService, lo: int, hi: int) -> list[str]:
     return service.stream.append(SHARD, [f"record {number}".encode() for number in range(lo, hi)])
-
-
-def payloads(*fetches: Fetch) -> list[str]:
-    batches = [_core.decode(fetch.records, keep_all=True) for fetch in fetches]
-    return [rejection.raw.decode() for batch in batches for rejection in batch.rejections]
 
 
 def throttled() -> TransientError:
@@ -382,3 +308,23 @@ async def test_an_idle_shard_costs_few_calls_and_a_change_is_seen_quickly(
         since = clock.now
         await anext(reading)
         assert clock.now - since <= 0.25, "quick again"
+
+
+async def test_many_idle_shards_share_what_reads_may_cost(
+    service: ScriptedService, clock: VirtualClock
+) -> None:
+    shards = [SHARD] + [service.stream.add_shard() for _ in range(99)]
+    poller = make_poller(service, idle_reads_per_second=10.0)
+    readings = [poller.read(shard, TRIM_HORIZON) for shard in shards]
+    for reading in readings:
+        await anext(reading)
+    for _ in range(30):
+        await anext(readings[0])
+    assert max(clock.slept) == 100 / 10.0
+    for reading in readings[1:]:
+        await reading.aclose()
+    clock.slept.clear()
+    for _ in range(3):
+        await anext(readings[0])
+    assert max(clock.slept) <= 10.0
+    assert clock.slept[-1] == PaceLimits().idle_seconds_max, "alone again"

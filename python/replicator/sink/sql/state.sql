@@ -72,6 +72,9 @@ SELECT EXISTS (
     WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3
 )
 
+-- name: begun
+SELECT stream_arn FROM {streams} WHERE pipeline = $1 ORDER BY begun_at
+
 -- name: positions
 SELECT shard, position, epoch, owner FROM {positions}
 WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3

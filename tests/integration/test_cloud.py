@@ -1,0 +1,251 @@
+"""The engine over the wire through everything that the fault cloud does, silence included,
+with the source's waits made short: what is stored is what the cloud's own history says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from replicator.aws import AWSSettings, aws_client
+from replicator.demo.compare import plain_item
+from replicator.model import SHARD_END
+from replicator.protocols import Source
+from replicator.source import KinesisOptions, KinesisPollingSource, KinesisSource
+from replicator.store.memory import MemoryLeaseStore
+from replicator.testing.clock import LoopClock
+from replicator.testing.cloud import SCRIPTS, Fault, FaultCloud
+from replicator.testing.items import with_bytes
+from replicator.testing.sink import MemorySink
+from tests.engine import Engine
+from tests.shop import TABLE
+from tests.stack import until
+
+pytestmark = pytest.mark.timeout(120)
+
+# Ours, in the place of the service's seconds.
+FAST = KinesisOptions(
+    silence_seconds=0.6,
+    answer_seconds=0.6,
+    subscribe_interval_seconds=0.06,
+    backoff_seconds=0.02,
+    failures_max=10,
+)
+RESHARDS = (
+    Fault(kind="split", at_seconds=(1.0, 2.0, 4.0)),
+    # At four seconds both at once.
+    Fault(kind="merge", at_seconds=(1.5, 3.0, 4.0)),
+)
+# What is waited for by the driver, in seconds, comes as often as it is; the rest oftener.
+SLOW = {"throttle", "error", "drop", "lose_answer", "slow"}
+
+
+def at_full_mischief() -> tuple[Fault, ...]:
+    often = [
+        fault
+        if fault.kind in SLOW
+        else fault.model_copy(update={"share": min(1.0, fault.share * 4)})
+        for fault in SCRIPTS["full"]
+        if fault.share
+    ]
+    return (*often, *RESHARDS)
+
+
+@asynccontextmanager
+async def reading(
+    cloud: FaultCloud, sink: MemorySink, *, is_polled: bool = False
+) -> AsyncIterator[Engine]:
+    settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url)
+    source: Source
+    if is_polled:
+        source = KinesisPollingSource(settings, cloud.name, LoopClock())
+    else:
+        source = KinesisSource(settings, cloud.name, "shop-products", LoopClock(), options=FAST)
+    engine = Engine(source, sink, MemoryLeaseStore(), lease_seconds=1.0, discovery_seconds=0.5)
+    try:
+        async with engine.running():
+            yield engine
+    finally:
+        await source.close()
+
+
+async def until_equal(cloud: FaultCloud, sink: MemorySink) -> None:
+    """Ends the workload; returns when all of it is stored and every closed shard finished."""
+    cloud.pause_workload()
+
+    async def is_all_stored() -> bool:
+        positions = {shard: at for (_, _, shard), at in sink.store.positions.items()}
+        closed = [shard.id for shard in cloud.stream.shards() if not shard.is_open]
+        return stored(sink) == truth(cloud) and all(
+            positions.get(shard_id) == SHARD_END for shard_id in closed
+        )
+
+    await until(is_all_stored, seconds=60)
+
+
+def stored(sink: MemorySink) -> dict[str, Any]:
+    return {key[0]: row.item for key, row in sink.items(TABLE).items() if row.item is not None}
+
+
+def truth(cloud: FaultCloud) -> dict[str, Any]:
+    return {
+        key: plain_item({name: with_bytes(value) for name, value in item.items()})
+        for key, item in cloud.workload.history.items.items()
+    }
+
+
+@pytest.mark.parametrize(("seed", "is_polled"), [(1, False), (2, False), (3, True)])
+async def test_nothing_is_lost_at_full_mischief(
+    credentials: None, seed: int, is_polled: bool
+) -> None:
+    sink = MemorySink("test/p")
+    async with FaultCloud(
+        seed=seed,
+        script=at_full_mischief(),
+        rate=300,
+        heartbeat_seconds=0.1,
+        subscription_seconds=3.0,
+        subscribe_interval_seconds=0.05,
+    ) as cloud:
+        cloud.creating_answers = 0
+        async with reading(cloud, sink, is_polled=is_polled) as engine:
+            await asyncio.sleep(8)
+            await until_equal(cloud, sink)
+        done = cloud.journal.counts
+    assert done["split"] + done["merge"] == 6
+    if is_polled:
+        assert done["throttle"] + done["expire_iterator"] + done["error"] > 0
+    else:
+        ended = {"end", "cut", "cut_in_frame", "end_in_frame", "bad_crc", "exception"}
+        assert sum(done[kind] > 0 for kind in ended) >= 5
+    assert min(done[kind] for kind in ("duplicate", "reorder", "equal_instant", "poison")) > 0
+    assert engine.stats.gaps == 0
+    # A copy of a change that isn't its item's newest any more isn't looked at.
+    assert engine.stats.duplicates > done["duplicate"] / 2
+    assert len(sink.store.dead_letters) == done["poison"]
+
+
+@pytest.mark.parametrize("kind", ["stall", "stall_in_frame", "mute"])
+async def test_a_silent_connection_is_replaced(credentials: None, kind: str) -> None:
+    operation = "SubscribeToShard" if kind == "mute" else None
+    sink = MemorySink("test/p")
+    async with FaultCloud(
+        script=[Fault(kind=kind, operation=operation, calls=(1, 2))],
+        shards=1,
+        heartbeat_seconds=0.1,
+        subscribe_interval_seconds=0.05,
+    ) as cloud:
+        async with reading(cloud, sink):
+            cloud.workload.make(50, 0.0)
+            await until_equal(cloud, sink)
+        assert cloud.journal.counts == {kind: 2}
+
+
+async def test_what_was_trimmed_unread_is_a_gap(credentials: None) -> None:
+    sink = MemorySink("test/p")
+    async with FaultCloud(
+        shards=1, heartbeat_seconds=0.1, subscribe_interval_seconds=0.05
+    ) as cloud:
+        async with reading(cloud, sink):
+            cloud.workload.make(50, 0.0)
+            await until_equal(cloud, sink)
+        cloud.workload.make(50, 0.0)
+        cloud.mischief.add(Fault(kind="trim"))
+        cloud.tick()
+        async with reading(cloud, sink) as engine:
+
+            async def is_stopped() -> bool:
+                return any(text.startswith("gap") for text in engine.coordinator.states().values())
+
+            await until(is_stopped)
+        assert engine.stats.gaps == 1
+
+
+async def test_records_and_reshards_by_the_services_own_calls(credentials: None) -> None:
+    async with (
+        FaultCloud(shards=2) as cloud,
+        aws_client(AWSSettings(region="eu-north-1", endpoint_url=cloud.url), "kinesis") as kinesis,
+    ):
+        left, right = (shard.id for shard in cloud.stream.shards())
+        records = [{"Data": b"%d" % n, "PartitionKey": f"key {n}"} for n in range(100)]
+        answer = await kinesis.put_records(StreamName=cloud.name, Records=records)
+        assert answer["FailedRecordCount"] == 0
+        assert {record["ShardId"] for record in answer["Records"]} == {left, right}
+        listed = (await kinesis.list_shards(StreamName=cloud.name))["Shards"]
+        # As the service: whole, without holes, both ends included.
+        assert [shard["HashKeyRange"] for shard in listed] == [
+            {"StartingHashKey": "0", "EndingHashKey": str(2**127 - 1)},
+            {"StartingHashKey": str(2**127), "EndingHashKey": str(2**128 - 1)},
+        ]
+        await kinesis.split_shard(
+            StreamName=cloud.name, ShardToSplit=left, NewStartingHashKey=str(2**125)
+        )
+        await kinesis.merge_shards(
+            StreamName=cloud.name,
+            ShardToMerge="shardId-000000000003",
+            AdjacentShardToMerge=right,
+        )
+        assert [(shard.id, shard.parents) for shard in cloud.stream.shards() if shard.is_open] == [
+            ("shardId-000000000002", (left,)),
+            ("shardId-000000000004", ("shardId-000000000003", right)),
+        ]
+        assert cloud.stream.hash_range("shardId-000000000004") == (2**125, 2**128)
+        with pytest.raises(kinesis.exceptions.ResourceNotFoundException):
+            await kinesis.split_shard(
+                StreamName=cloud.name, ShardToSplit=left, NewStartingHashKey="1"
+            )
+
+
+async def test_the_same_seed_and_calls_give_the_same_mischief(credentials: None) -> None:
+    async def done(seed: int) -> list[tuple[str, str]]:
+        kinds = ("end", "cut", "cut_in_frame", "end_in_frame", "bad_crc", "small_event", "lag")
+        async with FaultCloud(
+            seed=seed,
+            script=[Fault(kind=kind, share=0.1) for kind in kinds],
+            shards=1,
+            event_records=2,
+            heartbeat_seconds=0.02,
+            subscribe_interval_seconds=0.05,
+        ) as cloud:
+            cloud.creating_answers = 0
+            sink = MemorySink("test/p")
+            async with reading(cloud, sink):
+                cloud.workload.make(120, 0.0)
+                await until_equal(cloud, sink)
+            lines = [json.loads(line) for line in cloud.journal.lines()]
+        return [(line["kind"], line.get("shard", "")) for line in lines if "shard" in line][:40]
+
+    first, second, other = await done(1), await done(1), await done(2)
+    assert len(first) == 40
+    assert first == second
+    assert first != other
+
+
+async def test_a_process_of_its_own(tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[{"kind": "duplicate", "share": 0.5}]')
+    journal = tmp_path / "journal"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "replicator.testing.cloud", "--rate", "500"),
+        *("--script", str(script), "--log", str(journal)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    ready = json.loads(await process.stdout.readline())
+    assert ready["event"] == "ready"
+
+    async def has_repeated() -> bool:
+        async with aiohttp.ClientSession(ready["url"]) as http, http.get("/_control/state") as got:
+            return bool((await got.json())["faults"].get("duplicate"))
+
+    await until(has_repeated)
+    process.terminate()
+    assert await process.wait() == 0
+    assert json.loads(journal.read_text().splitlines()[0])["kind"] == "duplicate"

@@ -99,7 +99,8 @@ class GapWorld(World):
         return engine
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+# Seed 140: a loss that was accepted hid that of a grandchild which had read nothing yet.
+@pytest.mark.parametrize("seed", sorted({*SEEDS, 140}))
 def test_nothing_is_skipped_in_silence(seed: int) -> None:
     simulate(lambda: GapWorld(seed, workers=1, faults=0.0, away=2.0))
 

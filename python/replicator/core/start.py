@@ -97,7 +97,7 @@ def to_reset(
     shards: Sequence[Shard], shard_id: str, positions: Mapping[str, Position]
 ) -> tuple[str, ...]:
     """The shards that begin anew at TRIM_HORIZON when this one does: itself, and those of its
-    listed descendants that have no position yet. What they lost is lost with it: nobody can
+    listed descendants that have read nothing yet. What they lost is lost with it: nobody can
     tell any more when they began."""
     inside = {shard_id}
     listed = {shard.id: shard for shard in shards}
@@ -108,7 +108,8 @@ def to_reset(
             if shard.id not in inside and inside.intersection(shard.parents):
                 inside.add(shard.id)
                 added = True
-    new = (each for each in listed if each in inside - {shard_id} and each not in positions)
+    unread = {None, TRIM_HORIZON}
+    new = (s for s in listed if s in inside - {shard_id} and positions.get(s) in unread)
     return (shard_id, *new)
 
 

@@ -31,7 +31,9 @@ class Rig:
     """One pipeline over one shard, and the sink behind it."""
 
     def __init__(self) -> None:
-        self.stream = ScriptedStream(1, now_ms=lambda: 0)
+        self.now_ms = 0
+        self.behind_ms_max: int | None = None
+        self.stream = ScriptedStream(1, now_ms=lambda: self.now_ms)
         self.source = ScriptedSource(LoopClock(), self.stream, fetch_records=1)
         self.sink = MemorySink()
         self.stats = Stats()
@@ -71,7 +73,14 @@ class Rig:
             # Not the group's: what it ends with is for the test to look at.
             self.cut = asyncio.get_running_loop().create_future()
             run = asyncio.ensure_future(
-                pipeline.run(self.inlet, TRIM_HORIZON, self.stopping, self.life, self.cut)
+                pipeline.run(
+                    self.inlet,
+                    TRIM_HORIZON,
+                    self.stopping,
+                    self.life,
+                    self.cut,
+                    self.behind_ms_max,
+                )
             )
             try:
                 yield run
@@ -94,6 +103,31 @@ def test_a_table_nobody_asked_for_is_counted_always_and_named_once() -> None:
         named = [entry["table"] for entry in logs if entry["event"] == "table_not_configured"]
         assert named == ["other", "third"]
         assert list(rig.sink.store.items) == [(TABLE, ("apple",))]
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("has_come_near", [False, True])
+def test_only_who_came_near_the_tip_can_fall_behind(has_come_near: bool) -> None:
+    """Regression: an answer without records, which DynamoDB Streams gives anywhere, made old
+    records behind it a gap."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.behind_ms_max = 50_000
+        async with rig.reading() as run:
+            if has_come_near:
+                rig.add(TABLE)
+                await rig.durable(1)
+            await asyncio.sleep(3 * IDLE_POSITION_SECONDS)
+            rig.add(TABLE, TABLE)
+            rig.now_ms = 100_000
+            if has_come_near:
+                await asyncio.wait({run}, timeout=60)
+                assert isinstance(run.exception(), PositionLost)
+            else:
+                await rig.durable(2)
+                rig.stopping.set()
 
     run_virtually(main())
 

@@ -24,8 +24,12 @@ class Joined:
     def of(cls, pending: Sequence[Pending], tables: Iterable[str]) -> Joined:
         """The fetches' batches as one; rejections' `part` is the index in `pending`."""
         batch = ChangeBatch.concat([one.batch for one in pending])
-        apart = sum((Counter(one.batch.tables) for one in pending), Counter[str | None]())
-        duplicates = sum(apart[table] - batch.tables.get(table, 0) for table in set(tables))
+        duplicates = batch.duplicates - sum(one.batch.duplicates for one in pending)
+        if duplicates:
+            # Rarely, for `tables` looks at every change.
+            apart = sum((Counter(one.batch.tables) for one in pending), Counter[str | None]())
+            together = batch.tables
+            duplicates = sum(apart[table] - together.get(table, 0) for table in set(tables))
         # Another fetch may also bring what decides the order that one left open.
         ambiguous = batch.ambiguous - sum(one.batch.ambiguous for one in pending)
         return cls(batch, duplicates, max(ambiguous, 0))

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -28,9 +26,8 @@ from replicator.errors import PositionLost
 from replicator.model import TRIM_HORIZON, Position, PositionKind, TableSchema
 from replicator.testing import frames
 from replicator.testing.iterators import Iterators
+from replicator.testing.json_server import JSONServer, Refusal
 from replicator.testing.stream import ScriptedStream
-
-_JSON = "application/x-amz-json-1.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +74,6 @@ Step = Serve | Spoil | Send | Stall | Cut | Mute
 
 
 @dataclass(slots=True)
-class Refusal(Exception):
-    """An error answer of the API."""
-
-    code: str
-    message: str
-    status: int = 400
-
-
-@dataclass(slots=True)
 class _Consumer:
     name: str
     arn: str
@@ -94,14 +82,13 @@ class _Consumer:
     states: deque[str]
 
 
-class KinesisServer:
-    """Runs while its `async with` block does; `url` is its address.
-
-    `calls` lists (operation, request) in order; `subscriptions` counts the open ones by
-    shard; a script is a list of steps for the *next* subscription of a shard, whose
-    body ends, whole, after the last step. `clock_ahead_seconds` moves the clock that its
-    answers tell.
+class KinesisServer(JSONServer):
+    """`subscriptions` counts the open ones by shard; a script is a list of steps for the
+    *next* subscription of a shard, whose body ends, whole, after the last step.
+    `clock_ahead_seconds` moves the clock that its answers tell.
     """
+
+    content_type = "application/x-amz-json-1.1"
 
     def __init__(
         self,
@@ -119,6 +106,7 @@ class KinesisServer:
         reads_per_second: int = 5,
         monotonic: Callable[[], float] | None = None,
     ) -> None:
+        super().__init__(port)
         self.stream = ScriptedStream(1) if stream is None else stream
         self.name = name
         self.tables = {table.name: table for table in tables}
@@ -129,10 +117,7 @@ class KinesisServer:
         self.clock_ahead_seconds = 0.0
         self.exists = True
         self.creating_answers = 1
-        self.calls: MutableSequence[tuple[str, dict[str, Any]]] = []
         self.subscriptions: Counter[str] = Counter()
-        self.url = ""
-        self._port = port
         self._page_size = page_size
         self._event_records = event_records
         self._heartbeat_seconds = heartbeat_seconds
@@ -150,24 +135,12 @@ class KinesisServer:
         self._consumers: dict[str, _Consumer] = {}
         self._consumers_made = 0
         self._scripts: dict[str, deque[list[Step]]] = {}
-        self._refusals: dict[str, deque[Refusal | None]] = {}
         self._succeeded_at: dict[tuple[str, str], float] = {}
         self._taken: dict[tuple[str, str], asyncio.Event] = {}
-        self._runner: web.AppRunner | None = None
 
     def script(self, shard_id: str, *steps: Step) -> None:
         """Adds a script for one further subscription of the shard."""
         self._scripts.setdefault(shard_id, deque()).append(list(steps))
-
-    def refuse(
-        self, operation: str, code: str, message: str = "as scripted", *, status: int = 400
-    ) -> None:
-        """Answers one further call of the operation with an error."""
-        self._refusals.setdefault(operation, deque()).append(Refusal(code, message, status))
-
-    def accept(self, operation: str) -> None:
-        """Lets one further call of the operation pass before the next refusal."""
-        self._refusals.setdefault(operation, deque()).append(None)
 
     def delete_consumer(self, name: str, *, deleting_answers: int = 1) -> None:
         """As if somebody deregistered it: DELETING for so many answers, then gone."""
@@ -186,53 +159,16 @@ class KinesisServer:
         self.created_at_s += 1_000
         self.stream.wake()
 
-    def called(self, operation: str) -> list[dict[str, Any]]:
-        """The requests of one operation."""
-        return [request for name, request in self.calls if name == operation]
-
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=16_777_216)
-        self._route(app)
-        # Cancelled when the client goes away, so `subscriptions` tells the truth.
-        self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
-
-    def _route(self, app: web.Application) -> None:
-        app.router.add_post("/", self._answer)
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        _, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
-        body: dict[str, Any] = json.loads(await request.read() or b"{}")
-        self.calls.append((operation, body))
-        try:
-            refusals = self._refusals.get(operation)
-            if refusals and (refusal := refusals.popleft()) is not None:
-                raise refusal
-            if operation == "SubscribeToShard":
-                return await self._subscribe(request, body)
-            answer = _json(self._plain(operation, body))
-            if self.clock_ahead_seconds:
-                now = time.time() + self.clock_ahead_seconds
-                answer.headers["Date"] = formatdate(now, usegmt=True)
-            return answer
-        except Refusal as refusal:
-            return error_answer(refusal)
+    async def _serve(
+        self, request: web.Request, operation: str, body: dict[str, Any]
+    ) -> web.StreamResponse:
+        if operation == "SubscribeToShard":
+            return await self._subscribe(request, body)
+        answer = self.json_answer(self._plain(operation, body))
+        if self.clock_ahead_seconds:
+            now = time.time() + self.clock_ahead_seconds
+            answer.headers["Date"] = formatdate(now, usegmt=True)
+        return answer
 
     def _plain(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         match operation:
@@ -482,12 +418,3 @@ def _consumer(consumer: _Consumer, status: str) -> dict[str, Any]:
         "ConsumerStatus": status,
         "ConsumerCreationTimestamp": consumer.created_at,
     }
-
-
-def error_answer(refusal: Refusal) -> web.Response:
-    """The answer that carries a refusal."""
-    return _json({"__type": refusal.code, "message": refusal.message}, status=refusal.status)
-
-
-def _json(body: dict[str, Any], *, status: int = 200) -> web.Response:
-    return web.Response(body=json.dumps(body).encode(), status=status, content_type=_JSON)

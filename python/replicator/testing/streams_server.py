@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from aiohttp import web
 
 from replicator.errors import PositionLost
 from replicator.model import Position, PositionKind, Shard, TableSchema
+from replicator.testing.json_server import JSONServer, Refusal
 from replicator.testing.stream import ScriptedRecord, ScriptedStream
 
 ViewType = Literal["KEYS_ONLY", "NEW_IMAGE", "OLD_IMAGE", "NEW_AND_OLD_IMAGES"]
 
-_JSON = "application/x-amz-json-1.0"
 _ANSWER_BYTES_MAX = 1_048_576
 _IMAGES: dict[str, tuple[str, ...]] = {
     "KEYS_ONLY": (),
@@ -78,13 +77,6 @@ def streams_record(record: ScriptedRecord, view_type: str) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class _Refusal(Exception):
-    code: str
-    message: str
-    status: int = 400
-
-
-@dataclass(slots=True)
 class _TableStream:
     """One stream that the table had or has."""
 
@@ -94,13 +86,13 @@ class _TableStream:
     status: str = "ENABLED"
 
 
-class StreamsServer:
-    """Runs while its `async with` block does; `url` is its address.
-
-    `calls` lists (operation, request) in order. Shards in `hidden` are left out of every page,
+class StreamsServer(JSONServer):
+    """Shards in `hidden` are left out of every page,
     as a page that was made too early or too late leaves them out. `reads` counts the
     GetRecords of a shard.
     """
+
+    content_type = "application/x-amz-json-1.0"
 
     def __init__(
         self,
@@ -114,12 +106,11 @@ class StreamsServer:
         has_filter: bool = True,
         has_timestamps: bool = True,
     ) -> None:
+        super().__init__()
         self.table = table or TableSchema("products", (("id", "S"),))
         self.view_type: ViewType = view_type
-        self.calls: list[tuple[str, dict[str, Any]]] = []
         self.hidden: set[str] = set()
         self.reads: Counter[str] = Counter()
-        self.url = ""
         self.page_size = page_size
         self._records_max = records_max
         self._iterator_seconds = iterator_seconds
@@ -128,8 +119,6 @@ class StreamsServer:
         self._age = 0.0
         self._streams: dict[str, _TableStream] = {}
         self._latest: str | None = None
-        self._refusals: dict[str, deque[_Refusal | None]] = {}
-        self._runner: web.AppRunner | None = None
         self.arn = self.enable(table_stream(1) if stream is None else stream)
 
     @property
@@ -163,53 +152,13 @@ class StreamsServer:
         """Every iterator given so far has expired."""
         self._age += self._iterator_seconds
 
-    def refuse(
-        self, operation: str, code: str, message: str = "as scripted", *, status: int = 400
-    ) -> None:
-        """Answers one further call of the operation with an error."""
-        self._refusals.setdefault(operation, deque()).append(_Refusal(code, message, status))
+    async def _serve(
+        self, request: web.Request, operation: str, body: dict[str, Any]
+    ) -> web.StreamResponse:
+        return self.json_answer(self._operation(operation, body))
 
-    def accept(self, operation: str) -> None:
-        """Lets one further call of the operation pass before the next refusal."""
-        self._refusals.setdefault(operation, deque()).append(None)
-
-    def called(self, operation: str) -> list[dict[str, Any]]:
-        """The requests of one operation."""
-        return [request for name, request in self.calls if name == operation]
-
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=1_048_576)
-        app.router.add_post("/", self._answer)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        _, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
-        body: dict[str, Any] = json.loads(await request.read() or b"{}")
-        self.calls.append((operation, body))
-        try:
-            refusals = self._refusals.get(operation)
-            if refusals and (refusal := refusals.popleft()) is not None:
-                raise refusal
-            return _json(self._operation(operation, body))
-        except _Refusal as refusal:
-            return _json(
-                {"__type": refusal.code, "message": refusal.message}, status=refusal.status
-            )
+    def _dumps(self, body: dict[str, Any]) -> str:
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
 
     def _operation(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         match operation:
@@ -222,11 +171,11 @@ class StreamsServer:
             case "GetRecords":
                 return self._records(body)
             case _:
-                raise _Refusal("UnknownOperationException", operation)
+                raise Refusal("UnknownOperationException", operation)
 
     def _table(self, named: str) -> dict[str, Any]:
         if named.rsplit("/", 1)[-1] != self.table.name:
-            raise _Refusal("ResourceNotFoundException", f"Table {named} not found.")
+            raise Refusal("ResourceNotFoundException", f"Table {named} not found.")
         described: dict[str, Any] = {
             "TableName": self.table.name,
             "AttributeDefinitions": [
@@ -252,7 +201,7 @@ class StreamsServer:
 
     def _find(self, arn: str) -> _TableStream:
         if (stream := self._streams.get(arn)) is None:
-            raise _Refusal(
+            raise Refusal(
                 "ResourceNotFoundException",
                 f"Requested resource not found: Stream: {arn} not found",
             )
@@ -263,12 +212,12 @@ class StreamsServer:
         shards = [shard for shard in stream.log.shards() if shard.id not in self.hidden]
         if (wanted := body.get("ShardFilter")) is not None:
             if not self._has_filter:
-                raise _Refusal("ValidationException", "Unknown member ShardFilter.")
+                raise Refusal("ValidationException", "Unknown member ShardFilter.")
             shards = [shard for shard in shards if wanted["ShardId"] in shard.parents]
         if (after := body.get("ExclusiveStartShardId")) is not None:
             place = next((n for n, shard in enumerate(shards) if shard.id == after), None)
             if place is None:
-                raise _Refusal("ResourceNotFoundException", f"Shard {after} does not exist")
+                raise Refusal("ResourceNotFoundException", f"Shard {after} does not exist")
             shards = shards[place + 1 :]
         size = min(self.page_size, body.get("Limit", self.page_size))
         page = shards[:size]
@@ -298,33 +247,33 @@ class StreamsServer:
             if (oldest := next(first, None)) and int(body["SequenceNumber"]) < int(
                 oldest.sequence_number
             ):
-                raise _Refusal("TrimmedDataAccessException", lost.message) from None
-            raise _Refusal("ValidationException", f"Invalid SequenceNumber. {lost}") from None
+                raise Refusal("TrimmedDataAccessException", lost.message) from None
+            raise Refusal("ValidationException", f"Invalid SequenceNumber. {lost}") from None
         return self._token(body["StreamArn"], shard_id, place)
 
     def _position(self, log: ScriptedStream, body: dict[str, Any]) -> Position:
         kind = PositionKind(body["ShardIteratorType"])
         if kind is PositionKind.AT_TIMESTAMP:
             if not self._has_timestamps:
-                raise _Refusal("ValidationException", "Unknown ShardIteratorType AT_TIMESTAMP.")
+                raise Refusal("ValidationException", "Unknown ShardIteratorType AT_TIMESTAMP.")
             at_ms = round(body["Timestamp"] * 1_000)
             if at_ms > log.now_ms():
-                raise _Refusal("ValidationException", "The timestamp is in the future.")
+                raise Refusal("ValidationException", "The timestamp is in the future.")
             return Position(kind, timestamp_us=at_ms * 1_000)
         return Position(kind, sequence_number=body.get("SequenceNumber"))
 
     def _records(self, body: dict[str, Any]) -> dict[str, Any]:
         limit = body.get("Limit", 1_000)
         if not 1 <= limit <= 1_000:
-            raise _Refusal("ValidationException", f"Limit {limit} is not within 1 and 1000.")
+            raise Refusal("ValidationException", f"Limit {limit} is not within 1 and 1000.")
         arn, shard_id, place, age = self._read_token(body["ShardIterator"])
         self.reads[shard_id] += 1
         if self._age - age >= self._iterator_seconds:
-            raise _Refusal("ExpiredIteratorException", "The shard iterator has expired.")
+            raise Refusal("ExpiredIteratorException", "The shard iterator has expired.")
         stream = self._find(arn)
         self._require_shard(stream.log, shard_id)
         if place < stream.log.place(shard_id, _OLDEST):
-            raise _Refusal("TrimmedDataAccessException", "The data has been trimmed.")
+            raise Refusal("TrimmedDataAccessException", "The data has been trimmed.")
         records = list(self._page(stream, shard_id, place, min(limit, self._records_max)))
         place += len(records)
         answer: dict[str, Any] = {"Records": records}
@@ -344,7 +293,7 @@ class StreamsServer:
 
     def _require_shard(self, log: ScriptedStream, shard_id: str) -> None:
         if not log.has_shard(shard_id):
-            raise _Refusal(
+            raise Refusal(
                 "ResourceNotFoundException", "Requested resource not found: Shard does not exist"
             )
 
@@ -355,7 +304,7 @@ class StreamsServer:
         try:
             arn, shard_id, place, age = json.loads(base64.b64decode(token))
         except ValueError:
-            raise _Refusal("ValidationException", "Invalid ShardIterator.") from None
+            raise Refusal("ValidationException", "Invalid ShardIterator.") from None
         return arn, shard_id, place, age
 
 
@@ -370,11 +319,3 @@ def _shard(shard: Shard) -> dict[str, Any]:
     if shard.parents:
         (item["ParentShardId"],) = shard.parents
     return item
-
-
-def _json(body: dict[str, Any], *, status: int = 200) -> web.Response:
-    return web.Response(
-        body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(),
-        status=status,
-        content_type=_JSON,
-    )

@@ -23,16 +23,15 @@ from replicator.testing.cloud.history import History
 from replicator.testing.cloud.journal import Journal
 from replicator.testing.cloud.workload import Workload
 from replicator.testing.iterators import shard_of
+from replicator.testing.json_server import Refusal
 from replicator.testing.kinesis_server import (
     Cut,
     KinesisServer,
-    Refusal,
     Send,
     Serve,
     Spoil,
     Stall,
     Step,
-    error_answer,
 )
 from replicator.testing.stream import HASH_KEY_END, ScriptedStream
 
@@ -221,13 +220,15 @@ class FaultCloud(KinesisServer):
                 await asyncio.Event().wait()
             case "throttle":
                 code = fault.code or _THROTTLES.get(operation, "LimitExceededException")
-                return error_answer(Refusal(code, "Rate exceeded, as the script wants."))
+                return self.error_answer(Refusal(code, "Rate exceeded, as the script wants."))
             case "error":
                 code = fault.code or "InternalFailureException"
                 status = 500 if fault.code is None or "Internal" in fault.code else 400
-                return error_answer(Refusal(code, "As the script wants.", status))
+                return self.error_answer(Refusal(code, "As the script wants.", status))
             case "expire_iterator":
-                return error_answer(Refusal("ExpiredIteratorException", "As the script wants."))
+                return self.error_answer(
+                    Refusal("ExpiredIteratorException", "As the script wants.")
+                )
             case "lose_answer":
                 if operation == "SubscribeToShard":
                     self.script(shard_id, Cut())

@@ -127,7 +127,8 @@ class Reached:
     """Until when a shard was read, UTC microseconds: the arrival time of the last record
     that is stored, and the instant up to which nothing is owed: by the service's last answer
     before the shard ended nothing more had arrived then, or the shard's first position was
-    stored then. Whatever comes next, in the shard or in its children, arrived later than both."""
+    stored then (of a start by time: its instant, if that was before). Whatever comes next, in
+    the shard or in its children, arrived later than both."""
 
     last_arrival_us: int | None = None
     tip_us: int | None = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from replicator.errors import FatalError, PositionLost
-from replicator.model import Horizon, Position, PositionKind, Reached
+from replicator.model import Horizon, Position, Reached
 
 # For clocks that differ (a sink stores the time of an answer by its own) and for the time
 # between the look and the read. It is also the time by which a gap is told too early.
@@ -79,8 +79,9 @@ def aged(
     may lie behind the horizon; None when it is surely kept.
 
     What comes next arrived later than everything that is known to be stored: the shard's own
-    times, those of its ancestors (all finished), and the instant of a start by time. From a
-    start at TRIM_HORIZON or at a sequence number on, what arrived since it was stored is owed.
+    times, those of its ancestors (all finished), and the instant of a start by time (which stays
+    the position while nothing comes). From a start at TRIM_HORIZON or at a sequence number on,
+    what arrived since it was stored is owed.
     """
     since_us = _since_us(stored, own, ancestors)
     if since_us is None or since_us > horizon.at_us + margin_us:
@@ -96,11 +97,12 @@ def aged(
 def _since_us(
     stored: Position | None, own: Reached | None, ancestors: Iterable[Reached]
 ) -> int | None:
+    mine = None if own is None else own.us
     if stored is None:
         mine = None  # found later: it began where its parents end
-    elif stored.kind is PositionKind.AT_TIMESTAMP:
-        mine = stored.timestamp_us
-    elif (mine := None if own is None else own.us) is None:
+    elif stored.timestamp_us is not None:
+        mine = max(stored.timestamp_us, mine or 0)
+    elif mine is None:
         return None
     known = (mine, *(reached.us for reached in ancestors))
     return max((us for us in known if us is not None), default=None)

@@ -33,8 +33,14 @@ def test_the_margin_is_on_the_safe_side() -> None:
 
 
 def test_a_start_by_time_is_as_old_as_its_time() -> None:
-    assert is_gap(at_timestamp(ago(25)), Reached(tip_us=ago(1)))
+    assert is_gap(at_timestamp(ago(25)), Reached(tip_us=ago(25)))
+    assert is_gap(at_timestamp(ago(25)), None)
     assert not is_gap(at_timestamp(ago(23)), Reached(tip_us=ago(30)))
+
+
+def test_a_start_by_time_stays_while_nothing_comes_and_grows_no_older() -> None:
+    """Regression: a shard that was polled and quiet for as long as the retention had a gap."""
+    assert not is_gap(at_timestamp(ago(25)), Reached(tip_us=ago(1)))
 
 
 def test_a_start_at_the_oldest_record_owes_what_came_since_it_was_stored() -> None:

@@ -135,6 +135,8 @@ async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_i
     at_tip = await reached(payloads=[], first=8, then=after(number(8)))
     assert at_tip.last_arrival_us == behind.last_arrival_us
     assert (at_tip.tip_us or 0) > (behind.tip_us or 0) + 3_000_000_000
+    unknown = await reached(payloads=[], first=8, then=after(number(8)), behind_ms=None)
+    assert unknown == at_tip, "what isn't known moves nothing"
     ended = await reached(payloads=[change], first=9, then=SHARD_END)
     assert ended.last_arrival_us == 1_700_000_000_009_000
     assert ended.tip_us == at_tip.tip_us, "its children may have begun long before its end is read"

@@ -56,6 +56,24 @@ def test_a_shard_without_a_position_began_where_its_parents_ended() -> None:
     assert not is_gap(at_timestamp(ago(25)), None, Reached(ago(3))), "it is younger than its start"
 
 
+def test_a_service_that_names_what_it_trims_is_believed_where_a_number_was_asked_for() -> None:
+    horizon = Horizon(NOW, 24 * HOUR, is_named=True)
+
+    def is_gap(stored: Position | None, own: Reached | None, made: int | None = None) -> bool:
+        parents = [Reached(ago(30))]
+        return gap.aged("shard-1", stored, own, parents, horizon, made_us=made) is not None
+
+    assert not is_gap(NUMBER, Reached(ago(30), ago(30))), "an idle shard"
+    assert gap.behind_ms_max(horizon) is None
+    # The oldest record is asked for, whatever it is by then.
+    begun = Reached(tip_us=ago(30))
+    for position in (TRIM_HORIZON, at_timestamp(ago(30)), None):
+        assert is_gap(position, begun)
+        assert is_gap(position, begun, ago(25))
+        assert not is_gap(position, begun, ago(23)), "nothing in it is that old"
+        assert not is_gap(position, begun, ago(-30)), "whatever the id says, it is there"
+
+
 def test_it_says_what_happened_and_what_to_do() -> None:
     lost = gap.aged("shard-1", NUMBER, Reached(ago(30.5)), (), HORIZON)
     assert isinstance(lost, PositionLost)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -92,31 +93,35 @@ class Coordinator:
         self._log = structlog.get_logger().bind(pipeline=name)
 
     def gaps(self) -> tuple[gap.Gap, ...]:
-        """The gaps that this process has met and nobody has mended yet, by shard."""
+        """The gaps that this process has met and nobody has mended yet, by shard, with what
+        each holds up now."""
         stopped = {lineage.ShardState.GAPPED, lineage.ShardState.LOST}
-        state = self._graph.lineage.state
-        return tuple(each for each in self._gaps.found if state(each.shard_id) in stopped)
+        graph = self._graph.lineage
+        return tuple(
+            replace(each, held_up=graph.held_up(each.shard_id))
+            for each in self._gaps.found
+            if graph.state(each.shard_id) in stopped
+        )
 
     def views(self) -> list[liveness.ShardView]:
-        """Every shard that is owned here, stopped here at a gap, or was given back to nobody,
-        by its name."""
+        """Every shard that is owned here, stands at a gap that was met here, or was given back
+        to nobody, by its name."""
         now = self._clock.monotonic()
+        gapped = {found.shard_id: found for found in self.gaps()}
         views = []
-        for shard_id, life in self._shown():
+        for shard_id, life in self._alive.lives():
+            if life.phase is liveness.Phase.GAP and shard_id not in gapped:
+                continue  # its position was moved
+            gapped.pop(shard_id, None)
             reader = self._leasing.readers.get(shard_id)
             waiting_from = reader.inlet.waiting_from if reader and reader.inlet else None
             calls = self._calls(shard_id) if self._calls is not None else None
             view = self._alive.view(shard_id, life, now, calls=calls, waiting_from=waiting_from)
             views.append(view)
-        return views
-
-    def _shown(self) -> list[tuple[str, liveness.ShardLife]]:
-        gapped = {found.shard_id for found in self.gaps()}
-        return [
-            (shard_id, life)
-            for shard_id, life in sorted(self._alive.lives())
-            if life.phase is not liveness.Phase.GAP or shard_id in gapped
-        ]
+        for shard_id, found in gapped.items():
+            seconds = self._gaps.seconds(shard_id)
+            views.append(liveness.at_gap(shard_id, found.position, found.reason, seconds))
+        return sorted(views, key=lambda view: view.shard)
 
     def unready(self) -> str:
         """Why it can't take its part of the work now; empty when it can."""

@@ -27,8 +27,9 @@ class Graph:
                     self.lease_now.set()
                 case lineage.ListAgain():
                     self.list_now.set()
-                case lineage.ParentVanished(shard_id, position, children):
-                    self.gaps.vanished(shard_id, position, children)
+                case lineage.ParentVanished(shard_id, position):
+                    held_up = self.lineage.held_up(shard_id)
+                    self.gaps.vanished(shard_id, position, held_up)
 
     def unread(self, shard_id: str) -> None:
         """A reader ended, whatever ended it."""

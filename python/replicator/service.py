@@ -176,6 +176,7 @@ class Service:
                 shards=coordinator.views,
                 unready=coordinator.unready,
                 source_counters=source.counters if isinstance(source, Measured) else dict,
+                gaps=coordinator.gaps,
             )
         )
         return coordinator

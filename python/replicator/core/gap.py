@@ -17,6 +17,8 @@ from replicator.model import Horizon, Position, PositionKind, Reached
 # For clocks that differ (a sink stores the time of an answer by its own) and for the time
 # between the look and the read. It is also the time by which a gap is told too early.
 MARGIN_US = 120_000_000
+# A list for people; their number is said.
+HELD_UP_NAMED = 20
 
 
 class Cause(StrEnum):
@@ -33,7 +35,7 @@ class Cause(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Records of a shard that may never come. The shard stands still at `position` (None: it
-    never had one) until an operator moves it; `held_up` are its children, which wait."""
+    never had one) until an operator moves it; `held_up` are the shards that wait for it."""
 
     shard_id: str
     cause: Cause
@@ -51,7 +53,8 @@ class Gap:
             "code": self.code,
             "position": str(self.position) if self.position is not None else None,
             "reason": self.reason,
-            "held_up": list(self.held_up),
+            "held_up": list(self.held_up[:HELD_UP_NAMED]),
+            "held_up_count": len(self.held_up),
             "alarm": f"changes of pipeline {pipeline} may be lost: shard {self.shard_id} stopped",
             "action": "on_gap: stop; other shards go on. What to do: accept the loss with "
             f"`replicator positions reset --pipeline {name} --shard {self.shard_id}` "

@@ -24,6 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from replicator.core.gap import Cause
 from replicator.core.liveness import Phase, ShardView
 from replicator.telemetry.stats import Stats
 from replicator.telemetry.watched import Watched
@@ -75,6 +76,7 @@ class Metrics(Collector):
         yield from self._counters()
         yield from self._writes()
         yield from self._gauges()
+        yield from self._stopped()
         yield from self._shards()
 
     def _counters(self) -> Iterator[Metric]:
@@ -129,6 +131,17 @@ class Metrics(Collector):
             limit.add_metric([each.pipeline], each.budget.limit)
             ready.add_metric([each.pipeline], 0 if each.unready() else 1)
         yield from (used, limit, ready)
+
+    def _stopped(self) -> Iterator[Metric]:
+        stopped = _gauge("shards_stopped", "Shards that stand at a gap.", "pipeline", "cause")
+        held_up = _gauge("shards_held_up", "Shards that wait for those at a gap.", "pipeline")
+        for each in self._pipelines:
+            gaps = each.gaps()
+            causes = Counter(gap.cause for gap in gaps)
+            for cause in Cause:
+                stopped.add_metric([each.pipeline, cause], causes[cause])
+            held_up.add_metric([each.pipeline], len({s for gap in gaps for s in gap.held_up}))
+        yield from (stopped, held_up)
 
     def _shards(self) -> Iterator[Metric]:
         phases = _gauge("shards", "Shards of this worker by phase.", "pipeline", "phase")

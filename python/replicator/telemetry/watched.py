@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from replicator.core.budget import Budget
+from replicator.core.gap import Gap
 from replicator.core.liveness import ShardView
 from replicator.telemetry.stats import Stats
 
@@ -24,3 +25,5 @@ class Watched:
     """Why it can't work now; empty when it can."""
     source_counters: Callable[[], Mapping[str, int]]
     """See `protocols.Measured.counters`; empty where the source counts nothing."""
+    gaps: Callable[[], Sequence[Gap]] = tuple
+    """The gaps that stop shards now."""

@@ -14,7 +14,7 @@ from replicator.core import gap
 from replicator.core.start import resolved
 from replicator.errors import ReplicatorError
 from replicator.model import Horizon, Position, Reached, Start, Stream
-from replicator.protocols import Clock, Sink, Source
+from replicator.protocols import Clock, Dated, Sink, Source
 from replicator.telemetry.stats import Stats
 
 # So long the service's clock is believed before it is asked again: many shards start at once.
@@ -70,10 +70,10 @@ class Gaps:
         stored: Position | None,
         ancestors: Sequence[str],
         reached: Mapping[str, Reached],
-    ) -> int:
-        """How far behind a reader of the shard may be, in milliseconds; `reached` is what the
-        sink says of it and its ancestors. Raises PositionLost when what comes after the stored
-        position may be gone already."""
+    ) -> int | None:
+        """How far behind a reader of the shard may be, in milliseconds (None: the service says
+        what is lost); `reached` is what the sink says of it and its ancestors. Raises
+        PositionLost when what comes after the stored position may be gone already."""
         horizon = await self._horizon()
         lost = gap.aged(
             shard_id,
@@ -82,6 +82,7 @@ class Gaps:
             [reached[each] for each in ancestors if each in reached],
             horizon,
             self._margin_us,
+            made_us=self._source.made_us(shard_id) if isinstance(self._source, Dated) else None,
         )
         if lost is not None:
             raise lost

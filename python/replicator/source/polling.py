@@ -274,6 +274,6 @@ def _fetch(shard_id: str, position: Position, answer: _core.Answer, received_at:
         records=records,
         next=following,
         children=children,
-        behind_ms=answer.millis_behind_latest or 0,
+        behind_ms=answer.millis_behind_latest,
         received_at=received_at,
     )

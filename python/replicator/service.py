@@ -21,6 +21,7 @@ import structlog
 import uvloop
 
 from replicator.admin import Admin, serving
+from replicator.api_calls import APICalls
 from replicator.aws import AWSSettings
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
 from replicator.coordinator import Coordinator
@@ -99,14 +100,15 @@ class Service:
             await stack.enter_async_context(serving(self.config.admin, admin))
             store = await stack.enter_async_context(open_store(self.config))
             for pipeline in self.config.pipelines:
+                calls = APICalls()
                 source = await stack.enter_async_context(
-                    closing(make_source(self.config, pipeline, self._clock))
+                    closing(make_source(self.config, pipeline, self._clock, calls=calls))
                 )
                 sink = await stack.enter_async_context(
                     closing(make_sink(self.config, pipeline, self.owner, store.store_id))
                 )
                 log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
-                self.coordinators.append(self._coordinator(pipeline, source, sink, store))
+                self.coordinators.append(self._coordinator(pipeline, source, sink, store, calls))
             with one_cause():
                 await self._supervise(stopping)
 
@@ -122,7 +124,12 @@ class Service:
                 )
 
     def _coordinator(
-        self, pipeline: PipelineConfig, source: Source, sink: Sink[Any], store: LeaseStore
+        self,
+        pipeline: PipelineConfig,
+        source: Source,
+        sink: Sink[Any],
+        store: LeaseStore,
+        calls: APICalls,
     ) -> Coordinator:
         limits = self.config.limits
         # A share each: a pipeline whose sink stalls must not hold up the others.
@@ -146,7 +153,8 @@ class Service:
             )
 
         async def describe() -> Sequence[TableSchema]:
-            return await describe_tables(source_settings(self.config, pipeline), pipeline.tables)
+            settings = source_settings(self.config, pipeline, calls)
+            return await describe_tables(settings, pipeline.tables)
 
         coordinator = Coordinator(
             name=self.config.qualified_name(pipeline),
@@ -177,6 +185,7 @@ class Service:
                 unready=coordinator.unready,
                 source_counters=source.counters if isinstance(source, Measured) else dict,
                 gaps=coordinator.gaps,
+                api=calls,
             )
         )
         return coordinator
@@ -185,16 +194,19 @@ class Service:
 # ---- what the settings name
 
 
-def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
-    """How the pipeline's stream is reached."""
-    return AWSSettings(**(pipeline.source.aws or config.aws).model_dump())
+def source_settings(
+    config: Config, pipeline: PipelineConfig, calls: APICalls | None = None
+) -> AWSSettings:
+    """How the pipeline's stream is reached, and who counts the calls."""
+    settings = (pipeline.source.aws or config.aws).model_dump()
+    return AWSSettings(**settings, calls=calls or APICalls())
 
 
 def make_source(
-    config: Config, pipeline: PipelineConfig, clock: Clock
+    config: Config, pipeline: PipelineConfig, clock: Clock, *, calls: APICalls | None = None
 ) -> KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource:
     """The pipeline's source, not opened."""
-    settings, source = source_settings(config, pipeline), pipeline.source
+    settings, source = source_settings(config, pipeline, calls), pipeline.source
     if isinstance(source, StreamsSourceConfig):
         return StreamsSource(
             settings,

@@ -74,6 +74,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         yield from self._counters()
+        yield from self._calls()
         yield from self._writes()
         yield from self._gauges()
         yield from self._stopped()
@@ -101,6 +102,21 @@ class Metrics(Collector):
             for key, count in each.source_counters().items():
                 family.add_metric([each.pipeline, key], count)
         yield family
+
+    def _calls(self) -> Iterator[Metric]:
+        of = ("pipeline", "service", "operation")
+        errors = _counter("api_errors", "Failed attempts, those repeated too.", *of, "code")
+        seconds = HistogramMetricFamily(
+            "replicator_api_seconds", "Attempts of calls, by the time to their answer.", labels=of
+        )
+        for each in self._pipelines:
+            for (call, code), count in each.api.failures.items():
+                errors.add_metric([each.pipeline, *call, code], count)
+            for call, took in each.api.durations.items():
+                buckets = [(bound, float(count)) for bound, count in took.cumulated()]
+                seconds.add_metric([each.pipeline, *call], buckets, took.seconds)
+        yield errors
+        yield seconds
 
     def _writes(self) -> Iterator[Metric]:
         writes = SummaryMetricFamily(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from replicator.api_calls import APICalls
 from replicator.core.budget import Budget
 from replicator.core.gap import Gap
 from replicator.core.liveness import ShardView
@@ -27,3 +28,5 @@ class Watched:
     """See `protocols.Measured.counters`; empty where the source counts nothing."""
     gaps: Callable[[], Sequence[Gap]] = tuple
     """The gaps that stop shards now."""
+    api: APICalls = field(default_factory=APICalls)
+    """What its calls of AWS met."""

@@ -1,7 +1,8 @@
 """The admin server: is it alive, is it ready, what does each shard do, how much was done.
 
     /healthz   200 while every shard of this worker makes progress or waits for its sink,
-               503 as long as one is past its deadline; names shards and reasons
+               503 as long as one is past its deadline, or a pipeline failed and waits to be
+               begun anew; names them and the reasons
     /readyz    200 once every pipeline has begun and its leases run, else 503 with reasons
     /status    everything as JSON: what `replicator status` shows
     /metrics   for Prometheus, see `telemetry.metrics`
@@ -49,7 +50,11 @@ class Admin:
         """The body of /healthz; `healthy` decides its code."""
         late: list[dict[str, Any]] = []
         waiting: list[dict[str, Any]] = []
+        failed: list[dict[str, Any]] = []
         for each in self._pipelines:
+            if (error := each.failure()) is not None:
+                why = {"code": error.code, "why": error.message}
+                failed.append({"pipeline": each.pipeline, **why})
             for view in each.shards():
                 said = {"pipeline": each.pipeline, "shard": view.shard, "why": view.why}
                 if view.is_late:
@@ -57,7 +62,8 @@ class Admin:
                 elif view.waits_for_sink is not None:
                     waiting.append(said | {"sink": view.waits_for_sink})
         return {
-            "healthy": not late,
+            "healthy": not late and not failed,
+            "failed": failed,
             "late_count": len(late),
             "late": late[:SHARDS_NAMED],
             "waiting_for_sink_count": len(waiting),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from replicator.core.budget import Budget
 from replicator.core.liveness import ShardView
+from replicator.errors import ReplicatorError
 from replicator.telemetry.stats import Stats
 
 
@@ -24,3 +25,5 @@ class Watched:
     """Why it can't work now; empty when it can."""
     source_counters: Callable[[], Mapping[str, int]]
     """See `protocols.Measured.counters`; empty where the source counts nothing."""
+    failure: Callable[[], ReplicatorError | None] = lambda: None
+    """What ended its last run, until it has begun again."""

@@ -19,7 +19,10 @@ LAG_PEAK = "max_over_time(replicator_lag_seconds) > 60"
 
 _API = r'replicator_api_errors_total\{code="(%s)",'
 _SOURCE = r'replicator_source_events_total\{event="(%s)",'
-_BROKEN = r"\w*Connection\w*|ClientPayloadError|ServerDisconnected\w*|\w*StreamingError|HTTPClientError"
+_BROKEN = (
+    r"\w*Connection\w*|ClientPayloadError|ServerDisconnected\w*"
+    r"|\w*StreamingError|HTTPClientError"
+)
 _THROTTLED = r"\w*(?:Exceeded|Throttling)\w*"
 _READ = r"replicator_records_total\{"
 

@@ -1,8 +1,9 @@
 """The admin server: is it alive, is it ready, what does each shard do, how much was done.
 
     /healthz   200 while every shard of this worker makes progress or waits for its sink,
-               503 as long as one is past its deadline; names shards and reasons. Shards that
-               stand at a gap are named too, and leave it green: no restart mends them
+               503 as long as one is past its deadline, or a pipeline failed and waits to be
+               begun anew; names them and the reasons. Shards that stand at a gap are named
+               too, and leave it green: no restart mends them
     /readyz    200 once every pipeline has begun and its leases run, else 503 with reasons
     /status    everything as JSON: what `replicator status` shows
     /metrics   for Prometheus, see `telemetry.metrics`
@@ -51,7 +52,11 @@ class Admin:
         late: list[dict[str, Any]] = []
         waiting: list[dict[str, Any]] = []
         stopped: list[dict[str, Any]] = []
+        failed: list[dict[str, Any]] = []
         for each in self._pipelines:
+            if (error := each.failure()) is not None:
+                why = {"code": error.code, "why": error.message}
+                failed.append({"pipeline": each.pipeline, **why})
             for view in each.shards():
                 said = {"pipeline": each.pipeline, "shard": view.shard, "why": view.why}
                 if view.is_late:
@@ -62,7 +67,8 @@ class Admin:
                 said = {"pipeline": each.pipeline, "shard": gap.shard_id, "why": gap.reason}
                 stopped.append(said | {"held_up_count": len(gap.held_up)})
         return {
-            "healthy": not late,
+            "healthy": not late and not failed,
+            "failed": failed,
             "late_count": len(late),
             "late": late[:SHARDS_NAMED],
             "waiting_for_sink_count": len(waiting),

@@ -18,7 +18,7 @@ from replicator.testing.cloud import Fault, FaultCloud
 
 def samples(calls: APICalls) -> dict[tuple[str, ...], float]:
     """What a scrape tells of them: by series, operation, code or bucket."""
-    watched = Watched("p", "w", Stats(), Budget(1), list, lambda: "", dict, calls)
+    watched = Watched("p", "w", Stats(), Budget(1), list, lambda: "", dict, api=calls)
     text = Metrics([watched]).text().decode()
     return {
         (sample.name, labels["operation"], labels.get("code", labels.get("le", ""))): sample.value

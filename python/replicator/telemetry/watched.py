@@ -9,6 +9,7 @@ from replicator.api_calls import APICalls
 from replicator.core.budget import Budget
 from replicator.core.gap import Gap
 from replicator.core.liveness import ShardView
+from replicator.errors import ReplicatorError
 from replicator.telemetry.stats import Stats
 
 
@@ -30,3 +31,5 @@ class Watched:
     """The gaps that stop shards now."""
     api: APICalls = field(default_factory=APICalls)
     """What its calls of AWS met."""
+    failure: Callable[[], ReplicatorError | None] = lambda: None
+    """What ended its last run, until it has begun again."""

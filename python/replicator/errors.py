@@ -56,11 +56,13 @@ class PositionLost(ReplicatorError):
 @contextmanager
 def one_cause() -> Iterator[None]:
     """Raises the first error of an exception group alone: one cause is enough to act
-    on, and the others are mostly its echoes."""
+    on, and the others are mostly its echoes. A bug is never an echo: it comes first."""
     try:
         yield
     except BaseExceptionGroup as group:
-        raise next(_leaves(group)) from group
+        causes = list(_leaves(group))
+        bugs = (cause for cause in causes if not isinstance(cause, ReplicatorError))
+        raise next(bugs, causes[0]) from group
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -35,6 +35,10 @@ class Gate:
         """From now on `holder` is one of those that may be told to write."""
         self._holders.append(holder)
 
+    def unregister(self, holder: Holder) -> None:
+        """It holds nothing any more."""
+        self._holders.remove(holder)
+
     @property
     def used(self) -> int:
         """Bytes held now."""

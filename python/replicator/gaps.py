@@ -41,6 +41,7 @@ class Gaps:
         self._stats = stats
         self._margin_us = margin_us
         self._found: dict[str, gap.Gap] = {}
+        self._since: dict[str, float] = {}
         self._marks: dict[str, Reached | None] = {}
         self._seen: tuple[float, Horizon] | None = None
         self._looking = asyncio.Lock()
@@ -50,6 +51,10 @@ class Gaps:
     def found(self) -> tuple[gap.Gap, ...]:
         """The newest gap of each shard that had one, by shard; some may be mended by now."""
         return tuple(found for _, found in sorted(self._found.items()))
+
+    def seconds(self, shard_id: str) -> float:
+        """For how long the shard has stood at its gap, as far as this process knows."""
+        return self._clock.monotonic() - self._since[shard_id]
 
     async def first_start(self, start: Start) -> Position:
         """The first start of a stream, resolved (law 5). Raises FatalError when it lies before
@@ -115,6 +120,7 @@ class Gaps:
     def _say(self, found: gap.Gap) -> None:
         self._stats.gaps += 1
         self._found[found.shard_id] = found
+        self._since[found.shard_id] = self._clock.monotonic()
         self._log.error("gap", **found.as_fields(self._pipeline))
 
     async def _horizon(self) -> Horizon:

@@ -115,6 +115,7 @@ class Lane:
         self._clock = clock
         self._stats = stats
         self._changed = asyncio.Event()
+        self._is_over = False
 
     @property
     def nbytes(self) -> int:
@@ -127,6 +128,9 @@ class Lane:
 
     def add(self, waiting: _Waiting) -> None:
         """Queues one fetch; see `Inlet.put`."""
+        if self._is_over:  # a reader that is ended later than the lane
+            self._drop([waiting])
+            return
         batch = waiting.pending.batch
         rows = len(batch) + len(batch.rejections)
         self._batcher.add(waiting, rows=rows, nbytes=waiting.charge, now=self._clock.monotonic())
@@ -150,8 +154,14 @@ class Lane:
                 if work := self._take():
                     await self._write(work, reason)
         finally:
-            while self._batcher.count:
-                self._drop(self._batcher.take())
+            self.close()
+
+    def close(self) -> None:
+        """Gives back the bytes of what it still holds, and takes nothing more. May be called
+        twice."""
+        self._is_over = True
+        while self._batcher.count:
+            self._drop(self._batcher.take())
 
     async def _write(self, work: Sequence[_Waiting], reason: FlushReason) -> None:
         try:

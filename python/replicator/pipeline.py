@@ -77,8 +77,15 @@ class Pipeline:
             )
             lane = Lane(writer, batcher, self._gate, self._clock, self._stats)
             self._gate.register(lane)
-            self._lanes[id(writer)] = (lane, self._group.create_task(lane.run()))
+            task = self._group.create_task(lane.run())
+            task.add_done_callback(lambda _: self._over(lane))
+            self._lanes[id(writer)] = (lane, task)
         return self._lanes[id(writer)][0]
+
+    def _over(self, lane: Lane) -> None:
+        # The gate outlives the pipeline; and a task may be cancelled before its first step.
+        lane.close()
+        self._gate.unregister(lane)
 
     def close(self) -> None:
         """Ends the lanes; what still waits in them is not written."""

@@ -12,7 +12,8 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,18 +22,19 @@ import structlog
 import uvloop
 
 from replicator.admin import Admin, serving
+from replicator.api_calls import APICalls
 from replicator.aws import AWSSettings
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
 from replicator.coordinator import Coordinator
 from replicator.core import gap
 from replicator.core.budget import Budget
-from replicator.core.liveness import Liveness
+from replicator.core.liveness import Liveness, ShardView
 from replicator.core.pace import PaceLimits
 from replicator.errors import ReplicatorError, one_cause
 from replicator.flow import Gate
 from replicator.model import TableSchema
 from replicator.pipeline import Pipeline
-from replicator.protocols import Clock, LeaseStore, Measured, Sink, Source
+from replicator.protocols import Clock, Measured, Sink, Source
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.source.fallback import FallbackSource
@@ -42,6 +44,7 @@ from replicator.source.polling import PollOptions
 from replicator.source.streams import StreamsOptions, StreamsSource
 from replicator.source.tables import describe_tables
 from replicator.store.sqlite import SQLiteLeaseStore
+from replicator.supervisor import RETRY_SECONDS, DrainTimeout, Supervised, supervise
 from replicator.telemetry.stats import Stats
 from replicator.telemetry.watched import Watched
 
@@ -66,18 +69,13 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-class DrainTimeout(Exception):
-    """The orderly stop took longer than `drain_timeout_seconds`."""
-
-
 class Service:
     """All pipelines of one configuration; what is `watched` may be read while it runs."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self.config = config
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._clock = SystemClock()
-        self.coordinators: list[Coordinator] = []
+        self._clock = clock or SystemClock()
         self.watched: list[Watched] = []
 
     @property
@@ -88,8 +86,9 @@ class Service:
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains.
 
-        Raises the ReplicatorError that kept it from beginning, DrainTimeout when the
-        drain took too long. What was durable stays so in every case.
+        Raises the ReplicatorError that kept every pipeline from beginning (with one pipeline:
+        that one), DrainTimeout when the drain took too long. What was durable stays so in
+        every case.
         """
         for pipeline in self.config.pipelines:
             gap.require_policy(pipeline.on_gap)
@@ -98,102 +97,158 @@ class Service:
             admin = Admin(self.config.name, self.owner, self.watched)
             await stack.enter_async_context(serving(self.config.admin, admin))
             store = await stack.enter_async_context(open_store(self.config))
-            for pipeline in self.config.pipelines:
-                source = await stack.enter_async_context(
-                    closing(make_source(self.config, pipeline, self._clock))
-                )
-                sink = await stack.enter_async_context(
-                    closing(make_sink(self.config, pipeline, self.owner, store.store_id))
-                )
-                log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
-                self.coordinators.append(self._coordinator(pipeline, source, sink, store))
+            pipelines = [self._supervised(each, store) for each in self.config.pipelines]
             with one_cause():
-                await self._supervise(stopping)
-
-    async def _supervise(self, stopping: asyncio.Event) -> None:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(each.run(stopping)) for each in self.coordinators]
-            await stopping.wait()
-            _, late = await asyncio.wait(running, timeout=self.config.drain_timeout_seconds)
-            if late:
-                raise DrainTimeout(
-                    f"not everything was durable {self.config.drain_timeout_seconds:g} s after "
-                    "the stop; the rest is read again at the next start"
+                await supervise(
+                    pipelines, stopping, drain_timeout_seconds=self.config.drain_timeout_seconds
                 )
 
-    def _coordinator(
-        self, pipeline: PipelineConfig, source: Source, sink: Sink[Any], store: LeaseStore
-    ) -> Coordinator:
-        limits = self.config.limits
+    def _supervised(self, pipeline: PipelineConfig, store: SQLiteLeaseStore) -> Supervised:
         # A share each: a pipeline whose sink stalls must not hold up the others.
-        budget = Budget(limits.memory_bytes_max // len(self.config.pipelines))
-        gate, stats = Gate(budget), Stats()
+        budget = Budget(self.config.limits.memory_bytes_max // len(self.config.pipelines))
+        runs = Runs(self, pipeline, store, budget, self._clock)
+        self.watched.append(runs.watched)
+        return runs.supervised
+
+
+class Runs:
+    """One pipeline, run after run: what is counted and shown outlives each of them."""
+
+    def __init__(
+        self,
+        service: Service,
+        pipeline: PipelineConfig,
+        store: SQLiteLeaseStore,
+        budget: Budget,
+        clock: Clock,
+    ) -> None:
+        self._config, self._owner = service.config, service.owner
+        self._pipeline = pipeline
+        self._store = store
+        self._gate = Gate(budget)
+        self._clock = clock
+        self._stats = Stats()
+        self._calls = APICalls()
+        self._coordinator: Coordinator | None = None
+        # What the sources of earlier runs counted, and the one of now.
+        self._counted: Counter[str] = Counter()
+        self._counting: Callable[[], Mapping[str, int]] = dict
+        self.supervised = Supervised(pipeline.name, self._open, clock, self._stats)
+        self.watched = Watched(
+            pipeline=pipeline.name,
+            sink=pipeline.sinks[0].name,
+            stats=self._stats,
+            budget=budget,
+            shards=self._shards,
+            unready=self._unready,
+            source_counters=self._counters,
+            gaps=self._gaps,
+            api=self._calls,
+            failure=lambda: self.supervised.failure,
+        )
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Coordinator]:
+        """A fresh source, sink and coordinator."""
+        pipeline = self._pipeline
+        async with (
+            closing(make_source(self._config, pipeline, self._clock, calls=self._calls)) as source,
+            closing(make_sink(self._config, pipeline, self._owner, self._store.store_id)) as sink,
+        ):
+            log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
+            self._counting = _counting(source)
+            self._coordinator = self._coordinating(pipeline, source, sink)
+            try:
+                yield self._coordinator
+            finally:
+                self._counted.update(self._counting())
+                self._coordinator, self._counting = None, dict
+
+    def _coordinating(
+        self, pipeline: PipelineConfig, source: Source, sink: Sink[Any]
+    ) -> Coordinator:
+        limits = self._config.limits
 
         def make_pipeline(group: asyncio.TaskGroup) -> Pipeline:
+            self.supervised.begun()  # nothing asks for it earlier
             return Pipeline(
                 source=source,
                 sink=sink,
                 tables=pipeline.table_names,
-                gate=gate,
+                gate=self._gate,
                 batch_limits=(
                     limits.batch_rows_max,
                     limits.batch_bytes_max,
                     limits.batch_delay_ms_max / 1_000,
                 ),
                 clock=self._clock,
-                stats=stats,
+                stats=self._stats,
                 group=group,
             )
 
         async def describe() -> Sequence[TableSchema]:
-            return await describe_tables(source_settings(self.config, pipeline), pipeline.tables)
+            settings = source_settings(self._config, pipeline, self._calls)
+            return await describe_tables(settings, pipeline.tables)
 
-        coordinator = Coordinator(
-            name=self.config.qualified_name(pipeline),
+        return Coordinator(
+            name=self._config.qualified_name(pipeline),
             start=(
                 parse_start(pipeline.source.start)
                 if "start" in pipeline.source.model_fields_set
                 else None
             ),
-            owner=self.owner,
+            owner=self._owner,
             describe=describe,
             source=source,
             sink=sink,
-            store=store,
+            store=self._store,
             make_pipeline=make_pipeline,
             clock=self._clock,
             jitter=random.random,
-            stats=stats,
+            stats=self._stats,
             alive=Liveness(pipeline.sinks[0].name, deadline_seconds=limits.silence_seconds_max),
-            lease_seconds=self.config.leases.duration_seconds,
+            lease_seconds=self._config.leases.duration_seconds,
         )
-        self.watched.append(
-            Watched(
-                pipeline=pipeline.name,
-                sink=pipeline.sinks[0].name,
-                stats=stats,
-                budget=budget,
-                shards=coordinator.views,
-                unready=coordinator.unready,
-                source_counters=source.counters if isinstance(source, Measured) else dict,
-            )
-        )
-        return coordinator
+
+    # ---- what is shown
+
+    def _shards(self) -> Sequence[ShardView]:
+        return () if self._coordinator is None else self._coordinator.views()
+
+    def _gaps(self) -> Sequence[gap.Gap]:
+        return () if self._coordinator is None else self._coordinator.gaps()
+
+    def _unready(self) -> str:
+        if (failure := self.supervised.failure) is not None:
+            return f"it failed, and is begun anew every {RETRY_SECONDS:.0f} s: {failure}"
+        return "it is made" if self._coordinator is None else self._coordinator.unready()
+
+    def _counters(self) -> Mapping[str, int]:
+        counted = Counter(self._counted)
+        counted.update(self._counting())
+        return counted
+
+
+def _counting(source: Source) -> Callable[[], Mapping[str, int]]:
+    return source.counters if isinstance(source, Measured) else dict
 
 
 # ---- what the settings name
 
 
-def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
-    """How the pipeline's stream is reached."""
-    return AWSSettings(**(pipeline.source.aws or config.aws).model_dump())
+def source_settings(
+    config: Config, pipeline: PipelineConfig, calls: APICalls | None = None
+) -> AWSSettings:
+    """How the pipeline's stream is reached, and who counts the calls."""
+    settings = (pipeline.source.aws or config.aws).model_dump()
+    return AWSSettings(**settings, calls=calls or APICalls())
 
 
 def make_source(
-    config: Config, pipeline: PipelineConfig, clock: Clock
+    config: Config, pipeline: PipelineConfig, clock: Clock, *, calls: APICalls | None = None
 ) -> KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource:
     """The pipeline's source, not opened."""
-    settings, source = source_settings(config, pipeline), pipeline.source
+    settings, source = source_settings(config, pipeline, calls), pipeline.source
     if isinstance(source, StreamsSourceConfig):
         return StreamsSource(
             settings,

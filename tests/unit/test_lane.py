@@ -223,3 +223,14 @@ async def test_a_full_budget_makes_it_write_at_once() -> None:
         await bench.put(inlet)
         await bench.put(inlet)
     assert bench.stats.flush_reasons == {FlushReason.PRESSURE: 1}
+
+
+async def test_a_lane_that_is_over_gives_back_what_comes_late() -> None:
+    """A reader may be ended after the lane; the gate outlives both."""
+    bench = Bench()
+    inlet = bench.open("s1")
+    async with bench.running():
+        await bench.put(inlet)
+        await asyncio.sleep(0)
+    await bench.put(inlet)
+    assert (bench.gate.used, inlet.waiting_from) == (0, None)

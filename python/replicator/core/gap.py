@@ -19,6 +19,8 @@ from replicator.model import Horizon, Position, Reached
 # For clocks that differ (a sink stores the time of an answer by its own) and for the time
 # between the look and the read. It is also the time by which a gap is told too early.
 MARGIN_US = 120_000_000
+# A list for people; their number is said.
+HELD_UP_NAMED = 20
 
 
 # The margin is a tenth of the time since a position was begun, until it is whole: who begins at
@@ -40,7 +42,7 @@ class Cause(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Records of a shard that may never come. The shard stands still at `position` (None: it
-    never had one) until an operator moves it; `held_up` are its children, which wait."""
+    never had one) until an operator moves it; `held_up` are the shards that wait for it."""
 
     shard_id: str
     cause: Cause
@@ -58,7 +60,8 @@ class Gap:
             "code": self.code,
             "position": str(self.position) if self.position is not None else None,
             "reason": self.reason,
-            "held_up": list(self.held_up),
+            "held_up": list(self.held_up[:HELD_UP_NAMED]),
+            "held_up_count": len(self.held_up),
             "alarm": f"changes of pipeline {pipeline} may be lost: shard {self.shard_id} stopped",
             "action": "on_gap: stop; other shards go on. What to do: accept the loss with "
             f"`replicator positions reset --pipeline {name} --shard {self.shard_id}` "

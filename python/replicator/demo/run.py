@@ -31,7 +31,8 @@ from replicator.demo.child import (
     start_child,
 )
 from replicator.errors import FatalError, one_cause
-from replicator.service import DrainTimeout, Service
+from replicator.service import Service
+from replicator.supervisor import DrainTimeout
 from replicator.testing.servers import PostgresServer
 
 PRODUCTS = 400

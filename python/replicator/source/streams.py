@@ -263,10 +263,8 @@ class StreamsSource:
         return self.poller.calls[shard_id]
 
     def counters(self) -> Mapping[str, int]:
-        """Throttles by code and renewals of iterators by reason; only grow."""
-        throttles = {f"throttle_{code}": count for code, count in self.poller.throttles.items()}
-        renewals = {f"renewal_{reason}": count for reason, count in self.poller.renewals.items()}
-        return {**throttles, **renewals}
+        """See `Poller.counters`."""
+        return self.poller.counters()
 
     async def close(self) -> None:
         """Closes the clients, and with them every connection. May be called twice."""

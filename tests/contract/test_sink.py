@@ -84,6 +84,21 @@ async def test_a_stream_created_again_is_another_stream(rig: Rig) -> None:
     assert (await sink.fence(RECREATED, "shard-1", "me")).epoch == 1
 
 
+async def test_streams_of_another_pipeline_into_the_same_table_are_known(rig: Rig) -> None:
+    """Regression: a table that another pipeline had filled from a stream of another kind was
+    taken for nobody's."""
+    mine = await rig.worker()
+    await mine.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    theirs = await rig.worker(pipeline="other")
+    assert not await theirs.is_known(STREAM)
+    assert await theirs.begun() == [STREAM.arn]
+    newer = replace(STREAM, arn=STREAM.arn + "-newer")
+    await theirs.begin(newer, {"shard-1": TRIM_HORIZON})
+    assert await mine.begun() == [STREAM.arn, newer.arn]
+    await theirs.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    assert sorted(await mine.begun()) == [STREAM.arn, newer.arn], "each once"
+
+
 # ---- until when a shard was read
 
 

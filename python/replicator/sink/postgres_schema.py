@@ -27,7 +27,7 @@ _STATE_COLUMNS: Final[Mapping[str, frozenset[str]]] = {
         "pipeline stream_arn stream_created_at shard position sequence_number epoch owner"
         " store_id last_arrival_at tip_at begun_at updated_at".split()
     ),
-    "streams": frozenset("pipeline stream_arn stream_created_at starts begun_at".split()),
+    "streams": frozenset("pipeline stream_arn stream_created_at starts tables begun_at".split()),
     "dead_letters": frozenset(
         "pipeline table_name stream shard sequence_number record_index code message raw"
         " created_at attempts".split()

@@ -75,6 +75,7 @@ class MemoryStore:
 
     items: dict[tuple[str, Key], StoredItem] = field(default_factory=dict)
     streams: dict[tuple[str, Stream], Mapping[str, Position]] = field(default_factory=dict)
+    tables: dict[tuple[str, Stream], frozenset[str]] = field(default_factory=dict)
     positions: dict[tuple[str, Stream, str], Position] = field(default_factory=dict)
     reached: dict[tuple[str, Stream, str], Reached] = field(default_factory=dict)
     epochs: dict[tuple[str, Stream, str], int] = field(default_factory=dict)
@@ -127,6 +128,7 @@ class MemorySink:
         if (self.pipeline, stream) in self.store.streams:
             return False
         self.store.streams[self.pipeline, stream] = dict(starts)
+        self.store.tables[self.pipeline, stream] = frozenset(self.tables)
         for shard_id, position in starts.items():
             key = (self.pipeline, stream, shard_id)
             self.store.positions.setdefault(key, position)
@@ -137,7 +139,12 @@ class MemorySink:
         return (self.pipeline, stream) in self.store.streams
 
     async def begun(self) -> Sequence[str]:
-        return [stream.arn for pipeline, stream in self.store.streams if pipeline == self.pipeline]
+        arns = (
+            stream.arn
+            for (pipeline, stream), tables in self.store.tables.items()
+            if pipeline == self.pipeline or not tables.isdisjoint(self.tables)
+        )
+        return list(dict.fromkeys(arns))
 
     async def holds_data(self) -> bool:
         return bool(self.store.items)

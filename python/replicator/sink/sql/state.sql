@@ -25,6 +25,7 @@ CREATE TABLE {streams} (
     stream_arn text COLLATE "C" NOT NULL,
     stream_created_at timestamptz NOT NULL,
     starts jsonb NOT NULL,
+    tables text[] NOT NULL,
     begun_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, stream_arn, stream_created_at)
 )
@@ -48,8 +49,8 @@ CREATE TABLE {dead_letters} (
 )
 
 -- name: begin_stream
-INSERT INTO {streams} (pipeline, stream_arn, stream_created_at, starts)
-VALUES ($1, $2, $3, $4)
+INSERT INTO {streams} (pipeline, stream_arn, stream_created_at, starts, tables)
+VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 RETURNING true
 
@@ -79,7 +80,9 @@ SELECT EXISTS (
 )
 
 -- name: begun
-SELECT stream_arn FROM {streams} WHERE pipeline = $1 ORDER BY begun_at
+-- By any pipeline: two may write into one table.
+SELECT stream_arn FROM {streams} WHERE pipeline = $1 OR tables && $2::text[]
+GROUP BY stream_arn ORDER BY max(begun_at)
 
 -- name: positions
 SELECT shard, position, epoch, owner FROM {positions}

@@ -31,7 +31,8 @@ async def tagged_tables(
     """
     filters = [{"Key": key, "Values": list(values or ())} for key, values in tags.items()]
     found: set[str] = set()
-    async with aws_client(settings, "resourcegroupstaggingapi") as client:
+    # Who looks again and again has a pace of its own.
+    async with aws_client(settings, "resourcegroupstaggingapi", attempts_max=2) as client:
         token = ""
         while True:
             with aws_errors("GetResources", f"tables tagged {', '.join(tags)}"):

@@ -56,10 +56,13 @@ lint: $(EXTENSION) ## Formats, types, stub, layers, clippy: changes nothing
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
 
+# Each process starts servers of its own: more than four would fill the memory of a laptop.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+
 test: $(KAFKA) $(EXTENSION) $(EMULATORS) ## Tests of the core and of the product; ARGS go to pytest
 	$(need)
 	cargo test --locked --release --no-default-features
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 bench: $(EXTENSION) $(PEERS) ## Ratios measured side by side; ARGS="core|scale|ingest|… --output json|markdown --quick"
 	@$(BIN)/python -m bench.run $(ARGS)

@@ -1,10 +1,12 @@
 """A long run at full mischief: is the state right in the end, is memory flat, was every fault told?
 
-    python -m bench.soak [--minutes 60] [--rate 200] [--seed 1] [--script full] [--output json]
+    python -m bench.soak [--minutes 60] [--source kinesis|polling|streams] [--rate 200] [--seed 1]
+        [--script full] [--kill-every SECONDS] [--output json]
 
 The fault cloud, `replicator run` and a Postgres run as processes of their own. Afterwards the
 table is compared with the cloud's own history, item by item. Exit code 1 when they differ, when
-the worker failed, or when its memory grew by more than a fifth after the first quarter.
+the worker failed, when its memory grew by more than a fifth from the first quarter to the last,
+or when the cloud did a fault that no metric of the worker's shows.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,7 +26,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,17 @@ import asyncpg
 import uvloop
 import yaml
 
+from bench.soak_faults import Scrapes, Sight, done, sights
 from replicator.demo.compare import compare, plain_item, select
 from replicator.testing.cloud import SCRIPTS
 from replicator.testing.items import with_bytes
 from replicator.testing.servers import free_port, start_postgres, stop_process
 
 TABLE = "products"
-SAMPLES = 60
+LOOK_SECONDS = 2.0
+TELL_SECONDS = 60.0
+# A process that has just begun is smaller than it will be.
+WARM_UP_SECONDS = 60.0
 SETTLE_SECONDS = 300.0
 GROWTH_MAX = 0.2
 RETENTION_SECONDS = 900
@@ -47,36 +54,56 @@ RETENTION_SECONDS = 900
 class Soak:
     """What was seen."""
 
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
     rss_mb: list[float] = field(default_factory=list)
+    """After the warm-up, every two seconds."""
+    cpu_share: float = 0.0
+    """Of one core, by the worker."""
+    lag_seconds_max: float = 0.0
+    kills: int = 0
     changes: int = 0
     records: int = 0
     items: int = 0
     differences: tuple[str, ...] = ()
-    faults: Mapping[str, int] = field(default_factory=dict)
+    sights: tuple[Sight, ...] = ()
     said: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     exit_code: int = 0
 
     @property
+    def quarters_mb(self) -> list[float]:
+        """The median of each quarter's memory."""
+        size = max(1, len(self.rss_mb) // 4)
+        parts = [self.rss_mb[at : at + size] for at in range(0, len(self.rss_mb), size)]
+        return [round(statistics.median(part), 1) for part in parts[:4]]
+
+    @property
     def growth(self) -> float:
-        """Of the median of the last quarter over that of the second."""
-        quarter = max(1, len(self.rss_mb) // 4)
-        second = self.rss_mb[quarter : 2 * quarter] or self.rss_mb
-        return statistics.median(self.rss_mb[-quarter:]) / statistics.median(second) - 1
+        """Of the last quarter's memory over the first's."""
+        quarters = self.quarters_mb
+        return quarters[-1] / quarters[0] - 1 if quarters else 0.0
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Faults that no metric shows."""
+        return tuple(sight.fault for sight in self.sights if not sight.is_seen)
 
     @property
     def is_good(self) -> bool:
-        return not self.differences and not self.exit_code and self.growth <= GROWTH_MAX
+        return not (self.differences or self.exit_code or self.unseen) and self.growth <= GROWTH_MAX
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.soak", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--source", choices=("kinesis", "polling", "streams"), default="kinesis")
     parser.add_argument("--rate", type=float, default=200.0, help="changes a second")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--script", default="full", help=f"{', '.join(SCRIPTS)}, or a JSON file")
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--keys", type=int, default=2_000)
+    parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="SIGKILLs the worker")
     parser.add_argument("--output", choices=("text", "json"), default="text")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="replicator-soak-") as folder:
@@ -87,41 +114,74 @@ def main() -> int:
 
 def run(options: argparse.Namespace, folder: Path) -> Soak:
     """The whole run; its files lie in `folder`."""
-    soak = Soak()
-    with start_postgres() as server:
-        dsn, port = server.database(), free_port()
-        with cloud(options, folder) as url, worker(url, dsn, folder, port) as process:
-            seconds = options.minutes * 60
-            end = time.monotonic() + seconds
-            while (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, seconds / SAMPLES))
-                soak.rss_mb.append(resident_mb(process.pid))
-                state = ask(url, "state")
-                line = f"{seconds - left:6.0f} s  {soak.rss_mb[-1]:6.1f} MB  "
-                line += f"{state['records']} records, {sum(state['faults'].values())} faults"
-                print(line, file=sys.stderr, flush=True)
+    soak = Soak(vars(options))
+    with start_postgres() as server, cloud(options, folder) as url:
+        dsn = server.database()
+        worker = Worker(options.source, url, dsn, folder)
+        try:
+            seconds = drive(options, url, worker, soak)
             ask(url, "workload", {"rate": 0})
             truth = ask(url, "oracle")
-            soak.changes = truth["changes"]
             items = {
                 key: plain_item({name: with_bytes(value) for name, value in item.items()})
                 for key, item in truth["items"].items()
             }
-            soak.items = len(items)
+            soak.changes, soak.items = truth["changes"], len(items)
             soak.differences = uvloop.run(settled(dsn, items))
-            soak.metrics = metrics(port)
-            state = ask(url, "state")
-            soak.faults, soak.records = state["faults"], state["records"]
-            process.terminate()
-            soak.exit_code = process.wait()
-        soak.said = said(folder / "worker.log")
+            worker.scrape()
+            soak.records = ask(url, "state")["records"]
+        finally:
+            soak.exit_code = worker.stop() or soak.exit_code
+    soak.metrics = worker.scrapes.counters()
+    soak.cpu_share = round(soak.metrics.get("process_cpu_seconds_total", 0.0) / seconds, 3)
+    soak.seconds = round(seconds, 1)
+    soak.lag_seconds_max = worker.scrapes.lag_seconds_max
+    soak.sights = sights(done(folder / "faults"), soak.metrics)
+    soak.said = said(folder / "worker.log")
     return soak
+
+
+def drive(options: argparse.Namespace, url: str, worker: Worker, soak: Soak) -> float:
+    """Lets the time pass: looks, kills, and tells how it goes. Gives the seconds it took; ends
+    early when the worker does."""
+    began = time.monotonic()
+    end = began + options.minutes * 60
+    every = options.kill_every or float("inf")
+    kill_at, tell_at = began + every, began + TELL_SECONDS
+    while (now := time.monotonic()) < end:
+        time.sleep(min(LOOK_SECONDS, end - now))
+        now = time.monotonic()
+        if (code := worker.process.poll()) is not None:
+            soak.exit_code = code or 1
+            break
+        worker.scrape()
+        rss = resident_mb(worker.process.pid)
+        if now - began >= min(WARM_UP_SECONDS, (end - began) / 4):
+            soak.rss_mb.append(round(rss, 1))
+        if now >= tell_at or now >= end:
+            tell_at += TELL_SECONDS
+            tell(now - began, rss, worker, ask(url, "state"), soak.kills)
+        if now >= kill_at:
+            kill_at += every
+            soak.kills += 1
+            worker.kill()
+    return time.monotonic() - began
+
+
+def tell(seconds: float, rss: float, worker: Worker, state: Mapping[str, Any], kills: int) -> None:
+    """A line of progress."""
+    faults = sum(state["faults"].values())
+    line = f"{seconds:6.0f} s  {state['changes']} changes, {rss:.0f} MB"
+    line += f", lag {worker.scrapes.lag_seconds:.1f} s, {faults} faults"
+    print(line + (f", {kills} kills" if kills else ""), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def cloud(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     """The fault cloud's address."""
     command = [sys.executable, "-m", "replicator.testing.cloud", "--script", options.script]
+    if options.source == "streams":
+        command += ["--source", "streams"]
     for name in ("seed", "rate", "shards", "keys"):
         command += [f"--{name}", str(getattr(options, name))]
     command += ["--retention-seconds", str(RETENTION_SECONDS), "--log", str(folder / "faults")]
@@ -133,37 +193,75 @@ def cloud(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         stop_process(process)
 
 
-@contextmanager
-def worker(url: str, dsn: str, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """`replicator run`."""
-    config = folder / "config.yaml"
-    pipeline = {
-        "name": "soak",
-        "tables": [TABLE],
-        "source": {"kind": "kinesis", "stream": TABLE},
-        "sinks": [{"name": "warehouse", "kind": "postgres", "dsn": dsn}],
-    }
-    settings = {
-        "name": "soak",
-        "aws": {"region": "eu-north-1", "endpoint_url": url},
-        "pipelines": [pipeline],
-        "admin": {"port": port},
-        "state_directory": str(folder / "state"),
-    }
-    config.write_text(yaml.safe_dump(settings))
-    environment = os.environ | {"AWS_ACCESS_KEY_ID": "soak", "AWS_SECRET_ACCESS_KEY": "soak"}
-    with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "replicator", "run", "--config", str(config)],
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        stop_process(process)
+class Worker:
+    """`replicator run`, and again after each kill."""
+
+    def __init__(self, source: str, url: str, dsn: str, folder: Path) -> None:
+        self.scrapes = Scrapes()
+        self._folder = folder
+        self._port = free_port()
+        sources = {
+            "kinesis": {"kind": "kinesis", "stream": TABLE},
+            "polling": {"kind": "kinesis", "stream": TABLE, "mode": "polling"},
+            "streams": {"kind": "streams"},
+        }
+        pipeline = {
+            "name": "soak",
+            "tables": [TABLE],
+            "source": sources[source],
+            "sinks": [{"name": "warehouse", "kind": "postgres", "dsn": dsn}],
+        }
+        settings = {
+            "name": "soak",
+            "aws": {"region": "eu-north-1", "endpoint_url": url},
+            "pipelines": [pipeline],
+            "admin": {"port": self._port},
+            "state_directory": str(folder / "state"),
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        self.process = self._start()
+
+    def kill(self) -> None:
+        """SIGKILL, and the next one begins."""
+        self.scrape()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.scrapes.restarted()
+        self.process = self._start()
+
+    def scrape(self) -> None:
+        """Reads the counters; one that has just begun doesn't answer yet."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self._port}/metrics", timeout=30
+            ) as answer:
+                self.scrapes.take(answer.read().decode())
+        except OSError:
+            return
+
+    def stop(self) -> int:
+        """Its exit code after SIGTERM."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            stop_process(self.process)
+            return 1
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"AWS_ACCESS_KEY_ID": "soak", "AWS_SECRET_ACCESS_KEY": "soak"}
+        with (self._folder / "worker.log").open("ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "replicator", "run"),
+                    *("--config", str(self._folder / "config.yaml")),
+                ],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
 
 
 async def settled(dsn: str, items: Mapping[str, Any]) -> tuple[str, ...]:
@@ -192,8 +290,7 @@ def ask(url: str, path: str, body: object = None) -> Any:
 def resident_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found, "the worker has ended"
-    return int(found.group(1)) / 1024
+    return int(found.group(1)) / 1024 if found else 0.0
 
 
 def said(log: Path) -> dict[str, int]:
@@ -211,29 +308,33 @@ def said(log: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def metrics(port: int) -> dict[str, float]:
-    """The worker's counters that are above zero."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    found = re.findall(r"^(replicator_\w+_total(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
-    return {name: float(value) for name, value in found if float(value)}
-
-
 def say(soak: Soak, *, is_json: bool) -> None:
     if is_json:
-        print(json.dumps(vars(soak) | {"growth": soak.growth, "is_good": soak.is_good}))
+        told = [asdict(sight) | {"is_seen": sight.is_seen} for sight in soak.sights]
+        more = {name: getattr(soak, name) for name in ("quarters_mb", "growth", "unseen")}
+        print(json.dumps(vars(soak) | more | {"sights": told, "is_good": soak.is_good}))
         return
     print(f"changes    {soak.changes} ({soak.records} records), {soak.items} items in the end")
     print(f"state      {'equal' if not soak.differences else f'{len(soak.differences)} differ'}")
     for difference in soak.differences[:10]:
         print(f"           {difference}")
-    rss = soak.rss_mb[:: max(1, len(soak.rss_mb) // 12)]
-    print(f"memory     {' '.join(f'{mb:.0f}' for mb in rss)} MB, growth {soak.growth:+.1%}")
-    print(f"worker     exit code {soak.exit_code}")
+    quarters = ", ".join(f"{mb:.0f}" for mb in soak.quarters_mb)
+    print(f"memory     {quarters} MB by quarters, growth {soak.growth:+.1%}")
+    print(
+        f"worker     exit code {soak.exit_code}, {soak.kills} kills, {soak.cpu_share:.0%} of a core"
+    )
+    print(f"lag        {soak.lag_seconds_max:.1f} s at most, as the service said it")
+    print("\nfaults done by the cloud, and the metrics that moved")
+    for sight in soak.sights:
+        print(f"  {sight.done:8d}  {sight.fault}{'' if sight.is_seen else '  NO METRIC MOVED'}")
+        if sight.ordinary:
+            print(f"            no fault to a reader: {sight.ordinary}")
+            continue
+        for name, value in sight.series.items():
+            print(f"            {value:8g}  {name}")
     for title, counts in (
-        ("faults done by the cloud", soak.faults),
         ("what the worker's log says", soak.said),
-        ("what its metrics say", soak.metrics),
+        ("all that its metrics say", soak.metrics),
     ):
         print(f"\n{title}")
         for name, count in counts.items():

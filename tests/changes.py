@@ -42,7 +42,7 @@ def pending(
     *,
     first: int = 1,
     then: Position | None = None,
-    behind_ms: int = 0,
+    behind_ms: int | None = 0,
 ) -> Pending:
     """A decoded fetch whose records have the sequence numbers `first` and following."""
     last = first + len(payloads) - 1

@@ -92,3 +92,10 @@ class Engine:
                 work.cancel()
                 raise
             self.stopping.set()
+
+    def states(self) -> dict[str, str]:
+        """What each shard does now, and why, in one text."""
+        return {
+            view.shard: f"{view.phase}: {view.why}" if view.why else str(view.phase)
+            for view in self.coordinator.views()
+        }

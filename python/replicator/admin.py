@@ -2,7 +2,8 @@
 
     /healthz   200 while every shard of this worker makes progress or waits for its sink,
                503 as long as one is past its deadline, or a pipeline failed and waits to be
-               begun anew; names them and the reasons
+               begun anew; names them and the reasons. Shards that stand at a gap are named
+               too, and leave it green: no restart mends them
     /readyz    200 once every pipeline has begun and its leases run, else 503 with reasons
     /status    everything as JSON: what `replicator status` shows
     /metrics   for Prometheus, see `telemetry.metrics`
@@ -24,7 +25,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from replicator.config import AdminConfig
-from replicator.core.liveness import ShardView
+from replicator.core.liveness import Phase, ShardView
 from replicator.errors import FatalError
 from replicator.telemetry.metrics import Metrics
 from replicator.telemetry.watched import Watched
@@ -50,6 +51,7 @@ class Admin:
         """The body of /healthz; `healthy` decides its code."""
         late: list[dict[str, Any]] = []
         waiting: list[dict[str, Any]] = []
+        stopped: list[dict[str, Any]] = []
         failed: list[dict[str, Any]] = []
         for each in self._pipelines:
             if (error := each.failure()) is not None:
@@ -61,6 +63,9 @@ class Admin:
                     late.append(said)
                 elif view.waits_for_sink is not None:
                     waiting.append(said | {"sink": view.waits_for_sink})
+            for gap in each.gaps():
+                said = {"pipeline": each.pipeline, "shard": gap.shard_id, "why": gap.reason}
+                stopped.append(said | {"held_up_count": len(gap.held_up)})
         return {
             "healthy": not late and not failed,
             "failed": failed,
@@ -68,6 +73,8 @@ class Admin:
             "late": late[:SHARDS_NAMED],
             "waiting_for_sink_count": len(waiting),
             "waiting_for_sink": waiting[:SHARDS_NAMED],
+            "stopped_count": len(stopped),
+            "stopped": stopped[:SHARDS_NAMED],
         }
 
     def readiness(self) -> dict[str, Any]:
@@ -166,6 +173,7 @@ def _pipeline(each: Watched) -> dict[str, Any]:
         "source": dict(each.source_counters()),
         "budget_used_bytes": each.budget.used,
         "budget_limit_bytes": each.budget.limit,
+        "stopped": [{"phase": Phase.GAP, **g.as_fields(each.pipeline)} for g in each.gaps()],
         "shards": [_shard(view) for view in each.shards()],
     }
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from aiobotocore.credentials import (
 from aiobotocore.session import AioSession
 from botocore import exceptions as boto
 
+from replicator.api_calls import APICalls
 from replicator.errors import FatalError, PositionLost, ReplicatorError, TransientError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -43,6 +44,8 @@ class AWSSettings:
     endpoint_url: str | None = None
     role_arn: str | None = None
     external_id: str | None = None
+    calls: APICalls = field(default_factory=APICalls, compare=False, repr=False)
+    """Counts what the clients made with these settings meet."""
 
 
 class _RoleCredentials:
@@ -96,10 +99,9 @@ async def aws_client(
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
     attempts_max: int = ATTEMPTS_MAX,
 ) -> AsyncIterator[Any]:
-    """An aiobotocore client of `service` ("kinesis"), closed at the end of the block. Who
-    counts and paces its calls itself sets `attempts_max` to 1: the driver repeats none then.
+    """An aiobotocore client of `service` ("kinesis"), closed at the end of the block.
 
-    `attempts_max` 1 is for callers that keep a pace of their own: no call is repeated.
+    `attempts_max` 1 is for callers that keep a pace of their own: no call is repeated then.
 
     Raises FatalError for settings that can't work (`profile_missing`,
     `region_missing`, `endpoint_invalid`).
@@ -116,6 +118,7 @@ async def aws_client(
     try:
         with aws_errors("connect", service):
             client = await context.__aenter__()
+            settings.calls.watch(client)
     except ValueError as error:
         raise FatalError(
             "endpoint_invalid",

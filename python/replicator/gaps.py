@@ -14,7 +14,7 @@ from replicator.core import gap
 from replicator.core.start import resolved
 from replicator.errors import ReplicatorError
 from replicator.model import Horizon, Position, Reached, Start, Stream
-from replicator.protocols import Clock, Sink, Source
+from replicator.protocols import Clock, Dated, Sink, Source
 from replicator.telemetry.stats import Stats
 
 # So long the service's clock is believed before it is asked again: many shards start at once.
@@ -41,6 +41,7 @@ class Gaps:
         self._stats = stats
         self._margin_us = margin_us
         self._found: dict[str, gap.Gap] = {}
+        self._since: dict[str, float] = {}
         self._marks: dict[str, Reached | None] = {}
         self._seen: tuple[float, Horizon] | None = None
         self._looking = asyncio.Lock()
@@ -50,6 +51,10 @@ class Gaps:
     def found(self) -> tuple[gap.Gap, ...]:
         """The newest gap of each shard that had one, by shard; some may be mended by now."""
         return tuple(found for _, found in sorted(self._found.items()))
+
+    def seconds(self, shard_id: str) -> float:
+        """For how long the shard has stood at its gap, as far as this process knows."""
+        return self._clock.monotonic() - self._since[shard_id]
 
     async def first_start(self, start: Start) -> Position:
         """The first start of a stream, resolved (law 5). Raises FatalError when it lies before
@@ -65,10 +70,10 @@ class Gaps:
         stored: Position | None,
         ancestors: Sequence[str],
         reached: Mapping[str, Reached],
-    ) -> int:
-        """How far behind a reader of the shard may be, in milliseconds; `reached` is what the
-        sink says of it and its ancestors. Raises PositionLost when what comes after the stored
-        position may be gone already."""
+    ) -> int | None:
+        """How far behind a reader of the shard may be, in milliseconds (None: the service says
+        what is lost); `reached` is what the sink says of it and its ancestors. Raises
+        PositionLost when what comes after the stored position may be gone already."""
         horizon = await self._horizon()
         lost = gap.aged(
             shard_id,
@@ -77,6 +82,7 @@ class Gaps:
             [reached[each] for each in ancestors if each in reached],
             horizon,
             self._margin_us,
+            made_us=self._source.made_us(shard_id) if isinstance(self._source, Dated) else None,
         )
         if lost is not None:
             raise lost
@@ -113,6 +119,7 @@ class Gaps:
     def _say(self, found: gap.Gap) -> None:
         self._stats.gaps += 1
         self._found[found.shard_id] = found
+        self._since[found.shard_id] = self._clock.monotonic()
         self._log.error("gap", **found.as_fields(self._pipeline))
 
     async def _horizon(self) -> Horizon:

@@ -111,10 +111,12 @@ class Horizon:
     """How far back a stream reaches: records that arrived before `at_us` may be gone.
 
     `now_us` is the *service's* clock, `retention_us` how long it keeps a record; both in
-    microseconds, the first since the epoch."""
+    microseconds, the first since the epoch. `is_named`: who asks for what lies behind a sequence
+    number learns from the service when it is trimmed; else that is for its age to say."""
 
     now_us: int
     retention_us: int
+    is_named: bool = False
 
     @property
     def at_us(self) -> int:
@@ -127,7 +129,8 @@ class Reached:
     """Until when a shard was read, UTC microseconds: the arrival time of the last record
     that is stored, and the instant up to which nothing is owed: by the service's last answer
     before the shard ended nothing more had arrived then, or the shard's first position was
-    stored then. Whatever comes next, in the shard or in its children, arrived later than both."""
+    stored then (of a start by time: its instant, if that was before). Whatever comes next, in
+    the shard or in its children, arrived later than both."""
 
     last_arrival_us: int | None = None
     tip_us: int | None = None
@@ -168,7 +171,8 @@ class Fetch:
     `next` is where reading goes on once everything of this fetch is durable:
     after the continuation number, or `SHARD_END` when the service said so.
     `children` come with the end only. `behind_ms` is the service's word, or what follows from
-    the last record's arrival; 0 means that there was nothing more. `received_at` is
+    the last record's arrival; 0 means that there was nothing more, None that nobody knows: an
+    answer of DynamoDB Streams without records may come anywhere in a shard. `received_at` is
     `Clock.monotonic()` at the arrival of the frame's last byte, in seconds. `table` is that of
     records which name none: an answer of DynamoDB Streams is about one table.
     """
@@ -177,7 +181,7 @@ class Fetch:
     records: Records
     next: Position
     children: tuple[Shard, ...] = ()
-    behind_ms: int = 0
+    behind_ms: int | None = 0
     received_at: float = 0.0
     table: str | None = None
 
@@ -205,7 +209,7 @@ class Pending:
     fence: Fence
     batch: ChangeBatch
     next: Position
-    behind_ms: int
+    behind_ms: int | None
     received_at: float
 
 

@@ -139,20 +139,20 @@ class Pipeline:
     ) -> tuple[Shard, ...]:
         shard_id = inlet.fence.shard_id
         stored_at = float("-inf")
-        # From the oldest record on a reader begins at the limit, and has to come away from it;
-        # so does one that begins at a time which the service may not know how to find. An
-        # answer without records shows nothing: DynamoDB Streams gives them anywhere.
+        # From the oldest record on a reader begins at the limit, and has to come away from it.
+        # An answer without records shows nothing.
         is_within = position.kind not in {PositionKind.TRIM_HORIZON, PositionKind.AT_TIMESTAMP}
         async with aclosing(self._source.read(shard_id, position)) as fetches:
             async for fetch in fetches:
                 ended = fetch.next == SHARD_END
-                if behind_ms_max is not None and not ended:
+                if behind_ms_max is not None and fetch.behind_ms is not None and not ended:
                     if fetch.behind_ms <= behind_ms_max:
                         is_within = is_within or len(fetch.records) > 0
                     elif is_within:
                         raise gap.overtaken(shard_id, fetch.behind_ms, behind_ms_max)
                 now = self._clock.monotonic()
-                life.arrived(fetch.next, fetch.behind_ms, now)
+                # What isn't known is shown as nothing: an idle shard is no alarm.
+                life.arrived(fetch.next, fetch.behind_ms or 0, now)
                 if not len(fetch.records) and not ended and now - stored_at < IDLE_POSITION_SECONDS:
                     continue
                 await self._plan(inlet, fetch, life)

@@ -93,6 +93,16 @@ class Measured(Protocol):
         ...
 
 
+@runtime_checkable
+class Dated(Protocol):
+    """What a source may offer besides: it knows how old its shards are."""
+
+    def made_us(self, shard_id: str) -> int | None:
+        """When the shard was made, UTC microseconds: every record in it is younger. None where
+        that can't be told. Doesn't block."""
+        ...
+
+
 PayloadT = TypeVar("PayloadT")
 
 

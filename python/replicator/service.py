@@ -23,6 +23,7 @@ import structlog
 import uvloop
 
 from replicator.admin import Admin, serving
+from replicator.api_calls import APICalls
 from replicator.aws import AWSSettings
 from replicator.config import (
     Config,
@@ -165,6 +166,7 @@ class Runs:
         self._resolved = resolved
         self._room = room
         self._stats = Stats()
+        self._calls = APICalls()
         self._coordinator: Coordinator | None = None
         # What the sources of earlier runs counted, and the one of now.
         self._counted: Counter[str] = Counter()
@@ -178,6 +180,8 @@ class Runs:
             shards=self._shards,
             unready=self._unready,
             source_counters=self._counters,
+            gaps=self._gaps,
+            api=self._calls,
             failure=lambda: self.supervised.failure,
         )
 
@@ -186,7 +190,9 @@ class Runs:
         """A fresh source, sink and coordinator."""
         pipeline = await self._resolved()
         async with (
-            closing(make_source(self._config, pipeline, self._room.clock)) as source,
+            closing(
+                make_source(self._config, pipeline, self._room.clock, calls=self._calls)
+            ) as source,
             closing(
                 make_sink(self._config, pipeline, self._owner, self._room.store.store_id)
             ) as sink,
@@ -223,9 +229,8 @@ class Runs:
             )
 
         async def describe() -> Sequence[TableSchema]:
-            return await describe_tables(
-                source_settings(self._config, pipeline), pipeline.listed_tables
-            )
+            settings = source_settings(self._config, pipeline, self._calls)
+            return await describe_tables(settings, pipeline.listed_tables)
 
         return Coordinator(
             name=self._config.qualified_name(pipeline),
@@ -251,6 +256,9 @@ class Runs:
 
     def _shards(self) -> Sequence[ShardView]:
         return () if self._coordinator is None else self._coordinator.views()
+
+    def _gaps(self) -> Sequence[gap.Gap]:
+        return () if self._coordinator is None else self._coordinator.gaps()
 
     def _unready(self) -> str:
         if (failure := self.supervised.failure) is not None:
@@ -283,6 +291,7 @@ class FoundTables:
         # Each table's own Kinesis stream, by the name of its runs.
         self._streams: dict[str, str] = {}
         self._tagged: TaggedPipeline | None = None
+        self._calls = APICalls()
         stats = Stats()
         self.supervised = Supervised(pipeline.name, self._open, room.clock, stats)
         service.watched.append(
@@ -294,6 +303,7 @@ class FoundTables:
                 shards=tuple,
                 unready=self._unready,
                 source_counters=dict,
+                api=self._calls,
                 failure=lambda: self.supervised.failure,
             )
         )
@@ -319,7 +329,7 @@ class FoundTables:
     # ---- tagged.Hooks
 
     async def discover(self) -> list[str]:
-        return await discover(self._service.config, self._pipeline)
+        return await discover(self._service.config, self._pipeline, self._calls)
 
     async def is_first(self) -> bool:
         """A mark at the sink says that the tables were looked for once, so that those found
@@ -354,7 +364,7 @@ class FoundTables:
         """The stream that its table writes to. Two readers of one would take the consumer from
         each other."""
         (table,) = pipeline.listed_tables
-        settings = source_settings(self._service.config, pipeline)
+        settings = source_settings(self._service.config, pipeline, self._calls)
         stream = await active_destination(settings, table)
         for other, theirs in self._streams.items():
             if theirs == stream and other != pipeline.name:
@@ -371,24 +381,29 @@ class FoundTables:
 # ---- what the settings name
 
 
-def source_settings(config: Config, pipeline: PipelineConfig) -> AWSSettings:
-    """How the pipeline's stream is reached."""
-    return AWSSettings(**(pipeline.source.aws or config.aws).model_dump())
+def source_settings(
+    config: Config, pipeline: PipelineConfig, calls: APICalls | None = None
+) -> AWSSettings:
+    """How the pipeline's stream is reached, and who counts the calls."""
+    settings = (pipeline.source.aws or config.aws).model_dump()
+    return AWSSettings(**settings, calls=calls or APICalls())
 
 
-async def discover(config: Config, pipeline: PipelineConfig) -> list[str]:
+async def discover(
+    config: Config, pipeline: PipelineConfig, calls: APICalls | None = None
+) -> list[str]:
     """The tables that the pipeline's tags and patterns find now, sorted."""
     tagged = pipeline.tagged
     assert tagged is not None, f"{pipeline.name} lists its tables"
-    found = await tagged_tables(source_settings(config, pipeline), tagged.tags)
+    found = await tagged_tables(source_settings(config, pipeline, calls), tagged.tags)
     return sorted(selected(found, tagged.include, tagged.exclude))
 
 
 def make_source(
-    config: Config, pipeline: PipelineConfig, clock: Clock
+    config: Config, pipeline: PipelineConfig, clock: Clock, *, calls: APICalls | None = None
 ) -> KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource:
     """The pipeline's source, not opened."""
-    settings, source = source_settings(config, pipeline), pipeline.source
+    settings, source = source_settings(config, pipeline, calls), pipeline.source
     if isinstance(source, StreamsSourceConfig):
         return StreamsSource(
             settings,

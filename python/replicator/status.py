@@ -114,6 +114,12 @@ class LiveStatus:
                 for name in ("dead_letters", "retries")
                 if pipeline[name]
             ]
+            for gap in pipeline["stopped"]:
+                lines.append(f"  GAP {gap['shard']}  {gap['position'] or 'no position'}")
+                lines.append(f"    why: {gap['reason']}")
+                lines.append(f"    what to do: {gap['action']}")
+                if gap["held_up"]:
+                    lines.append(f"    holds up {_some(gap['held_up'], gap['held_up_count'])}")
             for shard in pipeline["shards"]:
                 lines.append(f"  {_shard(shard)}")
                 if shard["why"]:
@@ -219,6 +225,11 @@ def _shard(shard: Mapping[str, Any]) -> str:
 
 def _seconds(value: float | None) -> str:
     return "?" if value is None else f"{value:.1f} s"
+
+
+def _some(names: list[str], count: int) -> str:
+    rest = count - len(names)
+    return ", ".join(names) + (f" and {rest} more" if rest else "")
 
 
 def _counts(counts: Mapping[str, int]) -> str:

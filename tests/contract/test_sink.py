@@ -97,6 +97,24 @@ async def test_a_begun_shard_owes_what_comes_from_now_on(rig: Rig) -> None:
     assert abs(reached.tip_us - before_us) < 60_000_000, "the clocks of one machine"
 
 
+async def test_a_start_by_time_owes_what_came_since_then(rig: Rig) -> None:
+    sink = await rig.worker()
+    now_us = time.time_ns() // 1_000
+    past, to_come = now_us - 7_200_000_000, now_us + 7_200_000_000
+    starts = {"shard-1": at_timestamp(past), "shard-2": at_timestamp(to_come)}
+
+    async def require_tips() -> None:
+        reached = await sink.reached(STREAM, list(starts))
+        assert reached["shard-1"].tip_us == past
+        assert abs((reached["shard-2"].tip_us or 0) - now_us) < 60_000_000, "never later than now"
+
+    await sink.begin(STREAM, starts)
+    await require_tips()
+    await sink.move(STREAM, dict.fromkeys(starts, TRIM_HORIZON), "operator")
+    await sink.move(STREAM, starts, "operator")
+    await require_tips()
+
+
 async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_it(rig: Rig) -> None:
     sink = await rig.worker()
     await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
@@ -117,6 +135,8 @@ async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_i
     at_tip = await reached(payloads=[], first=8, then=after(number(8)))
     assert at_tip.last_arrival_us == behind.last_arrival_us
     assert (at_tip.tip_us or 0) > (behind.tip_us or 0) + 3_000_000_000
+    unknown = await reached(payloads=[], first=8, then=after(number(8)), behind_ms=None)
+    assert unknown == at_tip, "what isn't known moves nothing"
     ended = await reached(payloads=[change], first=9, then=SHARD_END)
     assert ended.last_arrival_us == 1_700_000_000_009_000
     assert ended.tip_us == at_tip.tip_us, "its children may have begun long before its end is read"

@@ -88,7 +88,7 @@ async def main(dsn: str, folder: Path) -> None:
         return sum(row.counter for row in await store.rows("test/p"))
 
     async def all_reading() -> bool:
-        return list(engine.coordinator.states().values()) == ["reading"] * SHARDS
+        return list(engine.states().values()) == ["reading"] * SHARDS
 
     async def all_written() -> bool:
         return engine.stats.records == SHARDS * RECORDS

@@ -170,7 +170,7 @@ async def test_what_was_trimmed_unread_is_a_gap(credentials: None) -> None:
         async with reading(cloud, sink) as engine:
 
             async def is_stopped() -> bool:
-                return any(text.startswith("gap") for text in engine.coordinator.states().values())
+                return any(text.startswith("gap") for text in engine.states().values())
 
             await until(is_stopped)
         assert engine.stats.gaps == 1

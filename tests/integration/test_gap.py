@@ -115,6 +115,50 @@ async def test_a_worker_that_was_away_for_too_long_stops_and_says_so(
         assert gaps(worker) == []
 
 
+@pytest.mark.parametrize("mode", ["polling", "fan_out"])
+async def test_an_idle_shard_whose_last_record_was_trimmed_has_no_gap(
+    mode: str, postgres_dsn: str, tmp_path: Path
+) -> None:
+    """A shard that is polled keeps the number of its last record, however old that is. The
+    service takes it, and the tip time proves that nothing came since."""
+    shop = Shop(seed=52)
+    stream = ScriptedStream(1, trims_silently=True)
+    async with serve(stream) as server:
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = stack.config(mode=mode)
+        feed(stream, shop, 100)
+        async with run_worker(config, tmp_path / "log-1") as worker:
+            await stack.until_equal(shop.plain())
+            assert await worker.stop() == 0
+        # As after a day of answers at the tip. A number before the last: both are trimmed.
+        last = stream.continuation(FIRST, stream.count(FIRST) - 1)
+        await stack.fetch(
+            "UPDATE replicator_positions SET last_arrival_at = now() - interval '30 h',"
+            " tip_at = now() - interval '1 min', position = $1",
+            str(last),
+        )
+        stream.trim(FIRST, stream.count(FIRST))
+        async with run_worker(config, tmp_path / "log-2") as worker:
+            feed(stream, shop, 20)
+            await stack.until_equal(shop.plain())
+            assert await worker.stop() == 0
+        assert gaps(worker) == []
+        assert '"level": "error"' not in worker.log
+        asked = [call["ShardIteratorType"] for call in server.called("GetShardIterator")]
+        if mode == "polling":
+            assert asked[-1] == "AFTER_SEQUENCE_NUMBER"
+            # A day later still, with nobody there meanwhile: that is one.
+            await stack.fetch("UPDATE replicator_positions SET tip_at = now() - interval '25 h'")
+            await stack.fetch("UPDATE replicator_positions SET last_arrival_at = tip_at")
+            async with run_worker(config, tmp_path / "log-3") as worker:
+
+                async def is_said() -> bool:
+                    return bool(gaps(worker))
+
+                await until(is_said)
+                assert await worker.stop() == 0
+
+
 async def test_a_start_before_the_horizon_is_refused_by_check_and_run(
     postgres_dsn: str, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -129,6 +130,49 @@ async def test_a_restart_goes_on_where_the_sink_stands(postgres_dsn: str, tmp_pa
                 assert await worker.stop() == 0
                 assert '"superseded": 0' in worker.log, "nothing is read twice"
         assert len(await stack.fetch("SELECT FROM replicator_streams")) == 1
+
+
+async def test_an_idle_table_has_no_gap_and_a_shard_that_was_missed_has(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    """Regression: answers without records were taken for the tip. Without them nothing is known
+    of an idle shard but when it was made."""
+    stream = table_stream(1)
+    async with StreamsServer(stream) as server:
+        load = Load(server, 77)
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = stack.config(**pipelines(stack))
+        load.feed(50)
+        async with run_worker(config, tmp_path / "log0") as worker:
+            await stack.until_equal(load.shop.plain())
+            assert await worker.stop() == 0
+        (idle,) = [shard.id for shard in stream.shards()]
+        # A day later: nothing came, and the service has trimmed what was read.
+        await stack.fetch(
+            "UPDATE replicator_positions SET last_arrival_at = now() - interval '25 h',"
+            " tip_at = now() - interval '25 h'"
+        )
+        stream.trim(idle, stream.count(idle) - 1)
+        now_ms = time.time_ns() // 10**6
+        young = stream.add_shard(f"shardId-{now_ms - 3_600_000:020d}-00c0ffee", [idle])
+        missed = stream.add_shard(f"shardId-{now_ms - 90_000_000:020d}-00c0ffee", [idle])
+        stream.close(idle)
+        load.slots = [young] * SLOTS
+        load.feed(50)
+        async with run_worker(config, tmp_path / "log1") as worker:
+            await stack.until_equal(load.shop.plain())
+
+            async def is_said() -> bool:
+                return '"gap"' in worker.log
+
+            await until(is_said)
+            assert await worker.stop() == 0
+        gaps = [line for line in worker.log.splitlines() if '"gap"' in line]
+        assert len(gaps) == 1
+        assert missed in gaps[0]
+        stored = await positions(stack)
+        assert stored[idle] == "SHARD_END"
+        assert stored[young].startswith("AFTER_SEQUENCE_NUMBER")
 
 
 async def test_another_stream_of_the_table_ends_the_run_when_the_old_one_is_read(

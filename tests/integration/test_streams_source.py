@@ -338,8 +338,52 @@ async def test_a_start_at_a_time_leaves_out_what_is_older_as_a_whole(
         with_records = [fetch for fetch in fetches if len(fetch.records)]
         assert len(with_records) == 3
         assert len(fetches) == (3 if has_timestamps else 6)
-        assert all(fetch.next.sequence_number for fetch in fetches), "positions move on"
+        start = at_timestamp(1_700_000_030_000_000)
+        assert {fetch.next for fetch in fetches if not len(fetch.records)} <= {start}
+        assert all(fetch.next.sequence_number for fetch in with_records)
         await made.close()
+
+
+async def test_what_is_trimmed_before_a_start_at_a_time_is_no_loss() -> None:
+    """Regression: a page from before the start moved the position to where the service trims
+    next, and its old time was stored as what the shard was read up to."""
+    stream = table_stream(1)
+    async with StreamsServer(stream, records_max=2, has_timestamps=False) as server:
+        shard_id = first(server)
+        for second in range(4):
+            stream.append(shard_id, [b"a", b"b"], arrival_ms=1_700_000_000_000 + 10_000 * second)
+        start = at_timestamp(1_700_000_020_000_000)
+        made = source(server)
+        await made.open()
+        async with asyncio.timeout(20), aclosing(made.read(shard_id, start)) as reading:
+            old = await anext(reading)
+            assert (old.next, len(old.records), old.behind_ms) == (start, 0, None)
+            stream.trim(shard_id, 3)
+            with pytest.raises(TransientError) as moved:
+                await anext(reading)
+        assert moved.value.code == "horizon_moved"
+        fetches = await read(made, shard_id, old.next, 3)
+        assert sum(len(fetch.records) for fetch in fetches) == 4
+        await made.close()
+
+
+async def test_nobody_knows_how_far_behind_an_answer_without_records_is(
+    server: StreamsServer, opened: StreamsSource
+) -> None:
+    shard_id = first(server)
+    server.stream.append(shard_id, [b"1"])
+    async with asyncio.timeout(20), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
+        some, none = [await anext(reading) for _ in range(2)]
+    assert (len(some.records), len(none.records)) == (1, 0)
+    assert some.behind_ms is not None
+    assert some.behind_ms > 0
+    assert none.behind_ms is None
+
+
+async def test_a_shards_id_says_when_it_was_made(server: StreamsServer) -> None:
+    made = source(server)
+    assert made.made_us("shardId-00000001414576573621-f55eea83") == 1_414_576_573_621_000
+    assert made.made_us("shardId-first") is None
 
 
 @pytest.mark.parametrize("has_timestamps", [True, False])

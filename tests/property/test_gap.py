@@ -45,7 +45,9 @@ def stored(
         waits = [arrival for arrival in arrivals[covered:] if arrival <= at]
         behind = at - (arrivals[covered - 1] if covered else BEGUN) if waits else 0
         last = arrivals[covered - 1] if covered else None
-        position, reached = after("1"), Reached(last, at - behind + skew)
+        # A shard that is polled stays at its start while no record comes.
+        position = after("1") if covered or start == TRIM_HORIZON else start
+        reached = Reached(last, at - behind + skew)
     return position, reached
 
 

@@ -76,9 +76,7 @@ class Worker:
         assert self.task is not None
         self.stopping.set()
         _, late = await asyncio.wait({self.task}, timeout=FINISH_SECONDS)
-        assert not late, (
-            f"{self.name} doesn't stop: {self.engine and self.engine.coordinator.states()}"
-        )
+        assert not late, f"{self.name} doesn't stop: {self.engine and self.engine.states()}"
         self.task.result()
         self.stopping = asyncio.Event()
 
@@ -252,7 +250,7 @@ class World(Scene):
     def _is_done(self) -> bool:
         return all(
             worker.engine is not None
-            and worker.engine.coordinator._lineage.state(shard.id) is ShardState.FINISHED
+            and worker.engine.coordinator._graph.lineage.state(shard.id) is ShardState.FINISHED
             for worker in self.workers
             for shard in self.stream.shards()
         )
@@ -261,7 +259,7 @@ class World(Scene):
         positions = {
             shard.id: str(self.ledger.position(shard.id)) for shard in self.stream.shards()
         }
-        states = {w.name: w.engine and w.engine.coordinator.states() for w in self.workers}
+        states = {w.name: w.engine and w.engine.states() for w in self.workers}
         return f"not finished in time: {positions}, {states}"
 
 

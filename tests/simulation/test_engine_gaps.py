@@ -80,7 +80,7 @@ class GapWorld(World):
         """What `positions reset` does, for each shard that stands at a gap everywhere."""
         engines = [self._engine(worker) for worker in self.workers]
         for shard in self.stream.shards():
-            states = {each.coordinator._lineage.state(shard.id) for each in engines}
+            states = {each.coordinator._graph.lineage.state(shard.id) for each in engines}
             if states == {ShardState.GAPPED}:
                 self.accepted += 1
                 for shard_id in to_reset(self.stream.shards(), shard.id, self._positions()):

@@ -57,7 +57,7 @@ async def test_a_gap_costs_nothing_that_was_read_before_it() -> None:
     (shard,) = stream.shards()
 
     async def stopped() -> bool:
-        return engine.coordinator.states().get(shard.id, "").startswith("gap")
+        return engine.states().get(shard.id, "").startswith("gap")
 
     async with engine.running():
         await until(stopped)
@@ -79,7 +79,7 @@ async def test_a_stop_while_leases_are_being_taken_ends() -> None:
     sink.flowing.clear()  # what was read takes its time, and meanwhile leases are taken
 
     async def some_taken() -> bool:
-        return len(engine.coordinator.states()) >= 3
+        return len(engine.states()) >= 3
 
     async with asyncio.timeout(20):
         async with engine.running():
@@ -133,7 +133,7 @@ async def test_a_sink_that_lost_the_end_of_a_shard_ends_the_run() -> None:
     key = ("test/p", engine.source.identity, shard.id)  # type: ignore[attr-defined]
 
     async def finished() -> bool:
-        return len(engine.coordinator.states()) == 2
+        return len(engine.states()) == 2
 
     failure: BaseException | None = None
     try:

@@ -290,7 +290,7 @@ def test_a_service_that_hangs_before_the_first_read_is_red_and_a_sink_is_not() -
             await asyncio.sleep(DEADLINE + 10)
             views = engine.coordinator.views()
             setattr(side, name, answer)
-            for run in engine.coordinator._runs.values():
+            for run in engine.coordinator._leasing.readers.values():
                 assert run.task is not None
                 run.task.cancel()
         return views

@@ -1,8 +1,10 @@
 """Gaps: whether what comes next in a shard may be gone already, and what is said of it.
 
-DynamoDB Streams names a gap (`TrimmedDataAccess`). Kinesis mostly doesn't: asked for a
-position behind its horizon it goes on at the oldest record it has. So the age of a
-position decides before every read, and how far a reader is behind while it reads.
+Kinesis mostly doesn't name a gap: asked for a position behind its horizon it goes on at the
+oldest record it has. So the age of a position decides before every read, and how far a reader
+is behind while it reads. DynamoDB Streams names it (`TrimmedDataAccess`) where a sequence number
+was asked for, and doesn't tell when a reader is at the tip; there age decides only about what
+is read from the oldest record on.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from replicator.errors import FatalError, PositionLost
-from replicator.model import Horizon, Position, PositionKind, Reached
+from replicator.model import Horizon, Position, Reached
 
 # For clocks that differ (a sink stores the time of an answer by its own) and for the time
 # between the look and the read. It is also the time by which a gap is told too early.
 MARGIN_US = 120_000_000
+# A list for people; their number is said.
+HELD_UP_NAMED = 20
 
 
 class Cause(StrEnum):
@@ -33,7 +37,7 @@ class Cause(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Records of a shard that may never come. The shard stands still at `position` (None: it
-    never had one) until an operator moves it; `held_up` are its children, which wait."""
+    never had one) until an operator moves it; `held_up` are the shards that wait for it."""
 
     shard_id: str
     cause: Cause
@@ -51,7 +55,8 @@ class Gap:
             "code": self.code,
             "position": str(self.position) if self.position is not None else None,
             "reason": self.reason,
-            "held_up": list(self.held_up),
+            "held_up": list(self.held_up[:HELD_UP_NAMED]),
+            "held_up_count": len(self.held_up),
             "alarm": f"changes of pipeline {pipeline} may be lost: shard {self.shard_id} stopped",
             "action": "on_gap: stop; other shards go on. What to do: accept the loss with "
             f"`replicator positions reset --pipeline {name} --shard {self.shard_id}` "
@@ -74,15 +79,22 @@ def aged(
     ancestors: Iterable[Reached],
     horizon: Horizon,
     margin_us: int = MARGIN_US,
+    *,
+    made_us: int | None = None,
 ) -> PositionLost | None:
     """The error to raise instead of reading from the stored position, when what comes next
     may lie behind the horizon; None when it is surely kept.
 
     What comes next arrived later than everything that is known to be stored: the shard's own
-    times, those of its ancestors (all finished), and the instant of a start by time. From a
-    start at TRIM_HORIZON or at a sequence number on, what arrived since it was stored is owed.
+    times, those of its ancestors (all finished), and the instant of a start by time (which stays
+    the position while nothing comes). From a start at TRIM_HORIZON or at a sequence number on,
+    what arrived since it was stored is owed. `made_us` is when the shard was made, where that is
+    known: nothing in it is older.
     """
-    since_us = _since_us(stored, own, ancestors)
+    if horizon.is_named and stored is not None and stored.sequence_number is not None:
+        return None
+    made = Reached(tip_us=made_us if made_us is None else min(made_us, horizon.now_us))
+    since_us = _since_us(stored, own, (made, *ancestors))
     if since_us is None or since_us > horizon.at_us + margin_us:
         return None
     hours = horizon.retention_us / 3_600_000_000
@@ -96,18 +108,22 @@ def aged(
 def _since_us(
     stored: Position | None, own: Reached | None, ancestors: Iterable[Reached]
 ) -> int | None:
+    mine = None if own is None else own.us
     if stored is None:
         mine = None  # found later: it began where its parents end
-    elif stored.kind is PositionKind.AT_TIMESTAMP:
-        mine = stored.timestamp_us
-    elif (mine := None if own is None else own.us) is None:
+    elif stored.timestamp_us is not None:
+        mine = max(stored.timestamp_us, mine or 0)
+    elif mine is None:
         return None
     known = (mine, *(reached.us for reached in ancestors))
     return max((us for us in known if us is not None), default=None)
 
 
-def behind_ms_max(horizon: Horizon, margin_us: int = MARGIN_US) -> int:
-    """A reader that is further behind than this, in milliseconds, may be losing records."""
+def behind_ms_max(horizon: Horizon, margin_us: int = MARGIN_US) -> int | None:
+    """A reader that is further behind than this, in milliseconds, may be losing records. None
+    where the service says so itself."""
+    if horizon.is_named:
+        return None
     return max(horizon.retention_us - margin_us, 0) // 1_000
 
 

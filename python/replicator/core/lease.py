@@ -188,13 +188,6 @@ class LeaseView:
         """The reader has ended (and the row is released, if it was to be)."""
         del self._held[shard_id]
 
-    def drain(self) -> list[Action]:
-        """Releases everything, for an orderly stop: perform it when readers have ended."""
-        actions: list[Action] = []
-        for shard_id in sorted(self._held):
-            self._release(self._held[shard_id], actions)
-        return actions
-
     def _expire(self, rows: dict[str, LeaseRow] | None, now: float, actions: list[Action]) -> None:
         for shard_id in sorted(self._held):
             held = self._held[shard_id]

@@ -267,8 +267,16 @@ class Lineage:
         return tuple(sorted(found))
 
     def held_up(self, shard_id: str) -> tuple[str, ...]:
-        """The known shards that wait for this one, older first."""
-        return self._older_first(self._children.get(shard_id, ()))
+        """The known shards that wait for this one, children and further descendants, older
+        first."""
+        found: set[str] = set()
+        frontier = [shard_id]
+        while frontier:
+            for child_id in self._children.get(frontier.pop(), ()):
+                if child_id not in found and self.state(child_id) is not ShardState.FINISHED:
+                    found.add(child_id)
+                    frontier.append(child_id)
+        return self._older_first(found)
 
     def is_over(self, shards: Sequence[Shard]) -> bool:
         """True when a listing shows shards, and none of them will ever bring anything more."""

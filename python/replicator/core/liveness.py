@@ -9,8 +9,8 @@ Rules of the file:
 3. A shard is late when its silence has reached the deadline, and until its next progress.
 4. Each deadline of silence is a miss. A reader that was silent for at least half of it is cut
    and started again; after `misses_max` misses in a row the lease is given back. What an
-   operator must mend (failed, gap) is late in its time, but no miss: there is nothing to cut
-   or to give away.
+   operator must mend (failed, gap) is no miss: there is nothing to cut or to give away. What
+   failed is late in its time. A gap isn't: no restart mends it, and it is told as what it is.
 5. A shard that was given back stays on the list, as late as it was, until somebody else owns
    it or it is owned here again; then its silence goes on where it stood.
 
@@ -92,6 +92,23 @@ class ShardView:
     is_late: bool
     waits_for_sink: str | None
     calls_per_hour: float | None
+
+
+def at_gap(shard_id: str, position: Position | None, why: str, seconds: float) -> ShardView:
+    """A shard that stands at a gap and is owned by nobody here, for that long."""
+    return ShardView(
+        shard=shard_id,
+        phase=Phase.GAP,
+        phase_seconds=seconds,
+        why=why,
+        position=None if position is None else str(position),
+        lag_seconds=None,
+        progress_age_seconds=None,
+        silent_seconds=0.0,
+        is_late=False,
+        waits_for_sink=None,
+        calls_per_hour=None,
+    )
 
 
 class ShardLife:
@@ -207,7 +224,8 @@ class ShardLife:
 
     def is_late(self, now: float) -> bool:
         """True while it is past its deadline."""
-        return self.silent_seconds(now) >= self.deadline_seconds
+        is_silent = self.silent_seconds(now) >= self.deadline_seconds
+        return is_silent and self.phase is not Phase.GAP
 
     def lag_seconds(self, now: float, waiting_from: float | None) -> float | None:
         """How far what is durable lies behind the newest record, at most; None before the

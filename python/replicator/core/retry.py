@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# What an operator must mend is looked at again this often: often enough that mending is
+# enough, seldom enough to read the log.
+FATAL_RETRY_SECONDS = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:

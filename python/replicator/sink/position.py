@@ -27,8 +27,8 @@ def furthest(stored: Position | None, new: Position) -> Position:
 
 def tip_age_seconds(pending: Pending, now: float) -> float | None:
     """How long ago nothing lay behind the fetch's position, by the source's word; `now` is
-    `Clock.monotonic()`. None at a shard's end: a closed shard has nothing more however old
-    that is, so its end says nothing about the time its children begin at."""
-    if pending.next == SHARD_END:
+    `Clock.monotonic()`. None where that isn't known, and at a shard's end: a closed shard has
+    nothing more however old that is, so its end doesn't say when its children begin."""
+    if pending.next == SHARD_END or pending.behind_ms is None:
         return None
     return max(now - pending.received_at, 0.0) + pending.behind_ms / 1_000

@@ -86,7 +86,6 @@ class PostgresSink:
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         texts = {shard: str(position) for shard, position in sorted(starts.items())}
-        numbers = [starts[shard].sequence_number for shard in texts]
         async with self._control.use(f"beginning stream {stream.name}") as connection:
             await connection.execute(self._session_sql["begin"])
             is_new = await connection.fetchval(
@@ -96,9 +95,7 @@ class PostgresSink:
                 await connection.execute(
                     self._state["begin_positions"],
                     *self._key(stream),
-                    list(texts),
-                    list(texts.values()),
-                    numbers,
+                    *_columns(dict(sorted(starts.items()))),
                 )
             await connection.execute(self._session_sql["commit"])
         return bool(is_new)
@@ -172,25 +169,18 @@ class PostgresSink:
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        texts = {shard: str(position) for shard, position in positions.items()}
-        numbers = [position.sequence_number for position in positions.values()]
         mark = f"{owner}/{secrets.token_hex(4)}"
         async with self._control.use(f"moving positions of {stream.name}") as connection:
             state = await state_names(connection, self._settings)
             sql = {name: fill(text, state) for name, text in statements("state").items()}
             await connection.execute(self._session_sql["begin"])
-            rows = await connection.fetch(sql["old_positions"], *self._key(stream), list(texts))
+            rows = await connection.fetch(sql["old_positions"], *self._key(stream), list(positions))
             await connection.execute(
-                sql["move_positions"],
-                *self._key(stream),
-                list(texts),
-                list(texts.values()),
-                numbers,
-                mark,
+                sql["move_positions"], *self._key(stream), *_columns(positions), mark
             )
             await connection.execute(self._session_sql["commit"])
         old = {row["shard"]: _parsed(row["position"]) for row in rows}
-        return {shard: old.get(shard) for shard in texts}
+        return {shard: old.get(shard) for shard in positions}
 
     def writer(self, fence: Fence) -> PostgresWriter:
         """The shard's writer, the same one for as long as its fence holds; a new shard's is
@@ -257,3 +247,15 @@ class PostgresSink:
 
 def _parsed(position: str | None) -> Position | None:
     return None if position is None else Position.parse(position)
+
+
+def _columns(
+    positions: Mapping[str, Position],
+) -> tuple[list[str], list[str], list[str | None], list[int | None]]:
+    """As the statements take them: shards, positions, sequence numbers, instants."""
+    return (
+        list(positions),
+        [str(position) for position in positions.values()],
+        [position.sequence_number for position in positions.values()],
+        [position.timestamp_us for position in positions.values()],
+    )

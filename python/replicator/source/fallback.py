@@ -8,6 +8,7 @@ the same for both, so a shard changes over between two fetches and nothing is re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
@@ -136,9 +137,9 @@ class FallbackSource:
 
     def counters(self) -> Mapping[str, int]:
         """Both sources' counters, and the changes between them."""
-        counters = {"fall_back": self.falls, "fall_back_ended": self.returns}
+        counters = Counter({"fall_back": self.falls, "fall_back_ended": self.returns})
         for source in self._measured():
-            counters |= source.counters()
+            counters.update(source.counters())
         return counters
 
     def _measured(self) -> Sequence[Measured]:

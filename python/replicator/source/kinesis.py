@@ -64,7 +64,8 @@ _DEFAULTS = KinesisOptions()
 class KinesisSource(KinesisStream):
     """`protocols.Source` over one stream, by name or ARN.
 
-    `subscribe_conflicts` and `renewals` (by reason) only grow: metrics read them.
+    `subscribe_conflicts`, `renewals` (by reason), `exceptions` (by name, out of the stream) and
+    `ends` of shards only grow: metrics read them.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class KinesisSource(KinesisStream):
         self._calls: Counter[str] = Counter()
         self.subscribe_conflicts = 0
         self.renewals: Counter[str] = Counter()
+        self.exceptions: Counter[str] = Counter()
+        self.ends = 0
 
     async def open(self) -> Stream:
         """The stream's identity, with the consumer ACTIVE."""
@@ -153,9 +156,14 @@ class KinesisSource(KinesisStream):
         return self._calls[shard_id]
 
     def counters(self) -> Mapping[str, int]:
-        """Renewals by reason, and refused subscribes."""
-        renewals = {f"renewal_{reason}": count for reason, count in self.renewals.items()}
-        return {"subscribe_conflict": self.subscribe_conflicts, **renewals}
+        """Renewals by reason, exceptions in the stream by name, refused subscribes, ends."""
+        kinds = {"renewal": self.renewals, "exception": self.exceptions}
+        counted = {f"{kind}_{name}": n for kind, of in kinds.items() for name, n in of.items()}
+        return {
+            "subscribe_conflict": self.subscribe_conflicts,
+            "shard_ended": self.ends,
+            **counted,
+        }
 
     async def close(self) -> None:
         """Closes the client, and with it every connection. May be called twice."""
@@ -313,6 +321,7 @@ class KinesisSource(KinesisStream):
         """What an exception frame means. Returns only after a lost consumer was replaced."""
         resource = f"{shard_id} of {self._stream_name}"
         name = kind.removesuffix("Exception")
+        self.exceptions[name] += 1
         if name == "ResourceInUse":
             raise LeaseLost(
                 "subscription_taken",
@@ -338,6 +347,7 @@ class KinesisSource(KinesisStream):
             # (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_SubscribeToShardEvent.html);
             # there the service leaves the continuation out, emulators may not.
             following = SHARD_END
+            self.ends += 1
             self._subscribed_at.pop(shard_id, None)
             self._calls.pop(shard_id, None)
         elif continuation is None:

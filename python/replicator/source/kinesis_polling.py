@@ -84,10 +84,8 @@ class KinesisPollingSource(KinesisStream):
         return self.poller.calls[shard_id]
 
     def counters(self) -> Mapping[str, int]:
-        """Throttles by code and renewals of iterators by reason; only grow."""
-        throttles = {f"throttle_{code}": count for code, count in self.poller.throttles.items()}
-        renewals = {f"renewal_{reason}": count for reason, count in self.poller.renewals.items()}
-        return {**throttles, **renewals}
+        """See `Poller.counters`."""
+        return self.poller.counters()
 
     # ---- `source.polling.Service`
 

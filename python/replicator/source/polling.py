@@ -89,7 +89,7 @@ class Poller:
     """Reads the shards of one stream, each at its own pace.
 
     `calls` counts the reads sent, by shard, until the shard's end is given. `throttles` (by
-    code) and `renewals` of iterators (by reason) only grow.
+    code), `renewals` of iterators (by reason) and other `failures` (by code) only grow.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class Poller:
         self.calls: Counter[str] = Counter()
         self.throttles: Counter[str] = Counter()
         self.renewals: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.ends = 0
         self._readers = 0
 
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
@@ -121,7 +123,15 @@ class Poller:
             async with aclosing(self._fetches(shard_id, position)) as fetches:
                 async for fetch in fetches:
                     yield fetch
+        self.ends += 1
         self.calls.pop(shard_id, None)
+
+    def counters(self) -> dict[str, int]:
+        """See `protocols.Measured`: throttles by code, iterators renewed by reason, failed reads
+        by code, and shards that were read to their end."""
+        kinds = {"throttle": self.throttles, "renewal": self.renewals, "failure": self.failures}
+        counted = {f"{kind}_{code}": n for kind, of in kinds.items() for code, n in of.items()}
+        return counted | ({"shard_ended": self.ends} if self.ends else {})
 
     async def _fetches(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         pace = Pace(self._options.pace)
@@ -142,11 +152,12 @@ class Poller:
                     self._throttled(shard_id, pace, error, throttles)
                     continue
                 failures += 1
+                is_renewed = error.code in _RENEWED
+                (self.renewals if is_renewed else self.failures)[error.code] += 1
                 if failures >= self._options.failures_max:
                     raise
-                if error.code in _RENEWED:
+                if is_renewed:
                     iterator = None
-                    self.renewals[error.code] += 1
                 await self._after_failure(shard_id, error, failures)
                 continue
             failures = throttles = 0
@@ -274,6 +285,6 @@ def _fetch(shard_id: str, position: Position, answer: _core.Answer, received_at:
         records=records,
         next=following,
         children=children,
-        behind_ms=answer.millis_behind_latest or 0,
+        behind_ms=answer.millis_behind_latest,
         received_at=received_at,
     )

@@ -30,6 +30,7 @@ from replicator.core.pace import PaceLimits
 from replicator.core.retry import Backoff
 from replicator.errors import FatalError, PositionLost, ReplicatorError, TransientError
 from replicator.model import (
+    LATEST,
     SHARD_END,
     TRIM_HORIZON,
     Fetch,
@@ -202,7 +203,14 @@ class StreamsSource:
     async def horizon(self) -> Horizon:
         """The service's clock by a small answer (whole seconds, rounded down), and 24 hours."""
         answer = await self._describe(self._arn, Limit=1)
-        return Horizon(service_time_us(answer, self._arn), _RETENTION_US)
+        return Horizon(service_time_us(answer, self._arn), _RETENTION_US, is_named=True)
+
+    def made_us(self, shard_id: str) -> int | None:
+        """The instant of the shard's creation, which its id tells in milliseconds. That isn't
+        documented, but AWS's own connector for Flink goes by it
+        (https://github.com/apache/flink-connector-aws, `ShardUtils.java`)."""
+        made_ms = shard_id.partition("-")[2].partition("-")[0]
+        return int(made_ms) * 1_000 if made_ms.isascii() and made_ms.isdigit() else None
 
     async def shards(self) -> Sequence[Shard]:
         """All shards of all pages. See `core.listing` for how pages that don't agree, or fail,
@@ -223,22 +231,27 @@ class StreamsSource:
         LATEST becomes a position that can be stored: what came in the service's last full
         second is read up to the tip and left out. Where the service takes no timestamp, reading
         starts at the oldest record, and fetches that are older as a whole come without their
-        records. That is for speed only: changes from before a start undo nothing in a sink that
-        goes by versions.
+        records: the position stays at the start until something younger comes, since it would
+        be trimmed before long, and that is no loss. All this is for speed only: changes from
+        before a start undo nothing in a sink that goes by versions.
         """
-        is_skipping = position.kind is PositionKind.LATEST
-        if is_skipping:
+        start = position
+        if is_skipping := position.kind is PositionKind.LATEST:
             position = at_timestamp(await self.now_us())
         since_ms = None if position.timestamp_us is None else position.timestamp_us // 1_000
+        is_before = since_ms is not None
         try:
             async with aclosing(self.poller.read(shard_id, position)) as fetches:
                 async for fetch in fetches:
                     until_ms = since_ms + _CREATION_MS if is_skipping and since_ms else since_ms
                     is_old = _is_older(fetch.records.last_arrival_ms, until_ms)
+                    is_before = is_before and (is_old or not len(fetch.records))
                     is_skipping = is_skipping and is_old
                     if not is_skipping or fetch.next == SHARD_END:
-                        yield await self._completed(fetch, is_old=is_old)
-                    position = fetch.next
+                        stays = is_before and start != LATEST and fetch.next != SHARD_END
+                        following = start if stays else fetch.next
+                        yield await self._completed(fetch, following, is_old=is_old)
+                    position = position if is_before else fetch.next
         except PositionLost as lost:
             # Who asked for the oldest record gets the one that is the oldest by now.
             if lost.code == "position_trimmed" and position.sequence_number is None:
@@ -250,10 +263,8 @@ class StreamsSource:
         return self.poller.calls[shard_id]
 
     def counters(self) -> Mapping[str, int]:
-        """Throttles by code and renewals of iterators by reason; only grow."""
-        throttles = {f"throttle_{code}": count for code, count in self.poller.throttles.items()}
-        renewals = {f"renewal_{reason}": count for reason, count in self.poller.renewals.items()}
-        return {**throttles, **renewals}
+        """See `Poller.counters`."""
+        return self.poller.counters()
 
     async def close(self) -> None:
         """Closes the clients, and with them every connection. May be called twice."""
@@ -334,22 +345,25 @@ class StreamsSource:
             "What to do: see on_gap.",
         )
 
-    async def _completed(self, fetch: Fetch, *, is_old: bool) -> Fetch:
+    async def _completed(self, fetch: Fetch, following: Position, *, is_old: bool) -> Fetch:
         """The fetch with its table, without what is too old, and with children at the end."""
         last_ms = fetch.records.last_arrival_ms
         return replace(
             fetch,
             records=_NO_RECORDS if is_old else fetch.records,
+            next=following,
             children=await self._children(fetch.shard_id) if fetch.next == SHARD_END else (),
-            behind_ms=self._behind_ms(last_ms, fetch.received_at),
+            behind_ms=None if is_old else self._behind_ms(last_ms, fetch.received_at),
             table=self._opened.name,
         )
 
-    def _behind_ms(self, last_ms: int | None, received_at: float) -> int:
-        """The service doesn't tell. An answer without records is taken for the tip; behind one
-        with records there may be more."""
+    def _behind_ms(self, last_ms: int | None, received_at: float) -> int | None:
+        """The service doesn't tell. "It might take multiple calls to get to a portion of the
+        shard that contains stream records", so an answer without them says nothing
+        (https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_GetRecords.html);
+        behind one with records there may be more."""
         if last_ms is None:
-            return 0
+            return None
         return max(1, round(received_at * 1e3 + self._ahead_ms) - last_ms)
 
     async def _children(self, shard_id: str) -> tuple[Shard, ...]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
+
+from replicator.errors import ReplicatorError, TransientError
 
 
 def configure(*, level: str = "info", json: bool | None = None) -> None:
@@ -28,3 +31,11 @@ def configure(*, level: str = "info", json: bool | None = None) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def say(
+    log: structlog.typing.FilteringBoundLogger, error: ReplicatorError, event: str, **where: Any
+) -> None:
+    """One line for an error, by what may follow: a warning when it may pass by itself."""
+    level = log.warning if isinstance(error, TransientError) else log.error
+    level(event, code=error.code, reason=error.message, **where)

@@ -24,6 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from replicator.core.gap import Cause
 from replicator.core.liveness import Phase, ShardView
 from replicator.telemetry.stats import Stats
 from replicator.telemetry.watched import Watched
@@ -73,8 +74,10 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         yield from self._counters()
+        yield from self._calls()
         yield from self._writes()
         yield from self._gauges()
+        yield from self._stopped()
         yield from self._shards()
 
     def _counters(self) -> Iterator[Metric]:
@@ -99,6 +102,21 @@ class Metrics(Collector):
             for key, count in each.source_counters().items():
                 family.add_metric([each.pipeline, key], count)
         yield family
+
+    def _calls(self) -> Iterator[Metric]:
+        of = ("pipeline", "service", "operation")
+        errors = _counter("api_errors", "Failed attempts, those repeated too.", *of, "code")
+        seconds = HistogramMetricFamily(
+            "replicator_api_seconds", "Attempts of calls, by the time to their answer.", labels=of
+        )
+        for each in self._pipelines:
+            for (call, code), count in each.api.failures.items():
+                errors.add_metric([each.pipeline, *call, code], count)
+            for call, took in each.api.durations.items():
+                buckets = [(bound, float(count)) for bound, count in took.cumulated()]
+                seconds.add_metric([each.pipeline, *call], buckets, took.seconds)
+        yield errors
+        yield seconds
 
     def _writes(self) -> Iterator[Metric]:
         writes = SummaryMetricFamily(
@@ -129,6 +147,17 @@ class Metrics(Collector):
             limit.add_metric([each.pipeline], each.budget.limit)
             ready.add_metric([each.pipeline], 0 if each.unready() else 1)
         yield from (used, limit, ready)
+
+    def _stopped(self) -> Iterator[Metric]:
+        stopped = _gauge("shards_stopped", "Shards that stand at a gap.", "pipeline", "cause")
+        held_up = _gauge("shards_held_up", "Shards that wait for those at a gap.", "pipeline")
+        for each in self._pipelines:
+            gaps = each.gaps()
+            causes = Counter(gap.cause for gap in gaps)
+            for cause in Cause:
+                stopped.add_metric([each.pipeline, cause], causes[cause])
+            held_up.add_metric([each.pipeline], len({s for gap in gaps for s in gap.held_up}))
+        yield from (stopped, held_up)
 
     def _shards(self) -> Iterator[Metric]:
         phases = _gauge("shards", "Shards of this worker by phase.", "pipeline", "phase")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from replicator.api_calls import APICalls
 from replicator.core.budget import Budget
+from replicator.core.gap import Gap
 from replicator.core.liveness import ShardView
 from replicator.errors import ReplicatorError
 from replicator.telemetry.stats import Stats
@@ -25,5 +27,9 @@ class Watched:
     """Why it can't work now; empty when it can."""
     source_counters: Callable[[], Mapping[str, int]]
     """See `protocols.Measured.counters`; empty where the source counts nothing."""
+    gaps: Callable[[], Sequence[Gap]] = tuple
+    """The gaps that stop shards now."""
+    api: APICalls = field(default_factory=APICalls)
+    """What its calls of AWS met."""
     failure: Callable[[], ReplicatorError | None] = lambda: None
     """What ended its last run, until it has begun again."""

@@ -130,7 +130,7 @@ class MemorySink:
         for shard_id, position in starts.items():
             key = (self.pipeline, stream, shard_id)
             self.store.positions.setdefault(key, position)
-            self.store.reached.setdefault(key, Reached(tip_us=self.now_us()))
+            self.store.reached.setdefault(key, self._begun(position))
         return True
 
     async def is_known(self, stream: Stream) -> bool:
@@ -180,8 +180,13 @@ class MemorySink:
             key = (self.pipeline, stream, shard_id)
             old[shard_id] = self.store.positions.get(key)
             self.store.positions[key] = position
-            self.store.reached[key] = Reached(tip_us=self.now_us())
+            self.store.reached[key] = self._begun(position)
         return old
+
+    def _begun(self, position: Position) -> Reached:
+        """What is owed from a position on that is stored now."""
+        now_us = self.now_us()
+        return Reached(tip_us=min(now_us, position.timestamp_us or now_us))
 
     def writer(self, fence: Fence) -> MemoryWriter:
         assert self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)), fence

@@ -33,8 +33,14 @@ def test_the_margin_is_on_the_safe_side() -> None:
 
 
 def test_a_start_by_time_is_as_old_as_its_time() -> None:
-    assert is_gap(at_timestamp(ago(25)), Reached(tip_us=ago(1)))
+    assert is_gap(at_timestamp(ago(25)), Reached(tip_us=ago(25)))
+    assert is_gap(at_timestamp(ago(25)), None)
     assert not is_gap(at_timestamp(ago(23)), Reached(tip_us=ago(30)))
+
+
+def test_a_start_by_time_stays_while_nothing_comes_and_grows_no_older() -> None:
+    """Regression: a shard that was polled and quiet for as long as the retention had a gap."""
+    assert not is_gap(at_timestamp(ago(25)), Reached(tip_us=ago(1)))
 
 
 def test_a_start_at_the_oldest_record_owes_what_came_since_it_was_stored() -> None:
@@ -48,6 +54,24 @@ def test_a_shard_without_a_position_began_where_its_parents_ended() -> None:
     assert not is_gap(None, None, Reached(ago(30), ago(25)), Reached(ago(2), None))
     assert not is_gap(None, None)
     assert not is_gap(at_timestamp(ago(25)), None, Reached(ago(3))), "it is younger than its start"
+
+
+def test_a_service_that_names_what_it_trims_is_believed_where_a_number_was_asked_for() -> None:
+    horizon = Horizon(NOW, 24 * HOUR, is_named=True)
+
+    def is_gap(stored: Position | None, own: Reached | None, made: int | None = None) -> bool:
+        parents = [Reached(ago(30))]
+        return gap.aged("shard-1", stored, own, parents, horizon, made_us=made) is not None
+
+    assert not is_gap(NUMBER, Reached(ago(30), ago(30))), "an idle shard"
+    assert gap.behind_ms_max(horizon) is None
+    # The oldest record is asked for, whatever it is by then.
+    begun = Reached(tip_us=ago(30))
+    for position in (TRIM_HORIZON, at_timestamp(ago(30)), None):
+        assert is_gap(position, begun)
+        assert is_gap(position, begun, ago(25))
+        assert not is_gap(position, begun, ago(23)), "nothing in it is that old"
+        assert not is_gap(position, begun, ago(-30)), "whatever the id says, it is there"
 
 
 def test_it_says_what_happened_and_what_to_do() -> None:

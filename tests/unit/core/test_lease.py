@@ -140,14 +140,6 @@ def test_a_shard_that_is_not_wanted_is_released_once() -> None:
     assert leases.held() == ()
 
 
-def test_drain_releases_everything_once() -> None:
-    leases = holding()
-    leases.taken(owned(S2, "me"), 0.0)
-    leases.lost("s2")
-    assert leases.drain() == [Release(owned(S1, "me"))]
-    assert leases.drain() == []
-
-
 def test_shards_max_limits_what_is_taken() -> None:
     leases = view(shards_max=1)
     assert leases.step([S1, S2], {"s1", "s2"}, 0.0) == [Take(S1, TakeReason.FREE)]

@@ -53,11 +53,14 @@ ON CONFLICT DO NOTHING
 RETURNING true
 
 -- name: begin_positions
--- A shard that has a position already keeps it. What arrives from now on is owed to it.
+-- A shard that has a position already keeps it. What arrives from now on is owed to it, and from
+-- the instant of a start by time ($7, microseconds since the epoch).
 INSERT INTO {positions} AS stored
     (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch, tip_at)
-SELECT $1, $2, $3, start.shard, start.position, start.sequence_number::numeric, 0, now()
-FROM unnest($4::text[], $5::text[], $6::text[]) AS start (shard, position, sequence_number)
+SELECT $1, $2, $3, start.shard, start.position, start.sequence_number::numeric, 0,
+       least(now(), to_timestamp(start.since_us / 1000000.0))
+FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[])
+    AS start (shard, position, sequence_number, since_us)
 ORDER BY start.shard
 ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
     SET position = excluded.position,
@@ -114,11 +117,14 @@ ORDER BY shard
 FOR UPDATE
 
 -- name: move_positions
+-- $7 as in begin_positions.
 INSERT INTO {positions} AS stored
     (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch, owner,
      tip_at)
-SELECT $1, $2, $3, moved.shard, moved.position, moved.sequence_number::numeric, 1, $7, now()
-FROM unnest($4::text[], $5::text[], $6::text[]) AS moved (shard, position, sequence_number)
+SELECT $1, $2, $3, moved.shard, moved.position, moved.sequence_number::numeric, 1, $8,
+       least(now(), to_timestamp(moved.since_us / 1000000.0))
+FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[])
+    AS moved (shard, position, sequence_number, since_us)
 ORDER BY moved.shard
 ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
     SET position = excluded.position,

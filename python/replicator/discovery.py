@@ -1,0 +1,110 @@
+"""Which shards there are: the service and the sink are asked again and again, and the graph is
+told. It waits for nobody that reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from replicator.core import lineage
+from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
+from replicator.core.start import require_comparable
+from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.graph import Graph
+from replicator.model import SHARD_END, Position, Stream
+from replicator.protocols import LeaseStore, Sink, Source
+from replicator.telemetry.logging import say
+
+DISCOVERY_SECONDS = 30.0
+
+
+class Discovery:
+    """Lists one pipeline's shards, for as long as `run` isn't cancelled."""
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        sink: Sink[Any],
+        store: LeaseStore,
+        graph: Graph,
+        jitter: Callable[[], float],
+        *,
+        backoff: Backoff,
+        seconds: float = DISCOVERY_SECONDS,
+    ) -> None:
+        self._name = name
+        self._source = source
+        self._sink = sink
+        self._store = store
+        self._graph = graph
+        self._jitter = jitter
+        self._backoff = backoff
+        self._seconds = seconds
+        self._log = structlog.get_logger().bind(pipeline=name)
+
+    async def run(self, stream: Stream) -> None:
+        """Never returns. Raises FatalError when the sink lost the end of a shard, or when the
+        stream is read to its end and another has taken its place."""
+        attempt = 0
+        while True:
+            self._graph.list_now.clear()
+            finished = self._graph.lineage.finished()
+            try:
+                found, newest = await self._ask(stream)
+            except TransientError as error:
+                wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
+                attempt += 1
+                say(self._log, error, "retrying", during="discovery", wait_seconds=round(wait, 3))
+            except ReplicatorError as error:
+                wait = FATAL_RETRY_SECONDS
+                say(self._log, error, "failed", during="discovery", wait_seconds=wait)
+            else:
+                self._require_no_return(finished, found.positions)
+                self._graph.apply(found)
+                for shard_id in await self._graph.gaps.mended(stream, self._graph.lineage.gapped()):
+                    self._graph.apply(lineage.Mended(shard_id))
+                # What another stream brings can't be written over what this one brought.
+                require_comparable(newest.arn, [stream.arn])
+                await self._forget()
+                attempt = 0
+                wait = self._seconds
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._graph.list_now.wait()
+
+    async def _ask(self, stream: Stream) -> tuple[lineage.Discovered, Stream]:
+        """What there is now, and the stream that there is."""
+        shards = await self._source.shards()
+        # Read after the list, so that what was finished and trimmed meanwhile isn't taken
+        # for lost.
+        positions = await self._sink.positions(stream)
+        # A table's stream that was disabled may have been replaced by another.
+        is_over = self._graph.lineage.is_over(shards)
+        newest = await self._source.open() if is_over else stream
+        return lineage.Discovered(tuple(shards), positions), newest
+
+    def _require_no_return(
+        self, finished: Sequence[str], positions: Mapping[str, Position]
+    ) -> None:
+        """A sink that failed over to an older state may have lost the end of a shard.
+        Its children must wait again, so everything begins anew from its positions."""
+        for shard_id in finished:
+            if (position := positions.get(shard_id, SHARD_END)) != SHARD_END:
+                raise FatalError(
+                    "positions_returned",
+                    f"the sink of {self._name} says that {shard_id} was read up to {position}, "
+                    "but it was finished before: the sink lost its newest state (a failover to "
+                    "a replica that was behind?). Start again: reading goes on where the sink "
+                    "stands, and nothing is lost while the stream still keeps it",
+                )
+
+    async def _forget(self) -> None:
+        if forgettable := self._graph.lineage.forgettable():
+            self._graph.apply(lineage.Forgotten(forgettable))
+            with suppress(ReplicatorError):  # rows too many do no harm
+                await self._store.delete(self._name, forgettable)

@@ -1,0 +1,225 @@
+"""One shard's reader: raises the fence, reads from the sink's position, and begins again after
+every failure that may pass, for as long as its lease holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from replicator.core import gap, lineage
+from replicator.core.liveness import Phase, ShardLife
+from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
+from replicator.core.start import position_to_read
+from replicator.errors import FatalError, LeaseLost, PositionLost, TransientError
+from replicator.graph import Graph
+from replicator.lane import Inlet
+from replicator.model import SHARD_END, Position, Stream
+from replicator.pipeline import Pipeline
+from replicator.protocols import Clock, Sink
+from replicator.telemetry.logging import say
+from replicator.telemetry.stats import Stats
+
+
+class Leases(Protocol):
+    """What a reader asks of the leases."""
+
+    async def renew(self, shard_id: str) -> None:
+        """Renews the shard's lease now; when it is lost, `holds` says so."""
+        ...
+
+    def holds(self, shard_id: str) -> bool:
+        """True while the shard may be read here."""
+        ...
+
+    async def let_go(self, reader: Reader) -> None:
+        """The reader has ended: its lease is given up."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all readers of one pipeline share."""
+
+    pipeline: Pipeline
+    stream: Stream
+    sink: Sink[Any]
+    owner: str
+    graph: Graph
+    leases: Leases
+    clock: Clock
+    jitter: Callable[[], float]
+    backoff: Backoff
+    stats: Stats
+    log: structlog.typing.FilteringBoundLogger
+
+
+class Reader:
+    """One shard in this process. `run` is its task, the rest is called by others."""
+
+    def __init__(self, shard_id: str, life: ShardLife, shared: Shared) -> None:
+        self.shard_id = shard_id
+        self.life = life
+        self.task: asyncio.Task[None] | None = None
+        self.inlet: Inlet | None = None
+        self.checkpoint: Position | None = None
+        """What was copied to the lease store."""
+        self.is_leaving = False
+        """From here on nobody stops it."""
+        self.given_back = ""
+        """Why somebody else may read it now though it isn't finished."""
+        self._shared = shared
+        self._stopping = asyncio.Event()
+        self._position: Position | None = None
+        # Fails to end the reading of this moment.
+        self._cut: asyncio.Future[None] | None = None
+
+    @property
+    def durable(self) -> Position | None:
+        """How far it is durable; None before its first write."""
+        return None if self.inlet is None else self.inlet.durable
+
+    # ---- what others demand
+
+    def stop(self) -> None:
+        """Ends it in order: what was read is written."""
+        self._stopping.set()
+
+    def abort(self) -> None:
+        """Ends it at once: its lease is lost."""
+        # One that finds out itself leaves by itself: cancelled, it couldn't let go.
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    def cut(self, reason: str, misses: int) -> None:
+        """Ends the reading of this moment; it begins again."""
+        if self._cut is None or self._cut.done():
+            return
+        self._shared.stats.reader_cuts += 1
+        self._shared.log.warning("reader_cut", shard=self.shard_id, reason=reason, misses=misses)
+        self._cut.set_exception(
+            TransientError("shard_silent", f"{reason}, so its reader was cut and starts again")
+        )
+        # The reader looks at it when it can; it may also be over already.
+        self._cut.exception()
+
+    def give_back(self, reason: str, misses: int) -> None:
+        """Ends it in order: another worker may be able to read the shard."""
+        if self.is_leaving or self._stopping.is_set():
+            return
+        self._shared.stats.leases_given_back += 1
+        self._shared.log.warning(
+            "lease_given_back", shard=self.shard_id, reason=reason, misses=misses
+        )
+        self.given_back = "its lease was given back: another worker may be able to read it"
+        self._stopping.set()
+
+    # ---- the task
+
+    async def run(self) -> None:
+        """Reads the shard for as long as its lease holds, again after every failure that may
+        pass. Whatever ends it, the lease is given up and the graph told."""
+        shard_id, life, clock = self.shard_id, self.life, self._shared.clock
+        attempt = 0
+        try:
+            while not self._stopping.is_set():
+                before = self.inlet
+                try:
+                    await self._read()
+                    return
+                except TransientError as error:
+                    self._unread()
+                    if self.inlet is not None and self.inlet is not before and self.inlet.durable:
+                        attempt = 0
+                    life.retries(str(error), clock.monotonic())
+                    await self._pause(error, attempt)
+                    attempt += 1
+                except PositionLost as error:
+                    self._unread()
+                    life.stops(Phase.GAP, error.message, clock.monotonic())
+                    await self._stop_at_gap(error)
+                    return
+                except FatalError as error:
+                    self._unread()
+                    life.stops(Phase.FAILED, str(error), clock.monotonic())
+                    wait = FATAL_RETRY_SECONDS
+                    say(self._shared.log, error, "failed", shard=shard_id, wait_seconds=wait)
+                    await sleep_unless(self._stopping, wait)
+        except LeaseLost as error:
+            self._shared.log.info(
+                "lease_lost", shard=shard_id, code=error.code, reason=error.message
+            )
+            self.given_back = error.message
+        finally:
+            # From here on nobody cancels it: one that never leaves would block its shard.
+            self.is_leaving = True
+            self._unread()
+            await self._shared.leases.let_go(self)
+
+    def _unread(self) -> None:
+        self._shared.graph.unread(self.shard_id)
+
+    async def _pause(self, error: TransientError, attempt: int) -> None:
+        shared = self._shared
+        wait = shared.backoff.next(attempt, shared.jitter(), error.retry_after_seconds)
+        shared.stats.retries[error.code] += 1
+        say(shared.log, error, "retrying", shard=self.shard_id, wait_seconds=round(wait, 3))
+        await sleep_unless(self._stopping, wait)
+
+    async def _stop_at_gap(self, error: PositionLost) -> None:
+        """Law 9, policy `stop`: nobody wants the lease any more until the position is moved."""
+        graph = self._shared.graph
+        position = self._position if self.durable is None else self.durable
+        held_up = graph.lineage.held_up(self.shard_id)
+        found = gap.of(self.shard_id, position, error, held_up)
+        await graph.gaps.lost(self._shared.stream, found)
+        graph.apply(lineage.GapFound(self.shard_id))
+
+    async def _read(self) -> None:
+        """Law 6, in its order: the lease is won; fence; look at the lease; position; read."""
+        shard_id, life, shared = self.shard_id, self.life, self._shared
+        graph, sink, clock = shared.graph, shared.sink, shared.clock
+        life.waits_for_sink("the fence", clock.monotonic())
+        fence = await sink.fence(shared.stream, shard_id, shared.owner)
+        life.starts(clock.monotonic())
+        await shared.leases.renew(shard_id)
+        if not shared.leases.holds(shard_id):
+            raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
+        life.waits_for_sink("the position", clock.monotonic())
+        self.inlet, self._position = None, await sink.position(fence)
+        if self._position == SHARD_END:
+            graph.apply(lineage.Stored(shard_id, SHARD_END))
+            return
+        # A parent that ended without a record knows no time of its own.
+        ancestors = graph.lineage.ancestors(shard_id)
+        reached = await sink.reached(shared.stream, [shard_id, *ancestors])
+        # From here on the source is asked.
+        life.starts(clock.monotonic())
+        behind_ms_max = await graph.gaps.look(shard_id, self._position, ancestors, reached)
+        position = position_to_read(self._position)
+        if graph.lineage.state(shard_id) is not lineage.ShardState.READABLE:
+            # A discovery since the take has seen its parent unfinished, or itself gone.
+            raise LeaseLost("not_readable", f"{shard_id} may not be read now")
+        graph.apply(lineage.Started(shard_id))
+        life.position = position
+        shared.log.debug("reading", shard=shard_id, position=str(position))
+        self.inlet = shared.pipeline.lane(fence).open(fence)
+        self._cut = asyncio.get_running_loop().create_future()
+        children = await shared.pipeline.run(
+            self.inlet, position, self._stopping, life, self._cut, behind_ms_max
+        )
+        if children is not None:
+            graph.apply(lineage.Ended(shard_id, children))
+            graph.apply(lineage.DurableEnd(shard_id))
+            shared.log.info("shard_finished", shard=shard_id, children=[c.id for c in children])
+
+
+async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
+    """Returns after that long, or as soon as it happens."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -95,6 +95,7 @@ async def test_a_begun_shard_owes_what_comes_from_now_on(rig: Rig) -> None:
     assert reached.last_arrival_us is None
     assert reached.tip_us is not None
     assert abs(reached.tip_us - before_us) < 60_000_000, "the clocks of one machine"
+    assert reached.begun_us == reached.tip_us
 
 
 async def test_a_start_by_time_owes_what_came_since_then(rig: Rig) -> None:
@@ -137,6 +138,7 @@ async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_i
     assert (at_tip.tip_us or 0) > (behind.tip_us or 0) + 3_000_000_000
     unknown = await reached(payloads=[], first=8, then=after(number(8)), behind_ms=None)
     assert unknown == at_tip, "what isn't known moves nothing"
+    assert at_tip.begun_us == behind.begun_us is not None
     ended = await reached(payloads=[change], first=9, then=SHARD_END)
     assert ended.last_arrival_us == 1_700_000_000_009_000
     assert ended.tip_us == at_tip.tip_us, "its children may have begun long before its end is read"

@@ -133,7 +133,10 @@ class PostgresSink:
             rows = await connection.fetch(
                 self._state["reached"], *self._key(stream), list(shard_ids)
             )
-        return {row["shard"]: Reached(row["last_arrival_us"], row["tip_us"]) for row in rows}
+        return {
+            row["shard"]: Reached(row["last_arrival_us"], row["tip_us"], row["begun_us"])
+            for row in rows
+        }
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         mark = f"{owner}/{secrets.token_hex(4)}"  # see `Fence`

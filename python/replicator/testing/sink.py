@@ -186,7 +186,7 @@ class MemorySink:
     def _begun(self, position: Position) -> Reached:
         """What is owed from a position on that is stored now."""
         now_us = self.now_us()
-        return Reached(tip_us=min(now_us, position.timestamp_us or now_us))
+        return Reached(tip_us=min(now_us, position.timestamp_us or now_us), begun_us=now_us)
 
     def writer(self, fence: Fence) -> MemoryWriter:
         assert self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)), fence
@@ -282,6 +282,7 @@ class MemoryWriter:
         reached = Reached(
             max(filter(None, (before.last_arrival_us, arrival_us)), default=None),
             before.tip_us if age is None else self._sink.now_us() - round(age * 1_000_000),
+            before.begun_us,
         )
         if reached.us is not None:
             self._sink.store.reached[shard] = reached

@@ -28,6 +28,7 @@ from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse
 from replicator.coordinator import Coordinator
 from replicator.core import gap
 from replicator.core.budget import Budget
+from replicator.core.holes import Hole
 from replicator.core.liveness import Liveness, ShardView
 from replicator.core.pace import PaceLimits
 from replicator.errors import ReplicatorError, one_cause
@@ -143,6 +144,7 @@ class Runs:
             unready=self._unready,
             source_counters=self._counters,
             gaps=self._gaps,
+            holes=self._holes,
             api=self._calls,
             failure=lambda: self.supervised.failure,
         )
@@ -217,6 +219,9 @@ class Runs:
 
     def _gaps(self) -> Sequence[gap.Gap]:
         return () if self._coordinator is None else self._coordinator.gaps()
+
+    def _holes(self) -> Sequence[Hole]:
+        return () if self._coordinator is None else self._coordinator.holes()
 
     def _unready(self) -> str:
         if (failure := self.supervised.failure) is not None:

@@ -220,6 +220,7 @@ class Coordinator:
             owner=self._owner,
             graph=self._graph,
             leases=self._leasing,
+            alive=self._alive,
             clock=self._clock,
             jitter=self._jitter,
             backoff=self._backoff,

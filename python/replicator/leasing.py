@@ -5,18 +5,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 import structlog
 
 from replicator.core import lease
 from replicator.core.liveness import Liveness, Phase, ShardLife
+from replicator.core.retry import FATAL_RETRY_SECONDS
 from replicator.errors import LeaseLost, ReplicatorError
 from replicator.graph import Graph
 from replicator.model import LeaseRow
 from replicator.protocols import Clock, LeaseStore
 from replicator.reader import Reader
 from replicator.telemetry.logging import say
+
+# Who gave a shard back for what an operator must mend takes nothing from others for so long:
+# each attempt would leave a shard unread that is read well.
+REFUSED_SECONDS = 600.0
 
 
 class Leasing:
@@ -41,7 +47,10 @@ class Leasing:
         self._alive = alive
         self._clock = clock
         self._view = lease.LeaseView(owner, duration_seconds=duration_seconds)
+        # Until when a shard is taken not at all, or from nobody who reads it.
         self._shunned: dict[str, float] = {}
+        self._avoided: dict[str, float] = {}
+        self._refused_until = 0.0
         # One renewal at a time: two of one row would make the second look lost.
         self._renewal = asyncio.Lock()
         self._draining = asyncio.Event()
@@ -104,7 +113,8 @@ class Leasing:
             say(self._log, error, "retrying", during="leases")
             rows = None
         now = self._clock.monotonic()
-        for action in self._view.step(rows, self._wanted(now), now):
+        wanted = self._wanted(now)
+        for action in self._view.step(rows, wanted, now, self._avoiding(wanted, now)):
             try:
                 match action:
                     case lease.Create(shard_ids):
@@ -130,7 +140,7 @@ class Leasing:
             if life is not None and life.is_late(now):
                 # Who could not read it takes it from nobody for as long as it tried.
                 patience = self._alive.misses_max * self._alive.deadline_seconds
-                self._shunned[shard_id] = now + patience
+                self._avoided[shard_id] = now + patience
 
     def _wanted(self, now: float) -> frozenset[str]:
         if self._draining.is_set():
@@ -138,6 +148,11 @@ class Leasing:
         self._shunned = {shard: until for shard, until in self._shunned.items() if until > now}
         wanted = frozenset(self._graph.lineage.wanted())
         return wanted - (self._shunned.keys() - self.readers.keys())
+
+    def _avoiding(self, wanted: frozenset[str], now: float) -> AbstractSet[str]:
+        self._avoided = {shard: until for shard, until in self._avoided.items() if until > now}
+        # What one shard was refused for is hardly that shard's own.
+        return wanted if now < self._refused_until else self._avoided.keys()
 
     async def _take(self, row: LeaseRow, start: Callable[[str, ShardLife], Reader]) -> None:
         if self._draining.is_set():
@@ -193,7 +208,12 @@ class Leasing:
         shard_id = reader.shard_id
         now = self._clock.monotonic()
         if reader.given_back:
-            self._shunned[shard_id] = now + self._view.duration_seconds
+            seconds = self._view.duration_seconds
+            if reader.is_refused:
+                # Where nobody else is, it is tried again as often as before.
+                seconds = max(seconds, FATAL_RETRY_SECONDS)
+                self._refused_until = now + REFUSED_SECONDS
+            self._shunned[shard_id] = now + seconds
             reader.life.given_back(reader.given_back, now)
         try:
             async with self._renewal:

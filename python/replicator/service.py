@@ -35,6 +35,7 @@ from replicator.config import (
 from replicator.coordinator import Coordinator
 from replicator.core import gap
 from replicator.core.budget import Budget
+from replicator.core.holes import Hole
 from replicator.core.liveness import Liveness, ShardView
 from replicator.core.pace import PaceLimits
 from replicator.core.tables import selected
@@ -181,6 +182,7 @@ class Runs:
             unready=self._unready,
             source_counters=self._counters,
             gaps=self._gaps,
+            holes=self._holes,
             api=self._calls,
             failure=lambda: self.supervised.failure,
         )
@@ -259,6 +261,9 @@ class Runs:
 
     def _gaps(self) -> Sequence[gap.Gap]:
         return () if self._coordinator is None else self._coordinator.gaps()
+
+    def _holes(self) -> Sequence[Hole]:
+        return () if self._coordinator is None else self._coordinator.holes()
 
     def _unready(self) -> str:
         if (failure := self.supervised.failure) is not None:

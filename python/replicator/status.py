@@ -120,6 +120,11 @@ class LiveStatus:
                 lines.append(f"    what to do: {gap['action']}")
                 if gap["held_up"]:
                     lines.append(f"    holds up {_some(gap['held_up'], gap['held_up_count'])}")
+            for hole in pipeline["holes"]:
+                names = _some(hole["shards"], hole["shards_count"]) or "no known shard"
+                share = hole["hash_keys_percent"]
+                lines.append(f"  HOLE {hole['cause']}  {names}  {share:g} % of the hash keys")
+                lines.append(f"    what to do: {hole['action']}")
             for shard in pipeline["shards"]:
                 lines.append(f"  {_shard(shard)}")
                 if shard["why"]:

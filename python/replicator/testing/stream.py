@@ -158,7 +158,8 @@ class ScriptedStream:
 
     def rotate(self, shard_id: str) -> str:
         """Closes a shard; one child takes over, as in DynamoDB Streams every few hours."""
-        child = self.add_shard(parents=(shard_id,))
+        whole = self._logs[shard_id].hash_range
+        child = self.add_shard(parents=(shard_id,), hash_range=whole)
         self._close(shard_id, (child,))
         return child
 

@@ -292,6 +292,20 @@ async def test_an_iterator_that_expired_is_taken_again_behind_what_was_read(
     ]
 
 
+async def test_a_shard_that_goes_while_its_iterator_expires_is_not_asked_for_ever(
+    server: StreamsServer, opened: StreamsSource
+) -> None:
+    shard_id = first(server)
+    server.stream.append(shard_id, [b"1"])
+    async with asyncio.timeout(20), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
+        await anext(reading)
+        server.expire_iterators()
+        server.stream.remove_shard(shard_id)
+        with pytest.raises(PositionLost) as gone:
+            await anext(reading)
+    assert gone.value.code == "shard_gone"
+
+
 async def test_trimmed_gone_and_unknown_positions_are_told_apart(
     server: StreamsServer, opened: StreamsSource
 ) -> None:

@@ -5,18 +5,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
 from replicator.core import lease
 from replicator.core.liveness import Liveness, Phase, ShardLife
-from replicator.errors import LeaseLost, ReplicatorError
+from replicator.core.retry import FATAL_RETRY_SECONDS
+from replicator.errors import ReplicatorError
 from replicator.graph import Graph
 from replicator.model import LeaseRow
 from replicator.protocols import Clock, LeaseStore
 from replicator.reader import Reader
 from replicator.telemetry.logging import say
+
+# Who gave a shard back for what an operator must mend takes nothing from others for so long:
+# each attempt would leave a shard unread that is read well.
+REFUSED_SECONDS = 600.0
 
 
 class Leasing:
@@ -41,7 +48,10 @@ class Leasing:
         self._alive = alive
         self._clock = clock
         self._view = lease.LeaseView(owner, duration_seconds=duration_seconds)
+        # Until when a shard is taken not at all, or from nobody who reads it.
         self._shunned: dict[str, float] = {}
+        self._avoided: dict[str, float] = {}
+        self._refused_until = 0.0
         # One renewal at a time: two of one row would make the second look lost.
         self._renewal = asyncio.Lock()
         self._draining = asyncio.Event()
@@ -99,23 +109,34 @@ class Leasing:
             rows = await self._store.rows(self._name)
             self._leased_at = self._clock.monotonic()
             self._leave_to_others(rows)
-            await self._copy_checkpoints()
         except ReplicatorError as error:
             say(self._log, error, "retrying", during="leases")
             rows = None
         now = self._clock.monotonic()
-        for action in self._view.step(rows, self._wanted(now), now):
+        renewals: list[str] = []
+        missing: Sequence[str] = ()
+        takes: list[LeaseRow] = []
+        wanted = self._wanted(now)
+        for action in self._view.step(rows, wanted, now, self._avoiding(wanted, now)):
+            match action:
+                case lease.Create(shard_ids):
+                    missing = shard_ids
+                case lease.Take(row):
+                    takes.append(row)
+                case lease.Renew(row):
+                    renewals.append(row.shard_id)
+                case lease.Release(row) | lease.Expire(row):
+                    self._end(row.shard_id, action)
+        # One step of the store for each kind, the most urgent first: a step for each of
+        # thousands of shards would take longer than a lease lasts.
+        for work in (
+            partial(self.renew, renewals),
+            partial(self._create, missing),
+            partial(self._take, takes, start),
+            self._copy_checkpoints,
+        ):
             try:
-                match action:
-                    case lease.Create(shard_ids):
-                        await self._store.create(self._name, shard_ids)
-                        self._graph.lease_now.set()
-                    case lease.Take(row):
-                        await self._take(row, start)
-                    case lease.Renew(row):
-                        await self.renew(row.shard_id)
-                    case lease.Release(row) | lease.Expire(row):
-                        self._end(row.shard_id, action)
+                await work()
             except ReplicatorError as error:
                 say(self._log, error, "retrying", during="leases")
 
@@ -130,7 +151,7 @@ class Leasing:
             if life is not None and life.is_late(now):
                 # Who could not read it takes it from nobody for as long as it tried.
                 patience = self._alive.misses_max * self._alive.deadline_seconds
-                self._shunned[shard_id] = now + patience
+                self._avoided[shard_id] = now + patience
 
     def _wanted(self, now: float) -> frozenset[str]:
         if self._draining.is_set():
@@ -139,36 +160,45 @@ class Leasing:
         wanted = frozenset(self._graph.lineage.wanted())
         return wanted - (self._shunned.keys() - self.readers.keys())
 
-    async def _take(self, row: LeaseRow, start: Callable[[str, ShardLife], Reader]) -> None:
-        if self._draining.is_set():
+    def _avoiding(self, wanted: frozenset[str], now: float) -> AbstractSet[str]:
+        self._avoided = {shard: until for shard, until in self._avoided.items() if until > now}
+        # What one shard was refused for is hardly that shard's own.
+        return wanted if now < self._refused_until else self._avoided.keys()
+
+    async def _create(self, shard_ids: Sequence[str]) -> None:
+        if shard_ids:
+            await self._store.create(self._name, shard_ids)
+            self._graph.lease_now.set()
+
+    async def _take(
+        self, rows: Sequence[LeaseRow], start: Callable[[str, ShardLife], Reader]
+    ) -> None:
+        if not rows or self._draining.is_set():
             return
         asked_at = self._clock.monotonic()
-        taken = await self._store.take(row, self._owner)
-        if taken is None:
-            return
-        if self._draining.is_set():
-            await self._store.release(taken)
-            return
-        self._view.taken(taken, asked_at)
-        life = self._alive.own(row.shard_id, self._clock.monotonic())
-        self.readers[row.shard_id] = start(row.shard_id, life)
-        self._log.info("lease_taken", shard=row.shard_id)
+        for taken in await self._store.take_all(rows, self._owner):
+            if self._draining.is_set():
+                await self._store.release(taken)
+                continue
+            self._view.taken(taken, asked_at)
+            life = self._alive.own(taken.shard_id, self._clock.monotonic())
+            self.readers[taken.shard_id] = start(taken.shard_id, life)
+            self._log.info("lease_taken", shard=taken.shard_id)
 
-    async def renew(self, shard_id: str) -> None:
-        """Renews the shard's lease, if it is held; ends its reader when it is lost."""
+    async def renew(self, shard_ids: Sequence[str]) -> None:
+        """Renews the leases of those that are held; ends the readers of those that are lost."""
         async with self._renewal:
-            if (row := self._held(shard_id)) is None:
+            # Read now: others of them may have been given up meanwhile.
+            held = [row for shard_id in shard_ids if (row := self._view.row(shard_id))]
+            if not held:
                 return
             asked_at = self._clock.monotonic()
-            try:
-                renewed = await self._store.renew(row)
-            except LeaseLost:
-                self._end(shard_id, self._view.lost(shard_id))
-            else:
-                self._view.renewed(renewed, asked_at)
-
-    def _held(self, shard_id: str) -> LeaseRow | None:
-        return next((row for row in self._view.held() if row.shard_id == shard_id), None)
+            renewed = {row.shard_id: row for row in await self._store.renew_all(held)}
+            for row in held:
+                if (new := renewed.get(row.shard_id)) is not None:
+                    self._view.renewed(new, asked_at)
+                else:
+                    self._end(row.shard_id, self._view.lost(row.shard_id))
 
     def _end(self, shard_id: str, action: lease.Release | lease.Expire) -> None:
         """Ends a reader that may not or need not go on. It lets go itself."""
@@ -182,18 +212,27 @@ class Leasing:
             reader.stop()
 
     async def _copy_checkpoints(self) -> None:
-        for shard_id, reader in tuple(self.readers.items()):
-            durable = reader.durable
-            if durable is not None and durable != reader.checkpoint:
-                await self._store.checkpoint(self._name, shard_id, durable)
-                reader.checkpoint = durable
+        moved = {
+            reader.shard_id: (reader, reader.durable)
+            for reader in self.readers.values()
+            if reader.durable is not None and reader.durable != reader.checkpoint
+        }
+        copies = {shard_id: durable for shard_id, (_, durable) in moved.items()}
+        await self._store.checkpoint_all(self._name, copies)
+        for reader, durable in moved.values():
+            reader.checkpoint = durable
 
     async def let_go(self, reader: Reader) -> None:
         """The reader has ended: stores its copy, and gives the lease up."""
         shard_id = reader.shard_id
         now = self._clock.monotonic()
         if reader.given_back:
-            self._shunned[shard_id] = now + self._view.duration_seconds
+            seconds = self._view.duration_seconds
+            if reader.is_refused:
+                # Where nobody else is, it is tried again as often as before.
+                seconds = max(seconds, FATAL_RETRY_SECONDS)
+                self._refused_until = now + REFUSED_SECONDS
+            self._shunned[shard_id] = now + seconds
             reader.life.given_back(reader.given_back, now)
         try:
             async with self._renewal:
@@ -202,11 +241,11 @@ class Leasing:
                         await self._store.checkpoint(self._name, shard_id, reader.durable)
                 # On its own: a copy that can't be stored must not keep the lease.
                 with suppress(ReplicatorError):
-                    if (row := self._held(shard_id)) is not None:
+                    if (row := self._view.row(shard_id)) is not None:
                         await self._store.release(row)
         finally:
             # Even when this is cancelled: one that stays would block its shard for ever.
-            if self._held(shard_id) is not None:
+            if self._view.row(shard_id) is not None:
                 self._view.stopped(shard_id)
             del self.readers[shard_id]
             # At a gap it stays to be seen.

@@ -4,32 +4,36 @@ every failure that may pass, for as long as its lease holds."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
 
 from replicator.core import gap, lineage
-from replicator.core.liveness import Phase, ShardLife
+from replicator.core.liveness import Liveness, ShardLife
 from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
 from replicator.core.start import position_to_read
 from replicator.errors import FatalError, LeaseLost, PositionLost, TransientError
 from replicator.graph import Graph
 from replicator.lane import Inlet
-from replicator.model import SHARD_END, Position, Stream
+from replicator.model import SHARD_END, Fence, Position, Stream
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Sink
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
+# Readers of one pipeline that look for their beginning at once. Each asks the sink and the
+# service some small questions; thousands that ask together would all be answered too late.
+BEGINNERS_MAX = 32
+
 
 class Leases(Protocol):
     """What a reader asks of the leases."""
 
-    async def renew(self, shard_id: str) -> None:
-        """Renews the shard's lease now; when it is lost, `holds` says so."""
+    async def renew(self, shard_ids: Sequence[str]) -> None:
+        """Renews the shards' leases now; when one is lost, `holds` says so."""
         ...
 
     def holds(self, shard_id: str) -> bool:
@@ -51,11 +55,13 @@ class Shared:
     owner: str
     graph: Graph
     leases: Leases
+    alive: Liveness
     clock: Clock
     jitter: Callable[[], float]
     backoff: Backoff
     stats: Stats
     log: structlog.typing.FilteringBoundLogger
+    beginners: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BEGINNERS_MAX))
 
 
 class Reader:
@@ -72,6 +78,8 @@ class Reader:
         """From here on nobody stops it."""
         self.given_back = ""
         """Why somebody else may read it now though it isn't finished."""
+        self.is_refused = False
+        """True when what an operator must mend made it give the shard back."""
         self._shared = shared
         self._stopping = asyncio.Event()
         self._position: Position | None = None
@@ -115,7 +123,9 @@ class Reader:
         self._shared.log.warning(
             "lease_given_back", shard=self.shard_id, reason=reason, misses=misses
         )
-        self.given_back = "its lease was given back: another worker may be able to read it"
+        self.given_back = (
+            f"{reason}; its lease was given back: another worker may be able to read it"
+        )
         self._stopping.set()
 
     # ---- the task
@@ -140,15 +150,12 @@ class Reader:
                     attempt += 1
                 except PositionLost as error:
                     self._unread()
-                    life.stops(Phase.GAP, error.message, clock.monotonic())
+                    life.stops(error.message, clock.monotonic())
                     await self._stop_at_gap(error)
                     return
                 except FatalError as error:
                     self._unread()
-                    life.stops(Phase.FAILED, str(error), clock.monotonic())
-                    wait = FATAL_RETRY_SECONDS
-                    say(self._shared.log, error, "failed", shard=shard_id, wait_seconds=wait)
-                    await sleep_unless(self._stopping, wait)
+                    await self._fail(error)
         except LeaseLost as error:
             self._shared.log.info(
                 "lease_lost", shard=shard_id, code=error.code, reason=error.message
@@ -170,6 +177,18 @@ class Reader:
         say(shared.log, error, "retrying", shard=self.shard_id, wait_seconds=round(wait, 3))
         await sleep_unless(self._stopping, wait)
 
+    async def _fail(self, error: FatalError) -> None:
+        """It may be this worker's own trouble (credentials, network, disk): after a few attempts
+        another is let try."""
+        shared, wait = self._shared, FATAL_RETRY_SECONDS
+        say(shared.log, error, "failed", shard=self.shard_id, wait_seconds=wait)
+        now = shared.clock.monotonic()
+        if (action := shared.alive.failed(self.shard_id, str(error), now)) is None:
+            await sleep_unless(self._stopping, wait)
+        else:
+            self.is_refused = True
+            self.give_back(f"{action.misses} times in a row: {error}", action.misses)
+
     async def _stop_at_gap(self, error: PositionLost) -> None:
         """Law 9, policy `stop`: nobody wants the lease any more until the position is moved."""
         graph = self._shared.graph
@@ -180,30 +199,14 @@ class Reader:
         graph.apply(lineage.GapFound(self.shard_id))
 
     async def _read(self) -> None:
-        """Law 6, in its order: the lease is won; fence; look at the lease; position; read."""
         shard_id, life, shared = self.shard_id, self.life, self._shared
-        graph, sink, clock = shared.graph, shared.sink, shared.clock
-        life.waits_for_sink("the fence", clock.monotonic())
-        fence = await sink.fence(shared.stream, shard_id, shared.owner)
-        life.starts(clock.monotonic())
-        await shared.leases.renew(shard_id)
-        if not shared.leases.holds(shard_id):
-            raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
-        life.waits_for_sink("the position", clock.monotonic())
-        self.inlet, self._position = None, await sink.position(fence)
-        if self._position == SHARD_END:
-            graph.apply(lineage.Stored(shard_id, SHARD_END))
+        graph, clock = shared.graph, shared.clock
+        life.waits_for_sink("its turn", clock.monotonic())
+        async with shared.beginners:
+            begun = await self._begin()
+        if begun is None:
             return
-        # A parent that ended without a record knows no time of its own.
-        ancestors = graph.lineage.ancestors(shard_id)
-        reached = await sink.reached(shared.stream, [shard_id, *ancestors])
-        # From here on the source is asked.
-        life.starts(clock.monotonic())
-        behind_ms_max = await graph.gaps.look(shard_id, self._position, ancestors, reached)
-        position = position_to_read(self._position)
-        if graph.lineage.state(shard_id) is not lineage.ShardState.READABLE:
-            # A discovery since the take has seen its parent unfinished, or itself gone.
-            raise LeaseLost("not_readable", f"{shard_id} may not be read now")
+        fence, position, behind_ms_max = begun
         graph.apply(lineage.Started(shard_id))
         life.position = position
         shared.log.debug("reading", shard=shard_id, position=str(position))
@@ -216,6 +219,33 @@ class Reader:
             graph.apply(lineage.Ended(shard_id, children))
             graph.apply(lineage.DurableEnd(shard_id))
             shared.log.info("shard_finished", shard=shard_id, children=[c.id for c in children])
+
+    async def _begin(self) -> tuple[Fence, Position, int | None] | None:
+        """Law 6, in its order: the lease is won; fence; look at the lease; position. Gives
+        what reading begins with, None where the shard is finished."""
+        shard_id, life, shared = self.shard_id, self.life, self._shared
+        graph, sink, clock = shared.graph, shared.sink, shared.clock
+        life.waits_for_sink("the fence", clock.monotonic())
+        fence = await sink.fence(shared.stream, shard_id, shared.owner)
+        life.starts(clock.monotonic())
+        await shared.leases.renew([shard_id])
+        if not shared.leases.holds(shard_id):
+            raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
+        life.waits_for_sink("the position", clock.monotonic())
+        self.inlet, self._position = None, await sink.position(fence)
+        if self._position == SHARD_END:
+            graph.apply(lineage.Stored(shard_id, SHARD_END))
+            return None
+        # A parent that ended without a record knows no time of its own.
+        ancestors = graph.lineage.ancestors(shard_id)
+        reached = await sink.reached(shared.stream, [shard_id, *ancestors])
+        # From here on the source is asked.
+        life.starts(clock.monotonic())
+        behind_ms_max = await graph.gaps.look(shard_id, self._position, ancestors, reached)
+        if graph.lineage.state(shard_id) is not lineage.ShardState.READABLE:
+            # A discovery since the take has seen its parent unfinished, or itself gone.
+            raise LeaseLost("not_readable", f"{shard_id} may not be read now")
+        return fence, position_to_read(self._position), behind_ms_max
 
 
 async def sleep_unless(event: asyncio.Event, seconds: float) -> None:

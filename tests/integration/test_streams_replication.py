@@ -244,7 +244,7 @@ async def test_latest_says_nothing_of_the_shards_that_come_later(
             assert await worker.stop() == 0
 
 
-async def test_another_stream_of_the_table_is_not_read_when_the_old_one_is_read(
+async def test_another_stream_of_the_table_fails_the_pipeline_when_the_old_one_is_read(
     postgres_dsn: str, tmp_path: Path
 ) -> None:
     async with StreamsServer(table_stream(1)) as server:
@@ -259,12 +259,12 @@ async def test_another_stream_of_the_table_is_not_read_when_the_old_one_is_read(
             server.disable()
             new = server.enable(table_stream(1))
 
-            async def is_told() -> bool:
+            async def failed() -> bool:
                 return '"pipeline_failed"' in worker.log
 
-            await until(is_told)
+            await until(failed)
             assert '"code": "stream_replaced"' in worker.log
-            await worker.stop()
+            assert await worker.stop() == 0, "it waits to be begun anew, and has nothing to drain"
         assert await stack.live() == load.shop.plain(), "the old stream was read to its end"
         # Neither does a start that is set make another stream's numbers comparable.
         restarted = stack.config(**pipelines(stack, start="TRIM_HORIZON"))

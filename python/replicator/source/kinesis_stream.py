@@ -125,10 +125,12 @@ class KinesisStream:
 def _shard(item: dict[str, Any]) -> Shard:
     numbers = item["SequenceNumberRange"]
     parents = (item.get("ParentShardId"), item.get("AdjacentParentShardId"))
+    keys = item["HashKeyRange"]
     return Shard(
         id=item["ShardId"],
         parents=tuple(parent for parent in parents if parent),
         is_open=numbers.get("EndingSequenceNumber") is None,
         starting_sequence_number=numbers["StartingSequenceNumber"],
         ending_sequence_number=numbers.get("EndingSequenceNumber"),
+        hash_range=(int(keys["StartingHashKey"]), int(keys["EndingHashKey"]) + 1),
     )

@@ -25,6 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from replicator.core.gap import Cause
+from replicator.core.holes import HoleCause
 from replicator.core.liveness import Phase, ShardView
 from replicator.telemetry.stats import Stats
 from replicator.telemetry.watched import Watched
@@ -53,6 +54,7 @@ _OF_SINK: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
 _BY_LABEL: tuple[tuple[str, str, str, Callable[[Stats], Mapping[str, int]]], ...] = (
     ("dropped", "Changes that nobody asked for.", "reason", lambda s: s.dropped),
     ("rejections", "Dead letters by the code of their reason.", "code", lambda s: s.rejected),
+    ("holes_found", "Holes that two audits found.", "cause", lambda s: s.holes),
     ("retries", "Errors that may pass.", "code", lambda s: s.retries),
     ("flushes", "Writes by what made them due.", "reason", lambda s: s.flush_reasons),
 )
@@ -78,6 +80,7 @@ class Metrics(Collector):
         yield from self._writes()
         yield from self._gauges()
         yield from self._stopped()
+        yield from self._holes()
         yield from self._shards()
 
     def _counters(self) -> Iterator[Metric]:
@@ -158,6 +161,14 @@ class Metrics(Collector):
                 stopped.add_metric([each.pipeline, cause], causes[cause])
             held_up.add_metric([each.pipeline], len({s for gap in gaps for s in gap.held_up}))
         yield from (stopped, held_up)
+
+    def _holes(self) -> Iterator[Metric]:
+        family = _gauge("holes", "What nobody can read, by why.", "pipeline", "cause")
+        for each in self._pipelines:
+            causes = Counter(hole.cause for hole in each.holes())
+            for cause in HoleCause:
+                family.add_metric([each.pipeline, cause], causes[cause])
+        yield family
 
     def _shards(self) -> Iterator[Metric]:
         phases = _gauge("shards", "Shards of this worker by phase.", "pipeline", "phase")

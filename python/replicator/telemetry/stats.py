@@ -30,6 +30,7 @@ class Stats:
         self.leases_given_back = 0
         self.flushes = 0
         self.write_seconds = 0.0
+        self.holes: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()

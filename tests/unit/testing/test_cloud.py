@@ -96,7 +96,7 @@ def test_a_script_is_json_and_says_what_is_wrong() -> None:
 
 def test_the_full_script_knows_every_kind_but_those_that_lose_data() -> None:
     kinds = {fault.kind for name in ("full", "streams") for fault in SCRIPTS[name]}
-    losing = {"trim", "delete_consumer", "delete_stream", "recreate_stream"}
+    losing = {"trim", "delete_stream", "recreate_stream"}
     assert KINDS.keys() - kinds == losing
 
 
@@ -159,6 +159,7 @@ async def test_the_oracle_is_what_comes_of_the_records(seed: int) -> None:
         Fault(kind="milliseconds", share=0.4),
         Fault(kind="reorder", share=0.3, count=30),
         Fault(kind="duplicate", share=0.3, count=60),
+        Fault(kind="redeliver", share=0.2, count=60),
         Fault(kind="ttl", share=0.2),
     )
     workload, stream = made(seed, hard, 1_000)

@@ -59,6 +59,7 @@ KINDS: dict[str, tuple[Place, str]] = {
     "small_event": (Place.EVENT, "an event of `count` records (1)"),
     "lag": (Place.EVENT, "MillisBehindLatest grows to `seconds` and falls, over `count` events"),
     "duplicate": (Place.RECORD, "the record comes again, up to `count` records later"),
+    "redeliver": (Place.RECORD, "the same with another eventID; only of exact times"),
     "reorder": (Place.RECORD, "the record comes up to `count` records late"),
     "equal_instant": (Place.RECORD, "`count` more changes of the item at the same microsecond"),
     "milliseconds": (Place.RECORD, "the time has milliseconds, and says so"),

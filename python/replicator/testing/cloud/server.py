@@ -33,6 +33,8 @@ from replicator.testing.kinesis_server import (
 from replicator.testing.stream import HASH_KEY_END, ScriptedStream
 
 LAG_EVENTS = 8
+# Its subscriptions end meanwhile.
+_MADE_AGAIN_SECONDS = 0.5
 
 
 class FaultCloud(Misbehaving, KinesisServer):
@@ -75,6 +77,7 @@ class FaultCloud(Misbehaving, KinesisServer):
             **server,
         )
         self._page_lags: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._made_again_at: float | None = None
         self.begin(
             self.stream,
             clock,
@@ -90,6 +93,12 @@ class FaultCloud(Misbehaving, KinesisServer):
     def readers(self, shard_id: str) -> int:
         return self.subscriptions[shard_id]
 
+    def tick(self) -> None:
+        super().tick()
+        if self._made_again_at is not None and self.clock.seconds() >= self._made_again_at:
+            self._made_again_at = None
+            self.recreate()
+
     def _do(self, fault: Fault) -> None:
         match fault.kind:
             case "merge":
@@ -103,7 +112,7 @@ class FaultCloud(Misbehaving, KinesisServer):
                 self.journal.add("delete_stream")
             case "recreate_stream":
                 self.delete()
-                self.recreate()
+                self._made_again_at = self.clock.seconds() + _MADE_AGAIN_SECONDS
                 self.journal.add("recreate_stream")
             case _:
                 super()._do(fault)

@@ -80,7 +80,7 @@ class KinesisStream:
         register(client)
         return client
 
-    async def _require_same_stream(self) -> None:
+    async def require_same_stream(self) -> None:
         """Raises FatalError when another stream has taken the name since `open`."""
         stream = await self._identity()
         if stream != self._stream:

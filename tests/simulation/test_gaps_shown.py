@@ -134,6 +134,7 @@ def test_a_shard_that_no_list_shows_is_said_once_and_listed_for_at_once() -> Non
         with capture_logs() as logs:
             async with engine.running():
                 await until(lambda: bool(engine.coordinator.holes()))
+                await asyncio.sleep(1)
                 told = len(listings)
                 assert listings[-1] - listings[-2] < 1, "at once"
                 (hole,) = admin.status()["pipelines"][0]["holes"]

@@ -1,7 +1,7 @@
 """A long run at full mischief: is the state right in the end, is memory flat, was every fault told?
 
     python -m bench.soak [--minutes 60] [--source kinesis|polling|streams] [--rate 200] [--seed 1]
-        [--script full] [--kill-every SECONDS] [--output json]
+        [--script NAME] [--kill-every SECONDS] [--output json]
 
 The fault cloud, `replicator run` and a Postgres run as processes of their own. Afterwards the
 table is compared with the cloud's own history, item by item. Exit code 1 when they differ, when
@@ -100,12 +100,15 @@ def main() -> int:
     parser.add_argument("--source", choices=("kinesis", "polling", "streams"), default="kinesis")
     parser.add_argument("--rate", type=float, default=200.0, help="changes a second")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--script", default="full", help=f"{', '.join(SCRIPTS)}, or a JSON file")
+    parser.add_argument(
+        "--script", help=f"{', '.join(SCRIPTS)}, or a JSON file; by default all that there is"
+    )
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--keys", type=int, default=2_000)
     parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="SIGKILLs the worker")
     parser.add_argument("--output", choices=("text", "json"), default="text")
     options = parser.parse_args()
+    options.script = options.script or ("streams" if options.source == "streams" else "full")
     with tempfile.TemporaryDirectory(prefix="replicator-soak-") as folder:
         soak = run(options, Path(folder))
     say(soak, is_json=options.output == "json")

@@ -19,10 +19,7 @@ LAG_PEAK = "max_over_time(replicator_lag_seconds) > 60"
 
 _API = r'replicator_api_errors_total\{code="(%s)",'
 _SOURCE = r'replicator_source_events_total\{event="(%s)",'
-_BROKEN = (
-    r"\w*Connection\w*|ClientPayloadError|ServerDisconnected\w*"
-    r"|\w*StreamingError|HTTPClientError"
-)
+_BROKEN = r"\w*Connection\w*|ClientPayloadError|\w*StreamingError"
 _THROTTLED = r"\w*(?:Exceeded|Throttling)\w*"
 _READ = r"replicator_records_total\{"
 
@@ -32,10 +29,10 @@ _SEEN: dict[str, str] = {
     "error": _API % r"Internal\w+",
     "drop": _API % _BROKEN,
     "lose_answer": rf"{_API % _BROKEN}|{_SOURCE % 'renewal_cut'}",
+    "cut_in_answer": f"{_API % _BROKEN}|{_SOURCE % 'failure_connection_failed'}",
     "mute": _SOURCE % "renewal_silent|failure_timed_out",
     "slow": re.escape(SLOW),
     "expire_iterator": _SOURCE % "renewal_iterator_expired",
-    "repeat_page": r"replicator_duplicates_total\{",
     "end": _SOURCE % "renewal_finished",
     "cut": _SOURCE % "renewal_cut",
     "cut_in_frame": _SOURCE % "renewal_cut",
@@ -46,6 +43,7 @@ _SEEN: dict[str, str] = {
     "exception": _SOURCE % "exception_InternalFailure",
     "take_over": _SOURCE % "exception_ResourceInUse",
     "lag": re.escape(LAG_PEAK),
+    "lag_page": re.escape(LAG_PEAK),
     "duplicate": r"replicator_duplicates_total\{",
     "redeliver": r"replicator_duplicates_total\{",
     "reorder": r"replicator_superseded_total\{",
@@ -62,6 +60,7 @@ _ORDINARY: dict[str, str] = {
     "empty_event": "an answer without records",
     "small_event": "an answer with few records",
     "empty_page": "an answer without records",
+    "small_page": "an answer with few records",
     "equal_instant": "settled by the images; counted as ambiguous while one of them is missing",
     "milliseconds": "a change with a coarser time",
     "ttl": "a delete",

@@ -32,7 +32,7 @@ class Rig:
     `copied` makes a replica that then falls behind, `failed_over` puts it in the place of
     the destination, which is gone; both cut all connections."""
 
-    worker: Callable[[], Awaitable[AnySink]]
+    worker: Callable[..., Awaitable[AnySink]]
     content: Callable[[TableSchema], Awaitable[Content]]
     dead_letters: Callable[[], Awaitable[dict[tuple[str, str, int], tuple[str, bytes, int]]]]
     copied: Callable[[], Awaitable[None]]
@@ -48,8 +48,8 @@ async def write(sink: AnySink, *several: Pending) -> WriteResult:
 def memory_rig(stack: AsyncExitStack) -> Rig:
     store = MemoryStore()
 
-    async def worker() -> AnySink:
-        sink = MemorySink("shop", store)
+    async def worker(pipeline: str = "shop") -> AnySink:
+        sink = MemorySink(pipeline, store)
         stack.push_async_callback(sink.close)
         await sink.open([ORDERS, PRODUCTS])
         return sink
@@ -83,8 +83,8 @@ def memory_rig(stack: AsyncExitStack) -> Rig:
 def postgres_rig(stack: AsyncExitStack, server: PostgresServer, dsn: str) -> Rig:
     name = dsn.partition("?")[0].rpartition("/")[2]
 
-    async def worker() -> AnySink:
-        sink = PostgresSink(PostgresSettings("warehouse", "shop", dsn))
+    async def worker(pipeline: str = "shop") -> AnySink:
+        sink = PostgresSink(PostgresSettings("warehouse", pipeline, dsn))
         stack.push_async_callback(sink.close)
         await sink.open([ORDERS, PRODUCTS])
         return sink

@@ -18,9 +18,9 @@ import structlog
 from replicator.core import gap, lease, lineage, liveness
 from replicator.core.holes import Hole
 from replicator.core.retry import Backoff
-from replicator.core.start import first_starts, require_comparable
+from replicator.core.start import first_starts, incomparable, require_start
 from replicator.discovery import DISCOVERY_SECONDS, Discovery
-from replicator.errors import FatalError, TransientError
+from replicator.errors import TransientError
 from replicator.gaps import Gaps
 from replicator.graph import Graph
 from replicator.leasing import Leasing
@@ -194,16 +194,12 @@ class Coordinator:
         """Law 5: the start becomes an instant once, stored before the first read."""
         if await self._sink.is_known(stream):
             return
-        holds_data = await self._sink.holds_data()
-        if holds_data:
-            require_comparable(stream.arn, await self._sink.begun())
-        if self._start is None and holds_data:
-            raise FatalError(
-                "position_missing",
-                f"the tables of {self._name} hold rows, but no position says up to where "
-                f"{stream.name} was read into them: say where to start with `start:` at the "
-                "source (TRIM_HORIZON is safe, older changes undo nothing), or empty the tables",
-            )
+        begun = await self._sink.begun()
+        if await self._sink.holds_data():
+            require_start(self._name, stream, self._start, begun)
+        elif left := incomparable(stream.arn, begun):
+            action = "the tables are empty: this stream is begun, the rest of the others isn't read"
+            self._log.warning("stream_replaced", stream=stream.arn, left=left, action=action)
         start = await self._gaps.first_start(self._start or TRIM_HORIZON)
         starts = first_starts(await self._source.shards(), start)
         await self._sink.begin(stream, starts)

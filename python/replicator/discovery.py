@@ -13,7 +13,7 @@ import structlog
 from replicator.core import holes, lineage
 from replicator.core.discovery import asked_seconds, pause_seconds
 from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
-from replicator.core.start import require_comparable
+from replicator.core.start import require_successor
 from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.graph import Graph
 from replicator.model import SHARD_END, Position, Stream
@@ -61,7 +61,8 @@ class Discovery:
 
     async def run(self, stream: Stream) -> None:
         """Never returns. Raises FatalError when the sink lost the end of a shard, or when the
-        stream is read to its end and another has taken its place."""
+        stream is read to its end and another has taken its place (TransientError where that
+        can be begun)."""
         attempt = 0
         while True:
             self._graph.list_now.clear()
@@ -69,6 +70,7 @@ class Discovery:
             calls = self._listing_calls()
             try:
                 found, newest = await self._ask(stream)
+                is_left = newest != stream and not await self._sink.holds_data()
             except TransientError as error:
                 least = wait = self._backoff.next(
                     attempt, self._jitter(), error.retry_after_seconds
@@ -83,8 +85,7 @@ class Discovery:
                 self._graph.apply(found)
                 for shard_id in await self._graph.gaps.mended(stream, self._graph.lineage.gapped()):
                     self._graph.apply(lineage.Mended(shard_id))
-                # What another stream brings can't be written over what this one brought.
-                require_comparable(newest.arn, [stream.arn])
+                require_successor(stream.arn, newest.arn, is_left=is_left)
                 self._look_for_holes()
                 await self._forget()
                 attempt = 0

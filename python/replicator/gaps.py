@@ -75,18 +75,19 @@ class Gaps:
         what is lost); `reached` is what the sink says of it and its ancestors. Raises
         PositionLost when what comes after the stored position may be gone already."""
         horizon = await self._horizon()
+        margin_us = gap.margin_us_of(reached.get(shard_id), horizon, self._margin_us)
         lost = gap.aged(
             shard_id,
             stored,
             reached.get(shard_id),
             [reached[each] for each in ancestors if each in reached],
             horizon,
-            self._margin_us,
+            margin_us,
             made_us=self._source.made_us(shard_id) if isinstance(self._source, Dated) else None,
         )
         if lost is not None:
             raise lost
-        return gap.behind_ms_max(horizon, self._margin_us)
+        return gap.behind_ms_max(horizon, margin_us)
 
     async def lost(self, stream: Stream, found: gap.Gap) -> None:
         """A reader had to stop."""

@@ -130,14 +130,16 @@ class Reached:
     that is stored, and the instant up to which nothing is owed: by the service's last answer
     before the shard ended nothing more had arrived then, or the shard's first position was
     stored then (of a start by time: its instant, if that was before). Whatever comes next, in
-    the shard or in its children, arrived later than both."""
+    the shard or in its children, arrived later than both. `begun_us` is when the shard's first
+    position was stored, or one was set by hand."""
 
     last_arrival_us: int | None = None
     tip_us: int | None = None
+    begun_us: int | None = None
 
     @property
     def us(self) -> int | None:
-        """The later of the two; None when neither is known."""
+        """The later of the first two; None when neither is known."""
         return max(filter(None, (self.last_arrival_us, self.tip_us)), default=None)
 
 

@@ -36,6 +36,7 @@ from replicator.service import SystemClock, closing, make_sink, make_source, ope
 from replicator.sink.postgres import PostgresSink
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
+from replicator.tables import expanded
 
 log = structlog.get_logger()
 
@@ -101,6 +102,7 @@ async def show(config: Config, pipeline: str | None = None) -> Shown:
     """Every stored position of the configuration, or of one pipeline. Raises FatalError for a
     pipeline that isn't there."""
     shown = Shown()
+    config = await expanded(config)
     chosen = config.pipelines if pipeline is None else (config.pipeline(pipeline),)
     for one in chosen:
         sink_name = one.sinks[0].name
@@ -183,6 +185,7 @@ class _Look:
 
 @asynccontextmanager
 async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
+    config = await expanded(config)
     pipeline = config.pipeline(name)
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(

@@ -152,7 +152,8 @@ class Sink(Protocol[PayloadT]):
         ...
 
     async def begun(self) -> Sequence[str]:
-        """The ARNs of all streams that `begin` was done for, the newest last."""
+        """The ARNs of all streams that `begin` was done for, by this pipeline or into any of its
+        tables, the newest last. After `open`."""
         ...
 
     async def holds_data(self) -> bool:

@@ -23,6 +23,7 @@ from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.errors import FatalError, TransientError
 from replicator.protocols import Clock
 from replicator.service import SystemClock, source_settings
+from replicator.tables import expanded
 
 log = structlog.get_logger()
 
@@ -103,6 +104,7 @@ async def setup(
     Raises FatalError for what can't be done, TransientError when a piece isn't ready in time.
     """
     clock = clock or SystemClock()
+    config = await expanded(config)
     report = Report()
     async with AsyncExitStack() as stack:
         work: list[tuple[str, _Piece]] = []
@@ -156,8 +158,9 @@ async def _pieces(
     dynamodb = await stack.enter_async_context(aws_client(settings, "dynamodb"))
     source = pipeline.source
     if isinstance(source, StreamsSourceConfig):
-        return [_View(dynamodb, table) for table in pipeline.tables]
-    region = source.stream.split(":")[3] if source.stream.startswith("arn:") else settings.region
+        return [_View(dynamodb, table) for table in pipeline.listed_tables]
+    named = source.named_stream
+    region = named.split(":")[3] if named.startswith("arn:") else settings.region
     kinesis = await stack.enter_async_context(
         aws_client(
             AWSSettings(
@@ -170,13 +173,11 @@ async def _pieces(
             "kinesis",
         )
     )
-    stream = _Stream(
-        kinesis, source.stream.rsplit("/", 1)[-1], shards, f"{config.name}/{pipeline.name}"
-    )
+    stream = _Stream(kinesis, named.rsplit("/", 1)[-1], shards, f"{config.name}/{pipeline.name}")
     pieces: list[_Piece] = [stream]
-    pieces += [_Destination(dynamodb, table, stream) for table in pipeline.tables]
+    pieces += [_Destination(dynamodb, table, stream) for table in pipeline.listed_tables]
     if source.mode != "polling":
-        consumer = source.consumer or f"{config.name}-{pipeline.name}"
+        consumer = config.consumer_name(pipeline)
         pieces.append(_Consumer(kinesis, consumer, stream))
     return pieces
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from replicator.errors import ReplicatorError, one_cause
+from replicator.errors import ReplicatorError, TransientError, one_cause
 from replicator.protocols import Clock
 from replicator.telemetry.stats import Stats
 
@@ -87,8 +87,10 @@ class Supervised:
                 elif not may_try_again():
                     raise
                 else:
-                    self._say(error, wait_seconds=RETRY_SECONDS)
-                    await unless_stopped(stopping, self._clock.sleep(RETRY_SECONDS))
+                    soon = error.retry_after_seconds if isinstance(error, TransientError) else None
+                    wait = RETRY_SECONDS if soon is None else soon
+                    self._say(error, wait_seconds=wait)
+                    await unless_stopped(stopping, self._clock.sleep(wait))
 
     def _say(self, error: ReplicatorError, **more: Any) -> None:
         log.error(

@@ -84,6 +84,21 @@ async def test_a_stream_created_again_is_another_stream(rig: Rig) -> None:
     assert (await sink.fence(RECREATED, "shard-1", "me")).epoch == 1
 
 
+async def test_streams_of_another_pipeline_into_the_same_table_are_known(rig: Rig) -> None:
+    """Regression: a table that another pipeline had filled from a stream of another kind was
+    taken for nobody's."""
+    mine = await rig.worker()
+    await mine.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    theirs = await rig.worker(pipeline="other")
+    assert not await theirs.is_known(STREAM)
+    assert await theirs.begun() == [STREAM.arn]
+    newer = replace(STREAM, arn=STREAM.arn + "-newer")
+    await theirs.begin(newer, {"shard-1": TRIM_HORIZON})
+    assert await mine.begun() == [STREAM.arn, newer.arn]
+    await theirs.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    assert sorted(await mine.begun()) == [STREAM.arn, newer.arn], "each once"
+
+
 # ---- until when a shard was read
 
 
@@ -95,6 +110,7 @@ async def test_a_begun_shard_owes_what_comes_from_now_on(rig: Rig) -> None:
     assert reached.last_arrival_us is None
     assert reached.tip_us is not None
     assert abs(reached.tip_us - before_us) < 60_000_000, "the clocks of one machine"
+    assert reached.begun_us == reached.tip_us
 
 
 async def test_a_start_by_time_owes_what_came_since_then(rig: Rig) -> None:
@@ -137,6 +153,7 @@ async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_i
     assert (at_tip.tip_us or 0) > (behind.tip_us or 0) + 3_000_000_000
     unknown = await reached(payloads=[], first=8, then=after(number(8)), behind_ms=None)
     assert unknown == at_tip, "what isn't known moves nothing"
+    assert at_tip.begun_us == behind.begun_us is not None
     ended = await reached(payloads=[change], first=9, then=SHARD_END)
     assert ended.last_arrival_us == 1_700_000_000_009_000
     assert ended.tip_us == at_tip.tip_us, "its children may have begun long before its end is read"

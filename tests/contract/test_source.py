@@ -16,6 +16,7 @@ import pytest
 from replicator import _core
 from replicator.aws import AWSSettings, aws_client
 from replicator.core.pace import PaceLimits
+from replicator.core.retry import Backoff
 from replicator.errors import FatalError, PositionLost
 from replicator.model import (
     LATEST,
@@ -37,7 +38,7 @@ from replicator.source import (
 )
 from replicator.source.polling import PollOptions
 from replicator.testing.clock import LoopClock
-from replicator.testing.cloud import Fault, FaultCloud
+from replicator.testing.cloud import Fault, FaultCloud, StreamsCloud
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.source import ScriptedSource
 from replicator.testing.stream import ScriptedStream
@@ -222,6 +223,10 @@ PACE = PaceLimits(
     reads_per_second=200.0, records_max=1_000, busy_seconds=0.005, idle_seconds_max=0.02
 )
 STREAMS_OPTIONS = StreamsOptions(poll=PollOptions(pace=PACE), page_seconds=0.001)
+# Failures come in rows by chance alone, and cost no time.
+PATIENT = StreamsOptions(
+    poll=PollOptions(pace=PACE, failures_max=20, backoff=Backoff(0.001, 0.01)), page_seconds=0.001
+)
 
 
 async def streams_server_rig(stack: AsyncExitStack, *, is_poor: bool = False) -> Rig:
@@ -249,6 +254,35 @@ async def streams_server_rig(stack: AsyncExitStack, *, is_poor: bool = False) ->
         seen=wrapped,
         has_merges=False,
         has_children=not is_poor,
+    )
+
+
+async def streams_cloud_rig(stack: AsyncExitStack) -> Rig:
+    """What a reader gets over by itself happens all the time."""
+    kinds = ("throttle", "expire_iterator", "empty_page", "small_page", "lose_answer")
+    script = [Fault(kind=kind, operation="GetRecords", share=0.1) for kind in kinds]
+    script.append(Fault(kind="cut_in_answer", operation="GetRecords", share=0.05))
+    cloud = await stack.enter_async_context(
+        StreamsCloud(seed=5, script=script, shards=1, records_max=4)
+    )
+    (shard,) = cloud.stream.shards()
+
+    async def append(records: Sequence[bytes]) -> None:
+        cloud.stream.append(shard.id, records)
+
+    settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url)
+
+    def source(table: str) -> StreamsSource:
+        return StreamsSource(settings, table, LoopClock(), options=PATIENT)
+
+    return Rig(
+        source(cloud.name),
+        append,
+        shard.id,
+        cloud.stream,
+        source("another"),
+        seen=wrapped,
+        has_merges=False,
     )
 
 
@@ -283,7 +317,7 @@ async def streams_ministack_rig(stack: AsyncExitStack, url: str) -> Rig:
         *("server", "server-polled"),
         *("cloud", "cloud-polled"),
         *("ministack", "ministack-polled"),
-        *("streams", "streams-poor", "streams-ministack"),
+        *("streams", "streams-poor", "streams-cloud", "streams-ministack"),
     ]
 )
 async def rig(
@@ -294,6 +328,8 @@ async def rig(
     async with AsyncExitStack() as stack:
         if request.param == "scripted":
             made = await scripted_rig(stack)
+        elif request.param == "streams-cloud":
+            made = await streams_cloud_rig(stack)
         elif request.param == "streams-ministack":
             url = request.getfixturevalue("ministack_url")
             made = await streams_ministack_rig(stack, url)

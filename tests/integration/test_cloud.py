@@ -17,7 +17,8 @@ import pytest
 
 from replicator.aws import AWSSettings, aws_client
 from replicator.demo.compare import plain_item
-from replicator.model import SHARD_END
+from replicator.errors import FatalError
+from replicator.model import SHARD_END, TRIM_HORIZON
 from replicator.protocols import Source
 from replicator.source import KinesisOptions, KinesisPollingSource, KinesisSource
 from replicator.store.memory import MemoryLeaseStore
@@ -54,7 +55,8 @@ def at_full_mischief() -> tuple[Fault, ...]:
         if fault.kind in SLOW
         else fault.model_copy(update={"share": min(1.0, fault.share * 4)})
         for fault in SCRIPTS["full"]
-        if fault.share
+        # Those that are named cost seconds each, and have tests of their own.
+        if fault.share and not (fault.kind == "error" and fault.code)
     ]
     return (*often, *RESHARDS)
 
@@ -174,6 +176,90 @@ async def test_what_was_trimmed_unread_is_a_gap(credentials: None) -> None:
 
             await until(is_stopped)
         assert engine.stats.gaps == 1
+
+
+@pytest.mark.parametrize("is_polled", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("delete_stream", "resource_missing"), ("recreate_stream", "stream_recreated")],
+)
+async def test_a_stream_that_is_gone_stops_its_reader(
+    credentials: None, kind: str, code: str, is_polled: bool
+) -> None:
+    """Shards of the next stream under the name have the same ids."""
+    async with FaultCloud(
+        shards=1, heartbeat_seconds=0.1, subscribe_interval_seconds=0.05
+    ) as cloud:
+        cloud.creating_answers = 0
+        cloud.workload.make(20, 0.0)
+        settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url)
+        source: Source
+        if is_polled:
+            source = KinesisPollingSource(settings, cloud.name, LoopClock())
+        else:
+            source = KinesisSource(settings, cloud.name, "shop", LoopClock(), options=FAST)
+        try:
+            await source.open()
+            (shard,) = await source.shards()
+
+            async def stopped() -> str:
+                """Reads until the source gives up: the code."""
+                try:
+                    async for _ in source.read(shard.id, TRIM_HORIZON):
+                        if not cloud.journal.counts[kind]:
+                            cloud.mischief.add(Fault(kind=kind))
+                            cloud.tick()
+                except FatalError as error:
+                    return error.code
+                return "ended"
+
+            async with asyncio.timeout(30):
+                # In between it is missing, and who owns the shard looks again.
+                while (stop := await stopped()) != code:
+                    assert stop == "resource_missing"
+                    await asyncio.sleep(0.05)
+        finally:
+            await source.close()
+
+
+async def test_a_consumer_that_is_deleted_is_registered_again(credentials: None) -> None:
+    sink = MemorySink("test/p")
+    script = [
+        Fault(kind="delete_consumer", at_seconds=(0.5, 1.5)),
+        Fault(
+            kind="error", operation="SubscribeToShard", code="ResourceInUseException", calls=(2,)
+        ),
+    ]
+    async with FaultCloud(
+        script=script, rate=100, heartbeat_seconds=0.1, subscribe_interval_seconds=0.05
+    ) as cloud:
+        async with reading(cloud, sink) as engine:
+
+            async def is_done() -> bool:
+                return cloud.journal.counts == {"delete_consumer": 2, "error": 1}
+
+            await until(is_done)
+            await until_equal(cloud, sink)
+        assert engine.stats.gaps == 0
+        assert len(cloud.called("RegisterStreamConsumer")) >= 2
+
+
+async def test_a_polled_shard_may_lag_between_empty_answers(credentials: None) -> None:
+    sink = MemorySink("test/p")
+    script = [
+        Fault(kind="empty_page", share=0.5),
+        Fault(kind="small_page", share=0.3, count=2),
+        Fault(kind="lag_page", share=0.2, seconds=3_600.0, count=6),
+        Fault(kind="redeliver", share=0.3),
+        Fault(kind="error", operation="GetRecords", code="KMSThrottlingException", calls=(3,)),
+    ]
+    async with FaultCloud(script=script, shards=1) as cloud:
+        cloud.workload.make(120, 0.0)
+        async with reading(cloud, sink, is_polled=True) as engine:
+            await until_equal(cloud, sink)
+        counts = cloud.journal.counts
+        assert min(counts[kind] for kind in ("empty_page", "small_page", "lag_page", "error")) > 0
+        assert engine.stats.duplicates > 0
 
 
 async def test_records_and_reshards_by_the_services_own_calls(credentials: None) -> None:

@@ -4,6 +4,7 @@ stops the shards that may have lost some, and says so. The rest goes on."""
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,43 @@ async def test_an_idle_shard_whose_last_record_was_trimmed_has_no_gap(
 
                 await until(is_said)
                 assert await worker.stop() == 0
+
+
+async def test_a_start_at_the_oldest_record_may_be_restarted_in_its_first_minutes(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    shop = Shop(seed=53)
+    stream = ScriptedStream(1, trims_silently=True)
+    # As on a stream that is busy all day: the oldest record goes in half a minute.
+    old_ms = time.time_ns() // 10**6 - (24 * 3_600 - 30) * 1_000
+    stream.append(FIRST, [data for _, data in shop.changes(50)], arrival_ms=old_ms)
+    async with serve(stream) as server:
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = stack.config()
+
+        async def run(log: str) -> Worker:
+            async with run_worker(config, tmp_path / log) as worker:
+                await stack.until_equal(shop.plain())
+                assert await worker.stop() == 0
+            # As if more had been there that it hadn't read.
+            await stack.fetch("UPDATE replicator_positions SET tip_at = last_arrival_at")
+            return worker
+
+        await run("log-1")
+        feed(stream, shop, 20)
+        assert gaps(await run("log-2")) == []
+        await stack.fetch(
+            "UPDATE replicator_positions SET begun_at = now() - interval '30 min',"
+            " last_arrival_at = to_timestamp($1::float8), tip_at = to_timestamp($1::float8)",
+            old_ms / 1_000,
+        )
+        async with run_worker(config, tmp_path / "log-3") as worker:
+
+            async def is_said() -> bool:
+                return bool(gaps(worker))
+
+            await until(is_said)
+            assert await worker.stop() == 0
 
 
 async def test_a_start_before_the_horizon_is_refused_by_check_and_run(

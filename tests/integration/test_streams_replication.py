@@ -175,7 +175,7 @@ async def test_an_idle_table_has_no_gap_and_a_shard_that_was_missed_has(
         assert stored[young].startswith("AFTER_SEQUENCE_NUMBER")
 
 
-async def test_another_stream_of_the_table_ends_the_run_when_the_old_one_is_read(
+async def test_another_stream_of_the_table_fails_the_pipeline_when_the_old_one_is_read(
     postgres_dsn: str, tmp_path: Path
 ) -> None:
     async with StreamsServer(table_stream(1)) as server:
@@ -189,9 +189,13 @@ async def test_another_stream_of_the_table_ends_the_run_when_the_old_one_is_read
             load.feed(50)
             server.disable()
             new = server.enable(table_stream(1))
-            async with asyncio.timeout(60):
-                assert await worker.process.wait() == 1
-            assert "stream_replaced" in worker.log
+
+            async def failed() -> bool:
+                return '"pipeline_failed"' in worker.log
+
+            await until(failed)
+            assert '"code": "stream_replaced"' in worker.log
+            assert await worker.stop() == 0, "it waits to be begun anew, and has nothing to drain"
         assert await stack.live() == load.shop.plain(), "the old stream was read to its end"
         # Neither does a start that is set make another stream's numbers comparable.
         restarted = stack.config(**pipelines(stack, start="TRIM_HORIZON"))
@@ -206,6 +210,40 @@ async def test_another_stream_of_the_table_ends_the_run_when_the_old_one_is_read
         async with run_worker(config, tmp_path / "log3") as worker:
             await stack.until_equal(fresh.shop.plain())
             assert await worker.stop() == 0
+
+
+async def test_another_stream_of_the_table_is_begun_where_nothing_was_written(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    """Regression: empty tables have nothing that can't be compared, and yet the run ended when
+    it was up, and when it wasn't the old stream was left without a word."""
+    async with StreamsServer(table_stream(1)) as server:
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = stack.config(**pipelines(stack))
+        async with run_worker(config, tmp_path / "log") as worker:
+
+            async def begun() -> bool:
+                return bool(await stack.fetch("SELECT FROM replicator_streams"))
+
+            await until(begun)
+            server.disable()
+            new = server.enable(table_stream(1))
+            load = Load(server, 78)
+            load.feed(50)
+            await stack.until_equal(load.shop.plain())
+            assert await worker.stop() == 0
+            assert "stream_ended" in worker.log
+        await stack.fetch(f'TRUNCATE "{TABLE}"')
+        server.disable()
+        newest = server.enable(table_stream(1))
+        load = Load(server, 79)
+        load.feed(50)
+        async with run_worker(config, tmp_path / "log2") as worker:
+            await stack.until_equal(load.shop.plain())
+            assert await worker.stop() == 0
+            (said,) = [line for line in worker.log.splitlines() if '"stream_replaced"' in line]
+            assert new in said
+            assert newest in said
 
 
 # ---- the emulator's table

@@ -24,8 +24,8 @@ from tests.simulation.reshard_world import ReshardWorld
 OPERATIONS = (
     "describe",
     *("source.open", "source.shards", "source.horizon"),
-    *("sink.open", "sink.is_known", "sink.holds_data", "sink.begin", "sink.positions"),
-    *("sink.fence", "sink.position", "sink.reached", "sink.write"),
+    *("sink.open", "sink.is_known", "sink.begun", "sink.holds_data", "sink.begin"),
+    *("sink.positions", "sink.fence", "sink.position", "sink.reached", "sink.write"),
     *("store.open", "store.rows", "store.create", "store.take", "store.renew"),
     *("store.release", "store.checkpoint", "store.delete"),
 )
@@ -48,9 +48,9 @@ def calls(start: Position | None) -> dict[str, int]:
 
 def test_no_call_of_a_seam_is_left_out() -> None:
     # The service closes; `encode` and `writer` are no calls to the outside; the bare time and
-    # `move` are for commands; which streams were begun is asked only where rows lie already.
+    # `move` are for commands.
     inside = {"sink.writer", "writer.encode", "source.close", "sink.close", "store.close"}
-    inside |= {"source.now_us", "sink.begun", "sink.move"}
+    inside |= {"source.now_us", "sink.move"}
     seams = {"source": Source, "sink": Sink, "writer": Writer, "store": LeaseStore}
     named = {
         f"{seam}.{name}"

@@ -35,7 +35,10 @@ def test_every_fault_of_the_scripts_has_a_metric() -> None:
             ),
             *(
                 f'replicator_api_errors_total{{code="{code}",pipeline="p"}} 1.0'
-                for code in ("LimitExceededException", "InternalFailureException")
+                for code in (
+                    *("LimitExceededException", "InternalFailureException"),
+                    *("ResourceInUseException", "KMSThrottlingException"),
+                )
             ),
             'replicator_api_errors_total{code="ConnectionClosedError",pipeline="p"} 1.0',
             'replicator_api_seconds_count{pipeline="p"} 1.0',

@@ -23,6 +23,11 @@ MARGIN_US = 120_000_000
 HELD_UP_NAMED = 20
 
 
+# The margin is a tenth of the time since a position was begun, until it is whole: who begins at
+# the oldest record of a busy stream is within it at once, and has to come away from there.
+_MARGIN_SHARE = 10
+
+
 class Cause(StrEnum):
     """How a gap became known."""
 
@@ -103,6 +108,15 @@ def aged(
         f"{shard_id} was read up to {_ago(horizon.now_us - since_us)} before the service's present "
         f"time, and the stream keeps its records for {hours:g} h: records may be gone unread",
     )
+
+
+def margin_us_of(own: Reached | None, horizon: Horizon, margin_us: int = MARGIN_US) -> int:
+    """The margin for a shard, less in the first minutes after its position was begun or set by
+    hand. What is trimmed then was about to go when the start was chosen: to stop for what may
+    be gone would keep every pipeline from starting over at the oldest record."""
+    if own is None or own.begun_us is None:
+        return margin_us
+    return min(margin_us, max(horizon.now_us - own.begun_us, 0) // _MARGIN_SHARE)
 
 
 def _since_us(

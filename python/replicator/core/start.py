@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from replicator.errors import FatalError
+from replicator.errors import FatalError, TransientError
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
@@ -13,6 +13,7 @@ from replicator.model import (
     PositionKind,
     Shard,
     Start,
+    Stream,
     at_timestamp,
 )
 
@@ -32,6 +33,27 @@ def position_to_read(stored: Position | None) -> Position:
     return TRIM_HORIZON if stored is None else stored
 
 
+def require_start(pipeline: str, stream: Stream, start: Start | None, begun: Sequence[str]) -> None:
+    """Raises FatalError when a stream that was never read can't begin in tables that hold rows:
+    from the streams `begun` into them (ARNs, the newest last), and the configured start."""
+    require_comparable(stream.arn, begun)
+    if start is None:
+        raise FatalError(
+            "position_missing",
+            f"the tables of {pipeline} hold rows, but no position says up to where {stream.name} "
+            "was read into them. What to do: empty the tables, or say where to start with "
+            "`start:` at the source. If all rows came from Kinesis streams, as this one is, "
+            "TRIM_HORIZON is safe: older changes undo nothing. After another kind of source, or "
+            "another stream of a table, no start is",
+        )
+
+
+def incomparable(arn: str, begun: Sequence[str]) -> tuple[str, ...]:
+    """Those of the streams `begun` (ARNs) whose versions can't be compared with this one's."""
+    others = tuple(other for other in begun if other != arn)
+    return () if all(_has_instants(each) for each in (arn, *others)) else others
+
+
 def require_comparable(arn: str, begun: Sequence[str]) -> None:
     """Law 3: refuses a stream whose versions can't be compared with those that a sink holds,
     from the streams `begun` into it (ARNs, the newest last).
@@ -40,8 +62,7 @@ def require_comparable(arn: str, begun: Sequence[str]) -> None:
     a sequence number, which says nothing in another stream, of the same table even: a change
     might look older than what it follows, and be left out without a word. Raises FatalError.
     """
-    others = [other for other in begun if other != arn]
-    if not others or all(_has_instants(each) for each in (arn, *others)):
+    if not (others := incomparable(arn, begun)):
         return
     newest = others[-1]
     old_one = (
@@ -56,6 +77,21 @@ def require_comparable(arn: str, begun: Sequence[str]) -> None:
         f"with it: changes might be taken for older ones and lost. {old_one}What to do: let this "
         "pipeline write to empty tables (empty them, or name others with the sink's `table`); "
         "what the new stream doesn't bring has to be loaded from the table",
+    )
+
+
+def require_successor(arn: str, newest: str, *, is_left: bool) -> None:
+    """For a stream that was read to its end, and the one in its place. Raises FatalError where
+    the newer can't be read into the same tables, TransientError (begin again) where they are
+    empty (`is_left`)."""
+    if not incomparable(newest, [arn]):
+        return
+    if not is_left:
+        require_comparable(newest, [arn])
+    raise TransientError(
+        "stream_ended",
+        f"{arn} was read to its end and left the sink's tables empty: {newest} is begun instead",
+        retry_after_seconds=0.0,
     )
 
 

@@ -89,7 +89,10 @@ class PostgresSink:
         async with self._control.use(f"beginning stream {stream.name}") as connection:
             await connection.execute(self._session_sql["begin"])
             is_new = await connection.fetchval(
-                self._state["begin_stream"], *self._key(stream), orjson.dumps(texts).decode()
+                self._state["begin_stream"],
+                *self._key(stream),
+                orjson.dumps(texts).decode(),
+                self._targets,
             )
             if is_new:
                 await connection.execute(
@@ -106,7 +109,9 @@ class PostgresSink:
 
     async def begun(self) -> Sequence[str]:
         async with self._control.use(f"reading streams of {self._settings.name}") as connection:
-            rows = await connection.fetch(self._state["begun"], self._settings.pipeline)
+            rows = await connection.fetch(
+                self._state["begun"], self._settings.pipeline, self._targets
+            )
         return [row["stream_arn"] for row in rows]
 
     async def holds_data(self) -> bool:
@@ -133,7 +138,10 @@ class PostgresSink:
             rows = await connection.fetch(
                 self._state["reached"], *self._key(stream), list(shard_ids)
             )
-        return {row["shard"]: Reached(row["last_arrival_us"], row["tip_us"]) for row in rows}
+        return {
+            row["shard"]: Reached(row["last_arrival_us"], row["tip_us"], row["begun_us"])
+            for row in rows
+        }
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         mark = f"{owner}/{secrets.token_hex(4)}"  # see `Fence`
@@ -205,6 +213,11 @@ class PostgresSink:
         writers, self._writers = self._writers, ()
         self._writer_of.clear()
         await asyncio.gather(*(writer.close() for writer in writers))
+
+    @property
+    def _targets(self) -> list[str]:
+        """The tables that it writes to, by their full names."""
+        return [table.identifiers()["table"] for table in self._tables]
 
     def _key(self, stream: Stream) -> tuple[object, ...]:
         return (self._settings.pipeline, stream.arn, created_at(stream))

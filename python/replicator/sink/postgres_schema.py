@@ -25,9 +25,9 @@ _DDL_LOCK: Final = int.from_bytes(hashlib.sha256(b"replicator ddl").digest()[:8]
 _STATE_COLUMNS: Final[Mapping[str, frozenset[str]]] = {
     "positions": frozenset(
         "pipeline stream_arn stream_created_at shard position sequence_number epoch owner"
-        " store_id last_arrival_at tip_at updated_at".split()
+        " store_id last_arrival_at tip_at begun_at updated_at".split()
     ),
-    "streams": frozenset("pipeline stream_arn stream_created_at starts begun_at".split()),
+    "streams": frozenset("pipeline stream_arn stream_created_at starts tables begun_at".split()),
     "dead_letters": frozenset(
         "pipeline table_name stream shard sequence_number record_index code message raw"
         " created_at attempts".split()

@@ -122,9 +122,11 @@ class Poller:
         with self._counted():
             async with aclosing(self._fetches(shard_id, position)) as fetches:
                 async for fetch in fetches:
+                    if fetch.next == SHARD_END:
+                        # Before it is given: who has the end asks for no more.
+                        self.ends += 1
+                        self.calls.pop(shard_id, None)
                     yield fetch
-        self.ends += 1
-        self.calls.pop(shard_id, None)
 
     def counters(self) -> dict[str, int]:
         """See `protocols.Measured`: throttles by code, iterators renewed by reason, failed reads

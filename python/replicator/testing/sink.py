@@ -75,6 +75,7 @@ class MemoryStore:
 
     items: dict[tuple[str, Key], StoredItem] = field(default_factory=dict)
     streams: dict[tuple[str, Stream], Mapping[str, Position]] = field(default_factory=dict)
+    tables: dict[tuple[str, Stream], frozenset[str]] = field(default_factory=dict)
     positions: dict[tuple[str, Stream, str], Position] = field(default_factory=dict)
     reached: dict[tuple[str, Stream, str], Reached] = field(default_factory=dict)
     epochs: dict[tuple[str, Stream, str], int] = field(default_factory=dict)
@@ -127,6 +128,7 @@ class MemorySink:
         if (self.pipeline, stream) in self.store.streams:
             return False
         self.store.streams[self.pipeline, stream] = dict(starts)
+        self.store.tables[self.pipeline, stream] = frozenset(self.tables)
         for shard_id, position in starts.items():
             key = (self.pipeline, stream, shard_id)
             self.store.positions.setdefault(key, position)
@@ -137,7 +139,12 @@ class MemorySink:
         return (self.pipeline, stream) in self.store.streams
 
     async def begun(self) -> Sequence[str]:
-        return [stream.arn for pipeline, stream in self.store.streams if pipeline == self.pipeline]
+        arns = (
+            stream.arn
+            for (pipeline, stream), tables in self.store.tables.items()
+            if pipeline == self.pipeline or not tables.isdisjoint(self.tables)
+        )
+        return list(dict.fromkeys(arns))
 
     async def holds_data(self) -> bool:
         return bool(self.store.items)
@@ -186,7 +193,7 @@ class MemorySink:
     def _begun(self, position: Position) -> Reached:
         """What is owed from a position on that is stored now."""
         now_us = self.now_us()
-        return Reached(tip_us=min(now_us, position.timestamp_us or now_us))
+        return Reached(tip_us=min(now_us, position.timestamp_us or now_us), begun_us=now_us)
 
     def writer(self, fence: Fence) -> MemoryWriter:
         assert self.store.epochs.get((self.pipeline, fence.stream, fence.shard_id)), fence
@@ -282,6 +289,7 @@ class MemoryWriter:
         reached = Reached(
             max(filter(None, (before.last_arrival_us, arrival_us)), default=None),
             before.tip_us if age is None else self._sink.now_us() - round(age * 1_000_000),
+            before.begun_us,
         )
         if reached.us is not None:
             self._sink.store.reached[shard] = reached

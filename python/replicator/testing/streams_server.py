@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -35,7 +35,7 @@ _IMAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def table_stream(shard_count: int = 0) -> ScriptedStream:
+def table_stream(shard_count: int = 0, **options: Any) -> ScriptedStream:
     """A `ScriptedStream` with shard ids and sequence numbers as this service has them: the driver
     refuses shorter ones, and versions have at most 40 digits."""
     return ScriptedStream(
@@ -43,6 +43,7 @@ def table_stream(shard_count: int = 0) -> ScriptedStream:
         name="shardId-{:020d}-00c0ffee".format,
         base=100_000_000_000_000_000_000_000,
         shard_step=10**12,
+        **options,
     )
 
 
@@ -71,8 +72,10 @@ def streams_record(record: ScriptedRecord, view_type: str) -> dict[str, Any]:
         "awsRegion": change["awsRegion"],
         "dynamodb": numbered | images | {"SizeBytes": change["dynamodb"].get("SizeBytes", 0)},
     }
-    if change.get("userIdentity"):
-        made["userIdentity"] = change["userIdentity"]
+    if identity := change.get("userIdentity"):
+        # Capitals, where a Kinesis record has none
+        # (https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_Identity.html).
+        made["userIdentity"] = {"PrincipalId": identity["principalId"], "Type": identity["type"]}
     return made
 
 
@@ -105,8 +108,11 @@ class StreamsServer(JSONServer):
         iterator_seconds: float = 900.0,
         has_filter: bool = True,
         has_timestamps: bool = True,
+        port: int = 0,
+        monotonic: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        super().__init__()
+        """`monotonic` ages iterators; by default they age by `expire_iterators` alone."""
+        super().__init__(port)
         self.table = table or TableSchema("products", (("id", "S"),))
         self.view_type: ViewType = view_type
         self.hidden: set[str] = set()
@@ -116,7 +122,8 @@ class StreamsServer(JSONServer):
         self._iterator_seconds = iterator_seconds
         self._has_filter = has_filter
         self._has_timestamps = has_timestamps
-        self._age = 0.0
+        self._monotonic = monotonic
+        self._aged = 0.0
         self._streams: dict[str, _TableStream] = {}
         self._latest: str | None = None
         self.arn = self.enable(table_stream(1) if stream is None else stream)
@@ -150,7 +157,7 @@ class StreamsServer(JSONServer):
 
     def expire_iterators(self) -> None:
         """Every iterator given so far has expired."""
-        self._age += self._iterator_seconds
+        self._aged += self._iterator_seconds
 
     async def _serve(
         self, request: web.Request, operation: str, body: dict[str, Any]
@@ -169,7 +176,7 @@ class StreamsServer(JSONServer):
             case "GetShardIterator":
                 return {"ShardIterator": self._iterator(body)}
             case "GetRecords":
-                return self._records(body)
+                return self.read(body)
             case _:
                 raise Refusal("UnknownOperationException", operation)
 
@@ -262,7 +269,16 @@ class StreamsServer(JSONServer):
             return Position(kind, timestamp_us=at_ms * 1_000)
         return Position(kind, sequence_number=body.get("SequenceNumber"))
 
-    def _records(self, body: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def _age(self) -> float:
+        return self._monotonic() + self._aged
+
+    def shard_of(self, iterator: str) -> str:
+        """The shard that an iterator reads."""
+        return self._read_token(iterator)[1]
+
+    def read(self, body: dict[str, Any], *, records_max: int | None = None) -> dict[str, Any]:
+        """The answer of GetRecords, of at most `records_max` records."""
         limit = body.get("Limit", 1_000)
         if not 1 <= limit <= 1_000:
             raise Refusal("ValidationException", f"Limit {limit} is not within 1 and 1000.")
@@ -274,7 +290,8 @@ class StreamsServer(JSONServer):
         self._require_shard(stream.log, shard_id)
         if place < stream.log.place(shard_id, _OLDEST):
             raise Refusal("TrimmedDataAccessException", "The data has been trimmed.")
-        records = list(self._page(stream, shard_id, place, min(limit, self._records_max)))
+        most = self._records_max if records_max is None else records_max
+        records = list(self._page(stream, shard_id, place, min(limit, most)))
         place += len(records)
         answer: dict[str, Any] = {"Records": records}
         if not stream.log.is_ended(shard_id, place):

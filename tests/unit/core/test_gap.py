@@ -56,6 +56,23 @@ def test_a_shard_without_a_position_began_where_its_parents_ended() -> None:
     assert not is_gap(at_timestamp(ago(25)), None, Reached(ago(3))), "it is younger than its start"
 
 
+def test_the_margin_grows_with_the_time_since_the_begin() -> None:
+    """Regression: who began at the oldest record of a busy stream was within the margin, and a
+    restart in the first minutes was told as a gap."""
+
+    def margin(minutes: float) -> int:
+        return gap.margin_us_of(Reached(begun_us=ago(minutes / 60)), HORIZON)
+
+    assert [margin(minutes) for minutes in (-1, 0, 10, 20, 600)] == [
+        0,
+        0,
+        60_000_000,
+        gap.MARGIN_US,
+        gap.MARGIN_US,
+    ]
+    assert gap.margin_us_of(None, HORIZON) == gap.margin_us_of(Reached(), HORIZON) == gap.MARGIN_US
+
+
 def test_a_service_that_names_what_it_trims_is_believed_where_a_number_was_asked_for() -> None:
     horizon = Horizon(NOW, 24 * HOUR, is_named=True)
 

@@ -12,7 +12,15 @@ import pytest
 from replicator import _core
 from replicator.demo.compare import plain_item
 from replicator.model import TableSchema
-from replicator.testing.cloud import KINDS, SCRIPTS, CloudClock, Fault, FaultCloud, parse_script
+from replicator.testing.cloud import (
+    KINDS,
+    SCRIPTS,
+    CloudClock,
+    Fault,
+    FaultCloud,
+    StreamsCloud,
+    parse_script,
+)
 from replicator.testing.cloud.faults import Mischief, Place
 from replicator.testing.cloud.history import History
 from replicator.testing.cloud.journal import Journal
@@ -87,7 +95,16 @@ def test_a_script_is_json_and_says_what_is_wrong() -> None:
 
 
 def test_the_full_script_knows_every_kind_but_those_that_lose_data() -> None:
-    assert KINDS.keys() - {fault.kind for fault in SCRIPTS["full"]} == {"trim", "delete_consumer"}
+    kinds = {fault.kind for name in ("full", "streams") for fault in SCRIPTS[name]}
+    losing = {"trim", "delete_stream", "recreate_stream"}
+    assert KINDS.keys() - kinds == losing
+
+
+def test_a_service_refuses_faults_that_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="bad_crc, merge"):
+        StreamsCloud(script=[Fault(kind="merge"), Fault(kind="bad_crc")])
+    with pytest.raises(ValueError, match="rotate"):
+        FaultCloud(script=[Fault(kind="rotate")])
 
 
 # --- the workload and its oracle ---
@@ -142,6 +159,7 @@ async def test_the_oracle_is_what_comes_of_the_records(seed: int) -> None:
         Fault(kind="milliseconds", share=0.4),
         Fault(kind="reorder", share=0.3, count=30),
         Fault(kind="duplicate", share=0.3, count=60),
+        Fault(kind="redeliver", share=0.2, count=60),
         Fault(kind="ttl", share=0.2),
     )
     workload, stream = made(seed, hard, 1_000)

@@ -14,6 +14,7 @@ CREATE TABLE {positions} (
     store_id text,
     last_arrival_at timestamptz,
     tip_at timestamptz,
+    begun_at timestamptz,
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, stream_arn, stream_created_at, shard)
 ) WITH (fillfactor = 50)
@@ -24,6 +25,7 @@ CREATE TABLE {streams} (
     stream_arn text COLLATE "C" NOT NULL,
     stream_created_at timestamptz NOT NULL,
     starts jsonb NOT NULL,
+    tables text[] NOT NULL,
     begun_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, stream_arn, stream_created_at)
 )
@@ -47,8 +49,8 @@ CREATE TABLE {dead_letters} (
 )
 
 -- name: begin_stream
-INSERT INTO {streams} (pipeline, stream_arn, stream_created_at, starts)
-VALUES ($1, $2, $3, $4)
+INSERT INTO {streams} (pipeline, stream_arn, stream_created_at, starts, tables)
+VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 RETURNING true
 
@@ -56,9 +58,10 @@ RETURNING true
 -- A shard that has a position already keeps it. What arrives from now on is owed to it, and from
 -- the instant of a start by time ($7, microseconds since the epoch).
 INSERT INTO {positions} AS stored
-    (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch, tip_at)
+    (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch, tip_at,
+     begun_at)
 SELECT $1, $2, $3, start.shard, start.position, start.sequence_number::numeric, 0,
-       least(now(), to_timestamp(start.since_us / 1000000.0))
+       least(now(), to_timestamp(start.since_us / 1000000.0)), now()
 FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[])
     AS start (shard, position, sequence_number, since_us)
 ORDER BY start.shard
@@ -66,6 +69,7 @@ ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
     SET position = excluded.position,
         sequence_number = excluded.sequence_number,
         tip_at = excluded.tip_at,
+        begun_at = excluded.begun_at,
         updated_at = now()
     WHERE stored.position IS NULL
 
@@ -76,7 +80,9 @@ SELECT EXISTS (
 )
 
 -- name: begun
-SELECT stream_arn FROM {streams} WHERE pipeline = $1 ORDER BY begun_at
+-- By any pipeline: two may write into one table.
+SELECT stream_arn FROM {streams} WHERE pipeline = $1 OR tables && $2::text[]
+GROUP BY stream_arn ORDER BY max(begun_at)
 
 -- name: positions
 SELECT shard, position, epoch, owner FROM {positions}
@@ -88,7 +94,8 @@ WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = $
 
 -- name: reached
 SELECT shard, (extract(epoch FROM last_arrival_at) * 1000000)::bigint AS last_arrival_us,
-       (extract(epoch FROM tip_at) * 1000000)::bigint AS tip_us
+       (extract(epoch FROM tip_at) * 1000000)::bigint AS tip_us,
+       (extract(epoch FROM begun_at) * 1000000)::bigint AS begun_us
 FROM {positions}
 WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3 AND shard = ANY ($4::text[])
   AND (last_arrival_at IS NOT NULL OR tip_at IS NOT NULL)
@@ -120,9 +127,9 @@ FOR UPDATE
 -- $7 as in begin_positions.
 INSERT INTO {positions} AS stored
     (pipeline, stream_arn, stream_created_at, shard, position, sequence_number, epoch, owner,
-     tip_at)
+     tip_at, begun_at)
 SELECT $1, $2, $3, moved.shard, moved.position, moved.sequence_number::numeric, 1, $8,
-       least(now(), to_timestamp(moved.since_us / 1000000.0))
+       least(now(), to_timestamp(moved.since_us / 1000000.0)), now()
 FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[])
     AS moved (shard, position, sequence_number, since_us)
 ORDER BY moved.shard
@@ -133,6 +140,7 @@ ON CONFLICT (pipeline, stream_arn, stream_created_at, shard) DO UPDATE
         owner = excluded.owner,
         last_arrival_at = NULL,
         tip_at = excluded.tip_at,
+        begun_at = excluded.begun_at,
         updated_at = now()
 
 -- name: lock_fences

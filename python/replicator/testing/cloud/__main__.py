@@ -11,8 +11,12 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
-from replicator.testing.cloud import KINDS, SCRIPTS, Fault, FaultCloud, parse_script
+from replicator.testing.cloud import KINDS, SCRIPTS, Fault, FaultCloud, StreamsCloud, parse_script
+from replicator.testing.streams_server import ViewType
+
+VIEW_TYPES: tuple[str, ...] = get_args(ViewType)
 
 
 def main() -> int:
@@ -25,9 +29,13 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
+    parser.add_argument("--source", choices=("kinesis", "streams"), default="kinesis")
     parser.add_argument("--seed", type=int, default=0, help="the same seed, the same mischief")
     parser.add_argument("--script", default="none", help=f"{', '.join(SCRIPTS)}, or a JSON file")
     parser.add_argument("--stream", default="products", help="its name, and the table's")
+    parser.add_argument(
+        "--view-type", choices=VIEW_TYPES, default=VIEW_TYPES[-1], help="of streams"
+    )
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--keys", type=int, default=500, help="items of the table")
     parser.add_argument("--rate", type=float, default=0.0, help="changes a second")
@@ -37,11 +45,11 @@ def main() -> int:
     parser.add_argument("--log", type=Path, help="a file for the journal, JSON lines")
     options = parser.parse_args()
     try:
-        script = _script(options.script)
+        cloud = _cloud(options)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"--script {options.script}: {error}\n")
         return 2
-    asyncio.run(_serve(options, script))
+    asyncio.run(_serve(cloud, options.seed))
     return 0
 
 
@@ -49,24 +57,33 @@ def _script(name: str) -> tuple[Fault, ...]:
     return SCRIPTS[name] if name in SCRIPTS else parse_script(Path(name).read_bytes())
 
 
-async def _serve(options: argparse.Namespace, script: tuple[Fault, ...]) -> None:
+def _cloud(options: argparse.Namespace) -> FaultCloud | StreamsCloud:
+    both: dict[str, Any] = {
+        "seed": options.seed,
+        "script": _script(options.script),
+        "shards": options.shards,
+        "name": options.stream,
+        "keys": options.keys,
+        "rate": options.rate,
+        "retention_seconds": options.retention_seconds,
+        "journal_path": options.log,
+        "port": options.port,
+    }
+    if options.source == "streams":
+        return StreamsCloud(**both, view_type=options.view_type)
+    return FaultCloud(
+        **both,
+        subscription_seconds=options.subscription_seconds,
+        heartbeat_seconds=options.heartbeat_seconds,
+    )
+
+
+async def _serve(cloud: FaultCloud | StreamsCloud, seed: int) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with FaultCloud(
-        seed=options.seed,
-        script=script,
-        shards=options.shards,
-        name=options.stream,
-        keys=options.keys,
-        rate=options.rate,
-        retention_seconds=options.retention_seconds,
-        subscription_seconds=options.subscription_seconds,
-        heartbeat_seconds=options.heartbeat_seconds,
-        journal_path=options.log,
-        port=options.port,
-    ) as cloud:
-        ready = {"event": "ready", "url": cloud.url, "stream": cloud.name, "seed": options.seed}
+    async with cloud:
+        ready = {"event": "ready", "url": cloud.url, "stream": cloud.name, "seed": seed}
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         await stopping.wait()

@@ -23,18 +23,18 @@ from aiohttp import web
 from replicator.testing.cloud.faults import Fault, parse_script
 
 if TYPE_CHECKING:
-    from replicator.testing.cloud.server import FaultCloud
+    from replicator.testing.cloud.misbehaving import Misbehaving
 
 
 class Control:
     """The handlers over one cloud."""
 
-    def __init__(self, cloud: FaultCloud) -> None:
+    def __init__(self, cloud: Misbehaving) -> None:
         self._cloud = cloud
 
     async def state(self, _: web.Request) -> web.Response:
         cloud = self._cloud
-        stream = cloud.stream
+        stream = cloud.served
         shards = [
             {
                 "id": shard.id,
@@ -42,7 +42,7 @@ class Control:
                 "is_open": shard.is_open,
                 "records": stream.count(shard.id),
                 "hash_range": [str(end) for end in stream.hash_range(shard.id)],
-                "subscriptions": cloud.subscriptions[shard.id],
+                "readers": cloud.readers(shard.id),
             }
             for shard in stream.shards()
         ]
@@ -98,7 +98,7 @@ class Control:
         return await self.state(request)
 
 
-def add_control(app: web.Application, cloud: FaultCloud) -> None:
+def add_control(app: web.Application, cloud: Misbehaving) -> None:
     """The routes."""
     control = Control(cloud)
     app.middlewares.append(_explained)

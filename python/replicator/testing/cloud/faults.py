@@ -41,6 +41,10 @@ KINDS: dict[str, tuple[Place, str]] = {
     "slow": (Place.CALL, "the answer comes `seconds` later"),
     "lose_answer": (Place.CALL, "the call takes effect, then the connection is closed"),
     "expire_iterator": (Place.CALL, "GetRecords: the iterator has expired"),
+    "cut_in_answer": (Place.CALL, "the connection is closed inside the answer"),
+    "empty_page": (Place.CALL, "GetRecords: no records though some wait"),
+    "small_page": (Place.CALL, "GetRecords: `count` records (1)"),
+    "lag_page": (Place.CALL, "GetRecords of Kinesis: as `lag`, over `count` answers"),
     "no_initial_response": (Place.SUBSCRIPTION, "the first frame is left out"),
     "end": (Place.EVENT, "the subscription ends, whole, as after its five minutes"),
     "cut": (Place.EVENT, "the connection is closed between two frames"),
@@ -55,6 +59,7 @@ KINDS: dict[str, tuple[Place, str]] = {
     "small_event": (Place.EVENT, "an event of `count` records (1)"),
     "lag": (Place.EVENT, "MillisBehindLatest grows to `seconds` and falls, over `count` events"),
     "duplicate": (Place.RECORD, "the record comes again, up to `count` records later"),
+    "redeliver": (Place.RECORD, "the same with another eventID; only of exact times"),
     "reorder": (Place.RECORD, "the record comes up to `count` records late"),
     "equal_instant": (Place.RECORD, "`count` more changes of the item at the same microsecond"),
     "milliseconds": (Place.RECORD, "the time has milliseconds, and says so"),
@@ -63,8 +68,11 @@ KINDS: dict[str, tuple[Place, str]] = {
     "large": (Place.RECORD, "the item grows by `count` characters (100,000)"),
     "split": (Place.TICK, "a shard splits; `shard`, or one by the seed"),
     "merge": (Place.TICK, "two neighbours merge"),
+    "rotate": (Place.TICK, "DynamoDB Streams: every open shard is closed, one child each"),
     "trim": (Place.TICK, "every shard loses all that it holds"),
     "delete_consumer": (Place.TICK, "every consumer is deregistered"),
+    "delete_stream": (Place.TICK, "the stream is deleted, consumers and all"),
+    "recreate_stream": (Place.TICK, "the same, and another one is made under its name"),
 }
 
 

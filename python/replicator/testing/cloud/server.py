@@ -1,27 +1,24 @@
-"""The cloud itself: the Kinesis server, a script of faults, a workload and a journal."""
+"""Kinesis with mischief."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
-import json
-import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from aiohttp import web
 
 from replicator.model import Shard, TableSchema
 from replicator.testing import frames
-from replicator.testing.cloud.control import add_control
-from replicator.testing.cloud.faults import Fault, Mischief, Place, Script
-from replicator.testing.cloud.history import History
-from replicator.testing.cloud.journal import Journal
-from replicator.testing.cloud.workload import Workload
+from replicator.testing.cloud.faults import Fault, Place, Script
+from replicator.testing.cloud.misbehaving import (
+    RECORDS_MAX,
+    SHARDS_MAX,
+    CloudClock,
+    Misbehaving,
+)
 from replicator.testing.iterators import shard_of
 from replicator.testing.json_server import Refusal
 from replicator.testing.kinesis_server import (
@@ -35,47 +32,25 @@ from replicator.testing.kinesis_server import (
 )
 from replicator.testing.stream import HASH_KEY_END, ScriptedStream
 
-TICK_SECONDS = 0.05
-CALLS_KEPT = 10_000
 LAG_EVENTS = 8
-SHARDS_MAX = 16
-# How a call is throttled: the service's own names
-# (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_Operations.html).
-_THROTTLES = {
-    "GetRecords": "ProvisionedThroughputExceededException",
-    "GetShardIterator": "ProvisionedThroughputExceededException",
-    "DescribeTable": "ThrottlingException",
-}
+# Its subscriptions end meanwhile.
+_MADE_AGAIN_SECONDS = 0.5
 
 
-class CloudClock:
-    """Real time and what was added to it; `stopped` it moves by `advance` alone."""
-
-    def __init__(self, *, stopped: bool = False) -> None:
-        self._stopped = stopped
-        self._began = 0.0 if stopped else time.monotonic()
-        self._began_ms = time.time_ns() // 1_000_000
-        self._added = 0.0
-
-    def seconds(self) -> float:
-        """Since the start."""
-        return self._added + (0.0 if self._stopped else time.monotonic() - self._began)
-
-    def now_ms(self) -> int:
-        """Since the epoch."""
-        return self._began_ms + int(self.seconds() * 1_000)
-
-    def advance(self, seconds: float) -> None:
-        self._added += seconds
-
-
-class FaultCloud(KinesisServer):
-    """`KinesisServer` with mischief; runs while its `async with` block does.
-
-    `rate` is the workload's changes a second (0: only what is asked for). Records older
-    than `retention_seconds` are dropped. `clock` owns the script's time, the retention,
-    iterators and the five seconds between subscribes.
+class FaultCloud(Misbehaving, KinesisServer):
+    """`KinesisServer` with mischief; runs while its `async with` block does. See `Misbehaving`;
+    `clock` also owns iterators and the five seconds between subscribes.
     """
+
+    # https://docs.aws.amazon.com/kinesis/latest/APIReference/API_Operations.html
+    throttles: ClassVar = {
+        "GetRecords": "ProvisionedThroughputExceededException",
+        "GetShardIterator": "ProvisionedThroughputExceededException",
+        "DescribeTable": "ThrottlingException",
+    }
+    throttle = "LimitExceededException"
+    failure = "InternalFailureException"
+    foreign = frozenset({"rotate"})
 
     def __init__(
         self,
@@ -93,97 +68,54 @@ class FaultCloud(KinesisServer):
         shards_max: int = SHARDS_MAX,
         **server: Any,
     ) -> None:
-        self.clock = clock or CloudClock()
+        clock = clock or CloudClock()
         super().__init__(
-            ScriptedStream(shards, now_ms=self.clock.now_ms),
+            ScriptedStream(shards, now_ms=clock.now_ms),
             name=name,
             tables=(TableSchema(name, ((key, "S"),)),),
-            monotonic=self.clock.seconds,
+            monotonic=clock.seconds,
             **server,
         )
-        self.calls = deque(maxlen=CALLS_KEPT)
-        self.journal = Journal(self.clock.seconds, journal_path)
-        self.mischief = Mischief(seed, script)
-        self.workload = Workload(
-            self.stream, History(seed, name, keys=keys), self.mischief, self.journal
+        self._page_lags: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._made_again_at: float | None = None
+        self.begin(
+            self.stream,
+            clock,
+            seed=seed,
+            script=script,
+            keys=keys,
+            rate=rate,
+            retention_seconds=retention_seconds,
+            journal_path=journal_path,
+            shards_max=shards_max,
         )
-        self.rate = rate
-        self._retention_seconds = retention_seconds
-        self._shards_max = shards_max
-        self._ticking: asyncio.Task[None] | None = None
-        self._owed = 0.0
-        self._ticked_at = 0.0
 
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        self._ticking = asyncio.create_task(self._tick_always())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._ticking is not None
-        self._ticking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._ticking
-        await super().__aexit__(kind, error, trace)
-        self.journal.close()
-
-    # ---- time
-
-    def advance(self, seconds: float) -> None:
-        """Lets time pass, and what is due by then happens."""
-        self.clock.advance(seconds)
-        self.tick()
+    def readers(self, shard_id: str) -> int:
+        return self.subscriptions[shard_id]
 
     def tick(self) -> None:
-        """What time brings: the workload's changes, reshards, the end of the retention."""
-        now = self.clock.seconds()
-        self._owed += self.rate * (now - self._ticked_at)
-        self._ticked_at = now
-        self.workload.make(int(self._owed), now)
-        self._owed -= int(self._owed)
-        for fault in self.mischief.strikes(Place.TICK, now):
-            self._do(fault)
-        if gone := self.stream.discard(self.clock.now_ms() - int(self._retention_seconds * 1_000)):
-            self.journal.add("shard_expired", shards=gone)
-
-    def pause_workload(self) -> None:
-        """Makes no more changes, and lets come what was held back: then `history` is the end."""
-        self.rate = 0.0
-        self.workload.flush()
-
-    async def _tick_always(self) -> None:
-        while True:
-            self.tick()
-            await asyncio.sleep(TICK_SECONDS)
+        super().tick()
+        if self._made_again_at is not None and self.clock.seconds() >= self._made_again_at:
+            self._made_again_at = None
+            self.recreate()
 
     def _do(self, fault: Fault) -> None:
-        is_open = {shard.id for shard in self.stream.shards() if shard.is_open}
         match fault.kind:
-            case "split":
-                self._split(fault, sorted(is_open))
             case "merge":
-                self._merge(fault, sorted(is_open, key=self.stream.hash_range))
-            case "trim":
-                for shard in self.stream.shards():
-                    self.stream.trim(shard.id, self.stream.count(shard.id))
-                self.journal.add("trim")
+                self._merge(fault, sorted(self._open(), key=self.stream.hash_range))
             case "delete_consumer":
                 for name in list(self._consumers):
                     self.delete_consumer(name)
                     self.journal.add("delete_consumer", consumer=name)
-
-    def _split(self, fault: Fault, shards: Sequence[str]) -> None:
-        if len(shards) >= self._shards_max:
-            return
-        drawn = shards[self.mischief.draw("split", len(self.stream.shards()), below=len(shards))]
-        shard_id = fault.shard or drawn
-        children = self.stream.split(shard_id)
-        self.journal.add("split", shard=shard_id, children=children)
+            case "delete_stream":
+                self.delete()
+                self.journal.add("delete_stream")
+            case "recreate_stream":
+                self.delete()
+                self._made_again_at = self.clock.seconds() + _MADE_AGAIN_SECONDS
+                self.journal.add("recreate_stream")
+            case _:
+                super()._do(fault)
 
     def _merge(self, fault: Fault, shards: Sequence[str]) -> None:
         if len(shards) < 2:
@@ -195,49 +127,33 @@ class FaultCloud(KinesisServer):
 
     # ---- calls
 
-    def _route(self, app: web.Application) -> None:
-        super()._route(app)
-        add_control(app, self)
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        _, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
-        body: dict[str, Any] = json.loads(await request.read() or b"{}")
-        shard_id = _shard_of(body)
-        for fault in self._struck(Place.CALL, operation=operation, shard=shard_id):
-            if (answer := await self._fail(request, fault, operation, shard_id)) is not None:
-                return answer
-        return await super()._answer(request)
+    def _shard_of(self, body: dict[str, Any]) -> str:
+        if "ShardIterator" in body:
+            return shard_of(body["ShardIterator"])
+        return str(body.get("ShardId", ""))
 
     async def _fail(
         self, request: web.Request, fault: Fault, operation: str, shard_id: str
     ) -> web.StreamResponse | None:
-        """The call's end, or None where it goes on as usual."""
-        match fault.kind:
-            case "slow":
-                await asyncio.sleep(fault.seconds or 1.0)
-                return None
-            case "mute":
-                await asyncio.Event().wait()
-            case "throttle":
-                code = fault.code or _THROTTLES.get(operation, "LimitExceededException")
-                return self.error_answer(Refusal(code, "Rate exceeded, as the script wants."))
-            case "error":
-                code = fault.code or "InternalFailureException"
-                status = 500 if fault.code is None or "Internal" in fault.code else 400
-                return self.error_answer(Refusal(code, "As the script wants.", status))
-            case "expire_iterator":
-                return self.error_answer(
-                    Refusal("ExpiredIteratorException", "As the script wants.")
-                )
-            case "lose_answer":
-                if operation == "SubscribeToShard":
-                    self.script(shard_id, Cut())
-                    return None
-                await super()._answer(request)
-        # Dropped, or answered to nobody.
-        assert request.transport is not None
-        request.transport.close()
-        return web.Response()
+        if fault.kind == "lose_answer" and operation == "SubscribeToShard":
+            self.script(shard_id, Cut())
+            return None
+        if fault.kind == "lag_page":
+            self._page_lags[shard_id].extend(_wave(fault))
+            return None
+        return await super()._fail(request, fault, operation, shard_id)
+
+    async def _serve(
+        self, request: web.Request, operation: str, body: dict[str, Any]
+    ) -> web.StreamResponse:
+        if operation != "GetRecords":
+            return await super()._serve(request, operation, body)
+        if (count := request.get(RECORDS_MAX)) is not None:
+            body["Limit"] = min(count, body.get("Limit", count))
+        answer = self._plain(operation, body)
+        if lags := self._page_lags[self._shard_of(body)]:
+            answer["MillisBehindLatest"] = lags.popleft()
+        return self.json_answer(answer)
 
     def _plain(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         match operation:
@@ -300,16 +216,6 @@ class FaultCloud(KinesisServer):
                         return
             yield Serve(1, records_max, lags.popleft() if lags else None)
 
-    def _struck(self, place: Place, *, operation: str = "", shard: str = "") -> list[Fault]:
-        """The faults of this chance, written down."""
-        struck = self.mischief.strikes(
-            place, self.clock.seconds(), operation=operation, shard=shard
-        )
-        for fault in struck:
-            said = {"operation": operation, "shard": shard, "code": fault.code}
-            self.journal.add(fault.kind, **{name: what for name, what in said.items() if what})
-        return struck
-
 
 def _ending(fault: Fault) -> tuple[Step, ...]:
     """The last steps of a subscription that ends by this fault."""
@@ -340,9 +246,3 @@ def _wave(fault: Fault) -> list[int]:
     count = fault.count or LAG_EVENTS
     top = (fault.seconds or 600.0) * 1_000
     return [int(top * (1 - abs(2 * n - count + 1) / count)) for n in range(count)]
-
-
-def _shard_of(body: dict[str, Any]) -> str:
-    if "ShardIterator" in body:
-        return shard_of(body["ShardIterator"])
-    return str(body.get("ShardId", ""))

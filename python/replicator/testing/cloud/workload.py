@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 from collections import defaultdict
 
 from replicator.testing.cloud.faults import Fault, Mischief, Place
@@ -74,6 +75,11 @@ class Workload:
             self._put(key, data)
         if "duplicate" in struck:
             self._hold("duplicate", struck["duplicate"], key, data)
+        # At milliseconds two changes may look alike, so nobody could tell.
+        if "redeliver" in struck and "milliseconds" not in struck:
+            other = json.loads(data) | {"eventID": f"redelivered-{self.history.made}"}
+            again = json.dumps(other, separators=(",", ":"), ensure_ascii=False).encode()
+            self._hold("redeliver", struck["redeliver"], key, again)
 
     def _hold(self, kind: str, fault: Fault, key: str, data: bytes) -> None:
         number = self.history.made

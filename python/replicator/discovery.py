@@ -76,11 +76,14 @@ class Discovery:
                     attempt, self._jitter(), error.retry_after_seconds
                 )
                 attempt += 1
+                self._stats.discovery_failures[error.code] += 1
                 say(self._log, error, "retrying", during="discovery", wait_seconds=round(wait, 3))
             except ReplicatorError as error:
                 least = wait = FATAL_RETRY_SECONDS
+                self._stats.discovery_failures[error.code] += 1
                 say(self._log, error, "failed", during="discovery", wait_seconds=wait)
             else:
+                self._stats.listings += 1
                 self._require_no_return(finished, found.positions)
                 self._graph.apply(found)
                 for shard_id in await self._graph.gaps.mended(stream, self._graph.lineage.gapped()):

@@ -19,6 +19,7 @@ from replicator.model import LeaseRow
 from replicator.protocols import Clock, LeaseStore
 from replicator.reader import Reader
 from replicator.telemetry.logging import say
+from replicator.telemetry.stats import Stats
 
 # Who gave a shard back for what an operator must mend takes nothing from others for so long:
 # each attempt would leave a shard unread that is read well.
@@ -36,6 +37,7 @@ class Leasing:
         graph: Graph,
         alive: Liveness,
         clock: Clock,
+        stats: Stats,
         *,
         duration_seconds: float = lease.DURATION_SECONDS,
     ) -> None:
@@ -46,6 +48,7 @@ class Leasing:
         self._graph = graph
         self._alive = alive
         self._clock = clock
+        self._stats = stats
         self._view = lease.LeaseView(owner, duration_seconds=duration_seconds)
         # Until when a shard is taken not at all, or from nobody who reads it.
         self._shunned: dict[str, float] = {}
@@ -110,7 +113,7 @@ class Leasing:
             self._leave_to_others(rows)
             await self._copy_checkpoints()
         except ReplicatorError as error:
-            say(self._log, error, "retrying", during="leases")
+            self._failed(error)
             rows = None
         now = self._clock.monotonic()
         wanted = self._wanted(now)
@@ -120,14 +123,18 @@ class Leasing:
                     case lease.Create(shard_ids):
                         await self._store.create(self._name, shard_ids)
                         self._graph.lease_now.set()
-                    case lease.Take(row):
-                        await self._take(row, start)
+                    case lease.Take(row, reason):
+                        await self._take(row, reason, start)
                     case lease.Renew(row):
                         await self.renew(row.shard_id)
                     case lease.Release(row) | lease.Expire(row):
                         self._end(row.shard_id, action)
             except ReplicatorError as error:
-                say(self._log, error, "retrying", during="leases")
+                self._failed(error)
+
+    def _failed(self, error: ReplicatorError) -> None:
+        self._stats.lease_failures[error.code] += 1
+        say(self._log, error, "retrying", during="leases")
 
     def _leave_to_others(self, rows: Sequence[LeaseRow]) -> None:
         """What was given back, and is another's now or wanted by nobody, is no concern here."""
@@ -154,7 +161,9 @@ class Leasing:
         # What one shard was refused for is hardly that shard's own.
         return wanted if now < self._refused_until else self._avoided.keys()
 
-    async def _take(self, row: LeaseRow, start: Callable[[str, ShardLife], Reader]) -> None:
+    async def _take(
+        self, row: LeaseRow, reason: lease.TakeReason, start: Callable[[str, ShardLife], Reader]
+    ) -> None:
         if self._draining.is_set():
             return
         asked_at = self._clock.monotonic()
@@ -167,6 +176,7 @@ class Leasing:
         self._view.taken(taken, asked_at)
         life = self._alive.own(row.shard_id, self._clock.monotonic())
         self.readers[row.shard_id] = start(row.shard_id, life)
+        self._stats.leases_taken[reason] += 1
         self._log.info("lease_taken", shard=row.shard_id)
 
     async def renew(self, shard_id: str) -> None:
@@ -191,6 +201,7 @@ class Leasing:
         if reader is None or reader.is_leaving:
             return
         if isinstance(action, lease.Expire):
+            self._stats.leases_lost[action.reason] += 1
             self._log.warning("lease_lost", shard=shard_id, reason=action.reason.value)
             reader.abort()
         else:

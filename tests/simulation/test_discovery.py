@@ -91,5 +91,7 @@ def test_a_listing_that_fails_is_not_hurried_by_the_ends_of_shards() -> None:
                 await asyncio.sleep(1)
         gaps = [b - a for a, b in zip(source.listings[3:], source.listings[4:], strict=False)]
         assert min(gaps[:3]) >= 10
+        assert engine.stats.discovery_failures == {"throttled": 5}
+        assert engine.stats.listings == len(source.listings) - 5 - 1, "the first start's own"
 
     run_virtually(main())

@@ -90,7 +90,14 @@ class Coordinator:
             seconds=discovery_seconds,
         )
         self._leasing = Leasing(
-            name, owner, store, self._graph, self._alive, clock, duration_seconds=lease_seconds
+            name,
+            owner,
+            store,
+            self._graph,
+            self._alive,
+            clock,
+            stats,
+            duration_seconds=lease_seconds,
         )
         self._has_begun = False
         self._log = structlog.get_logger().bind(pipeline=name)

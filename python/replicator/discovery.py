@@ -11,12 +11,13 @@ from typing import Any
 import structlog
 
 from replicator.core import holes, lineage
+from replicator.core.discovery import asked_seconds, pause_seconds
 from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
 from replicator.core.start import require_successor
 from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.graph import Graph
 from replicator.model import SHARD_END, Position, Stream
-from replicator.protocols import Clock, LeaseStore, Sink, Source
+from replicator.protocols import Clock, LeaseStore, Paged, Sink, Source
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
@@ -50,6 +51,7 @@ class Discovery:
         self._stats = stats
         self._backoff = backoff
         self._seconds = seconds
+        self._listing_calls = source.listing_calls if isinstance(source, Paged) else lambda: 0
         self._audit = holes.Audit()
         self._log = structlog.get_logger().bind(pipeline=name)
 
@@ -65,17 +67,23 @@ class Discovery:
         while True:
             self._graph.list_now.clear()
             finished = self._graph.lineage.finished()
+            calls = self._listing_calls()
             try:
                 found, newest = await self._ask(stream)
                 is_left = newest != stream and not await self._sink.holds_data()
             except TransientError as error:
-                wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
+                least = wait = self._backoff.next(
+                    attempt, self._jitter(), error.retry_after_seconds
+                )
                 attempt += 1
+                self._stats.discovery_failures[error.code] += 1
                 say(self._log, error, "retrying", during="discovery", wait_seconds=round(wait, 3))
             except ReplicatorError as error:
-                wait = FATAL_RETRY_SECONDS
+                least = wait = FATAL_RETRY_SECONDS
+                self._stats.discovery_failures[error.code] += 1
                 say(self._log, error, "failed", during="discovery", wait_seconds=wait)
             else:
+                self._stats.listings += 1
                 self._require_no_return(finished, found.positions)
                 self._graph.apply(found)
                 for shard_id in await self._graph.gaps.mended(stream, self._graph.lineage.gapped()):
@@ -84,9 +92,12 @@ class Discovery:
                 self._look_for_holes()
                 await self._forget()
                 attempt = 0
-                wait = self._seconds
+                calls = max(1, self._listing_calls() - calls)
+                least = asked_seconds(calls)
+                wait = pause_seconds(calls, self._seconds)
+            await self._clock.sleep(least)
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(wait - least):
                     await self._graph.list_now.wait()
 
     async def _ask(self, stream: Stream) -> tuple[lineage.Discovered, Stream]:

@@ -20,6 +20,7 @@ from replicator.model import LeaseRow
 from replicator.protocols import Clock, LeaseStore
 from replicator.reader import Reader
 from replicator.telemetry.logging import say
+from replicator.telemetry.stats import Stats
 
 # Who gave a shard back for what an operator must mend takes nothing from others for so long:
 # each attempt would leave a shard unread that is read well.
@@ -37,6 +38,7 @@ class Leasing:
         graph: Graph,
         alive: Liveness,
         clock: Clock,
+        stats: Stats,
         *,
         duration_seconds: float = lease.DURATION_SECONDS,
     ) -> None:
@@ -47,6 +49,7 @@ class Leasing:
         self._graph = graph
         self._alive = alive
         self._clock = clock
+        self._stats = stats
         self._view = lease.LeaseView(owner, duration_seconds=duration_seconds)
         # Until when a shard is taken not at all, or from nobody who reads it.
         self._shunned: dict[str, float] = {}
@@ -110,19 +113,19 @@ class Leasing:
             self._leased_at = self._clock.monotonic()
             self._leave_to_others(rows)
         except ReplicatorError as error:
-            say(self._log, error, "retrying", during="leases")
+            self._failed(error)
             rows = None
         now = self._clock.monotonic()
         renewals: list[str] = []
         missing: Sequence[str] = ()
-        takes: list[LeaseRow] = []
+        takes: list[lease.Take] = []
         wanted = self._wanted(now)
         for action in self._view.step(rows, wanted, now, self._avoiding(wanted, now)):
             match action:
                 case lease.Create(shard_ids):
                     missing = shard_ids
-                case lease.Take(row):
-                    takes.append(row)
+                case lease.Take():
+                    takes.append(action)
                 case lease.Renew(row):
                     renewals.append(row.shard_id)
                 case lease.Release(row) | lease.Expire(row):
@@ -138,7 +141,11 @@ class Leasing:
             try:
                 await work()
             except ReplicatorError as error:
-                say(self._log, error, "retrying", during="leases")
+                self._failed(error)
+
+    def _failed(self, error: ReplicatorError) -> None:
+        self._stats.lease_failures[error.code] += 1
+        say(self._log, error, "retrying", during="leases")
 
     def _leave_to_others(self, rows: Sequence[LeaseRow]) -> None:
         """What was given back, and is another's now or wanted by nobody, is no concern here."""
@@ -171,11 +178,13 @@ class Leasing:
             self._graph.lease_now.set()
 
     async def _take(
-        self, rows: Sequence[LeaseRow], start: Callable[[str, ShardLife], Reader]
+        self, takes: Sequence[lease.Take], start: Callable[[str, ShardLife], Reader]
     ) -> None:
-        if not rows or self._draining.is_set():
+        if not takes or self._draining.is_set():
             return
         asked_at = self._clock.monotonic()
+        reasons = {take.row.shard_id: take.reason for take in takes}
+        rows = [take.row for take in takes]
         for taken in await self._store.take_all(rows, self._owner):
             if self._draining.is_set():
                 await self._store.release(taken)
@@ -183,6 +192,7 @@ class Leasing:
             self._view.taken(taken, asked_at)
             life = self._alive.own(taken.shard_id, self._clock.monotonic())
             self.readers[taken.shard_id] = start(taken.shard_id, life)
+            self._stats.leases_taken[reasons[taken.shard_id]] += 1
             self._log.info("lease_taken", shard=taken.shard_id)
 
     async def renew(self, shard_ids: Sequence[str]) -> None:
@@ -206,6 +216,7 @@ class Leasing:
         if reader is None or reader.is_leaving:
             return
         if isinstance(action, lease.Expire):
+            self._stats.leases_lost[action.reason] += 1
             self._log.warning("lease_lost", shard=shard_id, reason=action.reason.value)
             reader.abort()
         else:

@@ -161,6 +161,8 @@ class Reader:
                 "lease_lost", shard=shard_id, code=error.code, reason=error.message
             )
             self.given_back = error.message
+            if error.code != "lease_lost":  # that is counted where it was seen
+                self._shared.stats.leases_lost[error.code] += 1
         finally:
             # From here on nobody cancels it: one that never leaves would block its shard.
             self.is_leaving = True
@@ -181,6 +183,7 @@ class Reader:
         """It may be this worker's own trouble (credentials, network, disk): after a few attempts
         another is let try."""
         shared, wait = self._shared, FATAL_RETRY_SECONDS
+        shared.stats.failures[error.code] += 1
         say(shared.log, error, "failed", shard=self.shard_id, wait_seconds=wait)
         now = shared.clock.monotonic()
         if (action := shared.alive.failed(self.shard_id, str(error), now)) is None:

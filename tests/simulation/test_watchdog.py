@@ -348,6 +348,10 @@ def test_who_is_refused_leaves_the_shard_to_a_worker_that_is_not() -> None:
                 await until(lambda: rig.is_read(mine), (MISSES_MAX + 1) * FATAL_RETRY_SECONDS)
                 assert rig.owner(mine) == "two"
                 assert (one.stats.leases_given_back, two.stats.leases_given_back) == (1, 0)
+                assert one.stats.failures == {"access_denied": MISSES_MAX}
+                assert one.stats.leases_taken == {"free": 2}
+                assert one.stats.leases_lost == {"taken": 1}
+                assert two.stats.leases_taken == {"balance": 1, "free": 1}
                 await until(lambda: not one.coordinator.views(), one.lease_seconds)
                 for _ in range(int(REFUSED_SECONDS) - 60):
                     await asyncio.sleep(1)

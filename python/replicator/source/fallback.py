@@ -92,6 +92,10 @@ class FallbackSource:
     async def shards(self) -> Sequence[Shard]:
         return await self._polling.shards()
 
+    def listing_calls(self) -> int:
+        """See `protocols.Paged`."""
+        return self._polling.listing_calls()
+
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`."""
         while position != SHARD_END:

@@ -136,6 +136,7 @@ class StreamsSource:
         self._listing = Listing()
         self._listing_now = asyncio.Lock()
         self._page_at = float("-inf")
+        self._listing_calls = 0
         self._has_filter = True
         self._has_timestamps = True
         self._replacement: str | None = None
@@ -225,6 +226,10 @@ class StreamsSource:
             if status in {"DISABLED", "DISABLING"}:
                 await self._look_for_replacement()
             return self._listing.shards()
+
+    def listing_calls(self) -> int:
+        """See `protocols.Paged`."""
+        return self._listing_calls
 
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`.
@@ -401,6 +406,7 @@ class StreamsSource:
         failures = 0
         while True:
             await self._keep_rate()
+            self._listing_calls += 1
             after = {} if listing.after is None else {"ExclusiveStartShardId": listing.after}
             try:
                 answer = await self._describe(self._arn, Limit=_PAGE_SHARDS, **after)

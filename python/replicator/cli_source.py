@@ -40,7 +40,11 @@ def setup(
     remove: Annotated[bool, typer.Option("--remove", help="Undo it instead.")] = False,
     only: Annotated[
         list[Piece] | None,
-        typer.Option("--only", help="Only this kind; removed even if setup didn't make it."),
+        typer.Option(
+            "--only",
+            help="Only this kind; removed even if setup didn't make it, and a view type "
+            "that doesn't do is changed.",
+        ),
     ] = None,
     writes: Annotated[float | None, typer.Option(help="Writes a second.", min=0)] = None,
     nbytes: Annotated[
@@ -49,6 +53,9 @@ def setup(
     updates: Annotated[
         float, typer.Option(help="Percentage of writes that are updates.", min=0, max=100)
     ] = 100,
+    from_metrics: Annotated[
+        bool, typer.Option("--from-metrics", help="Take the load from CloudWatch.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before removing.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     output: OutputOption = Output.TEXT,
@@ -62,6 +69,8 @@ def setup(
     from replicator import shards as formula  # noqa: PLC0415
 
     configure_logging("info" if apply or yes else "error", output)
+    if from_metrics and writes is not None:
+        raise FatalError("usage_load", "say --writes or --from-metrics, not both")
     count = None
     if writes is not None:
         estimate = formula.estimate(
@@ -87,6 +96,7 @@ def setup(
             remove=remove,
             only=[piece.value for piece in only or ()],
             shards=count,
+            from_metrics=from_metrics,
             confirm=confirm,
         )
     )

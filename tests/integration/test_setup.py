@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from replicator import config, setup
+from replicator import config, setup, setup_pieces
 from replicator.aws import AWSSettings, aws_client
 from replicator.cli import app
-from replicator.errors import FatalError
+from replicator.model import TableSchema
 from replicator.setup import Report
+from replicator.testing.clock import VirtualClock
+from replicator.testing.kinesis_server import KinesisServer
+from replicator.testing.stream import ScriptedStream
 from tests.integration.test_check import replicator
 from tests.shop import TABLE
 from tests.stack import CREDENTIALS, Stack
@@ -34,7 +41,7 @@ class Place:
     kinesis: Any
 
     async def states(self, **how: Any) -> dict[str, str]:
-        report = await setup.setup(config.load(self.config, {}), **how)
+        report = await setup.setup(config.load(self.config, {}), clock=VirtualClock(), **how)
         return {step.subject: step.state for step in report.steps}
 
     async def precision(self) -> list[tuple[str, str]]:
@@ -83,6 +90,19 @@ async def place(
         yield Place(path, dynamodb, kinesis)
 
 
+@dataclass
+class Aws:
+    """A server that keeps the service's rules of tags, and a configuration for it."""
+
+    server: KinesisServer
+    config: Path
+
+    async def states(self, **how: Any) -> dict[str, str]:
+        report = await setup.setup(config.load(self.config, {}), clock=VirtualClock(), **how)
+        return {step.subject: step.state for step in report.steps}
+
+
+CONSUMER = "consumer test-p"
 ALL = {f"stream {STREAM}", f"destination of table {TABLE}", "consumer test-p"}
 
 
@@ -135,29 +155,165 @@ async def test_a_stream_of_somebody_elses_is_left_unless_it_is_named(place: Plac
     assert removed == {
         f"stream {STREAM}": "left",
         f"destination of table {TABLE}": "left",
-        "consumer test-p": "done",
+        "consumer test-p": "left",
     }
     assert await place.streams() == [STREAM]
-    await place.states(apply=True, remove=True, only=["destination", "stream"])
+    only = ["consumer", "destination", "stream"]
+    assert set((await place.states(apply=True, remove=True, only=only)).values()) <= {"done", "ok"}
     assert await place.streams() == []
     assert await place.precision() == []
 
 
-async def test_the_view_type_of_a_tables_own_stream(place: Place) -> None:
-    view = setup._View(place.dynamodb, TABLE)
-    assert (await view.look())[0] == "todo"
-    await view.make()
-    assert (await view.look())[0] == "ok"
-    assert (await view.removable(named=False))[0] == "left"
-    await view.remove()
-    assert (await view.removable(named=True))[0] == "ok"
-    await place.dynamodb.update_table(
-        TableName=TABLE,
-        StreamSpecification={"StreamEnabled": True, "StreamViewType": "KEYS_ONLY"},
+async def view_type(place: Place) -> str | None:
+    table = (await place.dynamodb.describe_table(TableName=TABLE))["Table"]
+    wanted = table.get("StreamSpecification") or {}
+    return wanted.get("StreamViewType") if wanted.get("StreamEnabled") else None
+
+
+@pytest.fixture
+def streams(place: Place) -> Place:
+    """The place, with a pipeline that reads the table's own stream."""
+    settings = yaml.safe_load(place.config.read_text())
+    settings["pipelines"][0]["source"] = {"kind": "streams"}
+    place.config.write_text(yaml.safe_dump(settings))
+    return place
+
+
+OWN = f"stream of table {TABLE}"
+
+
+async def enable(place: Place, view: str) -> None:
+    wanted = {"StreamEnabled": True, "StreamViewType": view}
+    await place.dynamodb.update_table(TableName=TABLE, StreamSpecification=wanted)
+
+
+async def test_a_tables_own_stream_is_enabled_once_and_disabled_again(streams: Place) -> None:
+    assert await streams.states(apply=False) == {OWN: "todo"}
+    assert await view_type(streams) is None, "it only looked"
+    assert await streams.states(apply=True) == {OWN: "done"}
+    assert await view_type(streams) == "NEW_AND_OLD_IMAGES"
+    assert await streams.states(apply=True) == {OWN: "ok"}
+    assert await streams.states(apply=True, remove=True) == {OWN: "done"}
+    assert await view_type(streams) is None
+    assert await streams.states(apply=True, remove=True) == {OWN: "ok"}
+
+
+async def test_a_stream_that_somebody_enabled_stays(streams: Place) -> None:
+    await enable(streams, "NEW_IMAGE")
+    assert await streams.states(apply=True) == {OWN: "ok"}, "a sink of whole items needs no more"
+    assert await streams.states(apply=True, remove=True) == {OWN: "left"}
+    assert await streams.states(apply=True, remove=True, only=["view"]) == {OWN: "done"}
+    # The tag of an earlier stream says nothing of a later one.
+    await streams.states(apply=True)
+    await streams.dynamodb.update_table(
+        TableName=TABLE, StreamSpecification={"StreamEnabled": False}
     )
-    with pytest.raises(FatalError, match="can't be changed") as caught:
-        await view.look()
-    assert caught.value.code == "view_type"
+    await asyncio.sleep(0.01)
+    await enable(streams, "NEW_AND_OLD_IMAGES")
+    assert await streams.states(apply=True, remove=True) == {OWN: "left"}
+    assert await view_type(streams) == "NEW_AND_OLD_IMAGES"
+
+
+@pytest.mark.parametrize("view", ["KEYS_ONLY", "OLD_IMAGE"])
+async def test_a_view_type_that_does_not_do_is_changed_only_when_it_is_named(
+    streams: Place, view: str
+) -> None:
+    await enable(streams, view)
+    report = await setup.setup(config.load(streams.config, {}), apply=True)
+    assert [step.state for step in report.steps] == ["stuck"]
+    assert f"{view}, which carries no new images" in report.steps[0].message
+    assert not report.is_complete
+    assert await view_type(streams) == view
+    assert await streams.states(apply=False, only=["view"]) == {OWN: "todo"}
+    assert await view_type(streams) == view, "it only looked"
+    assert await streams.states(apply=True, only=["view"]) == {OWN: "done"}
+    assert await view_type(streams) == "NEW_AND_OLD_IMAGES"
+    assert await streams.states(apply=True) == {OWN: "ok"}
+    assert await streams.states(apply=True, remove=True) == {OWN: "done"}, "this one it made"
+
+
+@pytest.fixture
+async def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Aws]:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    async with KinesisServer(
+        ScriptedStream(1), name=STREAM, tables=[TableSchema(TABLE, (("id", "S"),))]
+    ) as server:
+        server.exists = False
+        path = Stack(server.url, "postgresql://nowhere", tmp_path, None).config(
+            pipelines=[
+                {
+                    "name": "p",
+                    "tables": [TABLE],
+                    "source": {"kind": "kinesis", "stream": STREAM},
+                    "sinks": [{"name": "w", "kind": "postgres"}],
+                }
+            ]
+        )
+        yield Aws(server, path)
+
+
+async def test_a_stream_that_is_still_being_made_is_tagged_all_the_same(aws: Aws) -> None:
+    """AddTagsToStream refuses a stream that is CREATING, so setup ended behind CreateStream."""
+    aws.server.creating_answers = 3
+    assert await aws.states(apply=True) == dict.fromkeys(ALL, "done")
+    assert aws.server.tags == {setup_pieces.TAG: "test/p"}
+    assert aws.server.called("AddTagsToStream") == []
+    assert aws.server.destinations == {TABLE: "MICROSECOND"}
+    assert await aws.states(apply=True) == dict.fromkeys(ALL, "ok")
+    assert await aws.states(apply=True, remove=True) == dict.fromkeys(ALL, "done")
+    assert not aws.server.exists
+
+
+@pytest.mark.parametrize("made_by", ["setup", "somebody"])
+async def test_a_consumer_at_somebody_elses_stream_goes_if_setup_made_it(
+    aws: Aws, made_by: str
+) -> None:
+    aws.server.recreate()
+    tags = {} if made_by == "somebody" else {setup_pieces.TAG: "test/p"}
+    aws.server._register({"StreamName": STREAM, "ConsumerName": "test-p", "Tags": tags})
+    aws.server._consumers["test-p"].states = deque(["ACTIVE"])
+    consumer = "left" if made_by == "somebody" else "done"
+    assert await aws.states(apply=True, remove=True) == {
+        CONSUMER: consumer,
+        f"destination of table {TABLE}": "ok",
+        f"stream {STREAM}": "left",
+    }
+    only = await aws.states(apply=True, remove=True, only=["consumer"])
+    assert only == {CONSUMER: "done" if made_by == "somebody" else "ok"}
+    assert aws.server.exists
+
+
+async def test_the_shards_of_a_measured_load(place: Place, ministack_url: str) -> None:
+    settings = AWSSettings(region="us-east-1", endpoint_url=ministack_url)
+    now = datetime.now(UTC)
+    async with aws_client(settings, "cloudwatch") as cloudwatch:
+        for table, minutes, units in (
+            (TABLE, 60, 90_000.0),
+            (TABLE, 120, 750_000.0),
+            ("x", 5, 9e9),
+        ):
+            await cloudwatch.put_metric_data(
+                Namespace="AWS/DynamoDB",
+                MetricData=[
+                    {
+                        "MetricName": "ConsumedWriteCapacityUnits",
+                        "Dimensions": [{"Name": "TableName", "Value": table}],
+                        "Timestamp": now - timedelta(minutes=minutes),
+                        "Value": units,
+                    }
+                ],
+            )
+    settings_of = config.load(place.config, {})
+    report = await setup.setup(settings_of, apply=True, from_metrics=True, clock=VirtualClock())
+    assert report.is_complete
+    # 750,000 units in 300 s are 2,500 writes a second of a small item.
+    assert await place.shards() == 3
+
+
+async def test_a_table_without_writes_gets_a_stream_on_demand(place: Place) -> None:
+    report = await setup.setup(config.load(place.config, {}), apply=False, from_metrics=True)
+    assert "on demand: no writes were measured in the last 14 days" in report.steps[0].message
 
 
 async def test_the_command(place: Place) -> None:

@@ -98,12 +98,12 @@ async def test_two_pipelines_of_one_stream(rig: Rig) -> None:
 
 
 async def test_a_shared_streams_run_begins_anew_with_what_is_found(rig: Rig) -> None:
-    rig.server.tags["orders"] = YES
+    rig.server.table_tags["orders"] = YES
     async with serving(rig.config(("shop", {"tags": YES}))) as service:
         rig.put("orders", "a")
         rig.put("users", "before")
         await rig.until_there("orders", "a")
-        rig.server.tags["users"] = YES
+        rig.server.table_tags["users"] = YES
 
         async def restarted() -> bool:
             rows = await rig.stack.fetch("SELECT 1 FROM pg_tables WHERE tablename = 'users'")
@@ -114,7 +114,7 @@ async def test_a_shared_streams_run_begins_anew_with_what_is_found(rig: Rig) -> 
         rig.put("orders", "c")
         await rig.until_there("users", "b")
         await rig.until_there("orders", "a", "c")
-        del rig.server.tags["users"]
+        del rig.server.table_tags["users"]
 
         async def narrowed() -> bool:
             rig.put("users", "dropped")
@@ -129,8 +129,8 @@ async def test_a_shared_streams_run_begins_anew_with_what_is_found(rig: Rig) -> 
 
 
 async def test_each_tables_own_destination_and_one_that_is_read_already(rig: Rig) -> None:
-    rig.server.tags |= {"orders": YES, "users": YES}
-    rig.server.destinations["users"] = {rig.server.arn: "DISABLED"}
+    rig.server.table_tags |= {"orders": YES, "users": YES}
+    rig.server.table_destinations["users"] = {rig.server.arn: "DISABLED"}
     async with serving(rig.config(("shop", {"tags": YES}), stream=None)) as service:
         rig.put("orders", "a")
         await rig.until_there("orders", "a")
@@ -144,12 +144,12 @@ async def test_each_tables_own_destination_and_one_that_is_read_already(rig: Rig
             return failure() == code
 
         await until(lambda: failed("destination_missing"))
-        rig.server.destinations["users"] = {rig.server.arn: "ACTIVE"}
+        rig.server.table_destinations["users"] = {rig.server.arn: "ACTIVE"}
         await until(lambda: failed("stream_shared"))
 
 
 async def test_discovery_that_fails_changes_nothing(rig: Rig) -> None:
-    rig.server.tags["orders"] = YES
+    rig.server.table_tags["orders"] = YES
     async with serving(rig.config(("shop", {"tags": YES}))) as service:
         rig.put("orders", "a")
         await rig.until_there("orders", "a")
@@ -186,8 +186,8 @@ async def test_a_first_look_that_is_denied_ends_the_process(rig: Rig) -> None:
 async def test_all_pages_are_read_and_filters_kept(rig: Rig) -> None:
     settings = AWSSettings(region="eu-north-1", endpoint_url=rig.server.url)
     names = [f"t{number:03}" for number in range(250)]
-    rig.server.tags = {name: {"replicate": "yes", "n": name[-1]} for name in names}
-    rig.server.tags["other"] = {"replicate": "no"}
+    rig.server.table_tags = {name: {"replicate": "yes", "n": name[-1]} for name in names}
+    rig.server.table_tags["other"] = {"replicate": "no"}
     assert await tagged_tables(settings, {"replicate": ("yes",)}) == names
     assert len(rig.server.called("GetResources")) == 3
     assert await tagged_tables(settings, {"replicate": None}) == ["other", *names]
@@ -200,11 +200,11 @@ async def test_all_pages_are_read_and_filters_kept(rig: Rig) -> None:
 async def test_several_destinations_are_named(rig: Rig) -> None:
     settings = AWSSettings(region="eu-north-1", endpoint_url=rig.server.url)
     other = rig.server.arn.replace("shared", "other")
-    rig.server.destinations["users"] = {rig.server.arn: "ACTIVE", other: "ACTIVE"}
+    rig.server.table_destinations["users"] = {rig.server.arn: "ACTIVE", other: "ACTIVE"}
     with pytest.raises(FatalError, match="other.*shared") as caught:
         await active_destination(settings, "users")
     assert caught.value.code == "destination_ambiguous"
-    rig.server.tags["users"] = YES
+    rig.server.table_tags["users"] = YES
     loaded = configuration.load(rig.config(("shop", {"tags": YES}), stream=None), {})
     with pytest.raises(FatalError, match="several Kinesis streams"):
         await tables.expanded(loaded)

@@ -1,10 +1,10 @@
 """A small Kinesis over real HTTP, for what its readers do and how they fail.
 
 It speaks DescribeStreamSummary, ListShards, the consumer calls, SubscribeToShard and the
-calls of polling over a `ScriptedStream`, and DynamoDB's DescribeTable for the tables it is
-given. It keeps the service's rules that matter to a reader (five seconds between
-subscribes, take-over, five reads a second, pages by token alone, closed shards readable),
-and plays the faults a test writes down.
+calls of polling over a `ScriptedStream`, CreateStream and DeleteStream with their tags, and of
+DynamoDB DescribeTable and a table's Kinesis destination for the tables it is given. It keeps the
+service's rules that matter to a reader (five seconds between subscribes, take-over, five reads a
+second, pages by token alone, closed shards readable), and plays the faults a test writes down.
 It checks no signature.
 """
 
@@ -80,6 +80,7 @@ class _Consumer:
     created_at: float
     # Answers of DescribeStreamConsumer that are still to come before the last one holds.
     states: deque[str]
+    tags: dict[str, str]
 
 
 class KinesisServer(JSONServer):
@@ -117,6 +118,8 @@ class KinesisServer(JSONServer):
         self.clock_ahead_seconds = 0.0
         self.exists = True
         self.creating_answers = 1
+        self.tags: dict[str, str] = {}
+        self.destinations: dict[str, str] = {}
         self.subscriptions: Counter[str] = Counter()
         self._page_size = page_size
         self._event_records = event_records
@@ -132,6 +135,7 @@ class KinesisServer(JSONServer):
             records_max=event_records,
             reads_per_second=reads_per_second,
         )
+        self._creating = 0
         self._consumers: dict[str, _Consumer] = {}
         self._consumers_made = 0
         self._scripts: dict[str, deque[list[Step]]] = {}
@@ -152,6 +156,12 @@ class KinesisServer(JSONServer):
         self.exists = False
         self._consumers.clear()
         self.stream.wake()
+
+    def create(self, tags: dict[str, str]) -> None:
+        """Makes it: CREATING for as many answers as a consumer, then ACTIVE."""
+        self.recreate()
+        self.tags = dict(tags)
+        self._creating = self.creating_answers
 
     def recreate(self) -> None:
         """Another stream under the same name, from the same records."""
@@ -192,7 +202,7 @@ class KinesisServer(JSONServer):
             case "DescribeTable":
                 return {"Table": self._table(body["TableName"])}
             case _:
-                raise Refusal("UnknownOperationException", operation)
+                return self._set_up(operation, body)
 
     def _table(self, name: str) -> dict[str, Any]:
         if (table := self.tables.get(name)) is None:
@@ -208,16 +218,61 @@ class KinesisServer(JSONServer):
             ],
         }
 
+    def _destination(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The destination at this stream; its precision by the table's name."""
+        table = self._table(body["TableName"])["TableName"]
+        precision = "ApproximateCreationDateTimePrecision"
+        if operation.startswith("Enable"):
+            wanted = body.get("EnableKinesisStreamingConfiguration", {})
+            self.destinations[table] = wanted.get(precision, "MILLISECOND")
+        elif operation.startswith("Disable"):
+            self.destinations.pop(table, None)
+        found = [
+            {"StreamArn": self.arn, "DestinationStatus": "ACTIVE", precision: how}
+            for name, how in self.destinations.items()
+            if name == table
+        ]
+        return {"TableName": table, "KinesisDataStreamDestinations": found}
+
     def _require_stream(self, body: dict[str, Any]) -> None:
         named = body.get("StreamName", body.get("StreamARN"))
         if not self.exists or named not in {self.name, self.arn}:
             raise Refusal("ResourceNotFoundException", f"Stream {named} not found.")
 
+    def _set_up(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
+        match operation:
+            case "CreateStream" if self.exists:
+                raise Refusal("ResourceInUseException", f"Stream {self.name} already exists.")
+            case "CreateStream":
+                self.create(body.get("Tags", {}))
+            case "DeleteStream":
+                self._require_stream(body)
+                self.delete()
+            case "ListTagsForStream":
+                self._require_stream(body)
+                return {"Tags": _tags(self.tags), "HasMoreTags": False}
+            case "DeregisterStreamConsumer":
+                self._describe(body)
+                del self._consumers[body["ConsumerName"]]
+            case "ListTagsForResource":
+                return {"Tags": _tags(self._consumer(body["ResourceARN"]).tags)}
+            case _ if operation.endswith("KinesisStreamingDestination"):
+                return self._destination(operation, body)
+            case _:
+                raise Refusal("UnknownOperationException", operation)
+        return {}
+
     def _summary(self) -> dict[str, Any]:
+        if self._creating:
+            self._creating -= 1
+            return self._described("CREATING")
+        return self._described(self.status)
+
+    def _described(self, status: str) -> dict[str, Any]:
         return {
             "StreamName": self.name,
             "StreamARN": self.arn,
-            "StreamStatus": self.status,
+            "StreamStatus": status,
             "RetentionPeriodHours": self.retention_hours,
             "StreamCreationTimestamp": self.created_at_s,
             "EnhancedMonitoring": [],
@@ -273,6 +328,7 @@ class KinesisServer(JSONServer):
             f"{self.arn}/consumer/{name}:{self.created_at_s + self._consumers_made}",
             self.created_at_s + self._consumers_made,
             deque(["CREATING"] * self.creating_answers + ["ACTIVE"]),
+            body.get("Tags", {}),
         )
         self._consumers[name] = consumer
         return _consumer(consumer, "CREATING")
@@ -287,10 +343,16 @@ class KinesisServer(JSONServer):
         except PositionLost as lost:
             raise Refusal("InvalidArgumentException", lost.message) from None
 
+    def _consumer(self, arn: str) -> _Consumer:
+        for consumer in self._consumers.values():
+            if consumer.arn == arn:
+                return consumer
+        raise Refusal("ResourceNotFoundException", f"{arn} not found.")
+
     async def _subscribe(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         arn, shard_id = body["ConsumerARN"], body["ShardId"]
-        consumer = next((c for c in self._consumers.values() if c.arn == arn), None)
-        if consumer is None or not self.exists or not self.stream.has_shard(shard_id):
+        consumer = self._consumer(arn)
+        if not self.exists or not self.stream.has_shard(shard_id):
             raise Refusal("ResourceNotFoundException", f"{arn} or {shard_id} not found.")
         if consumer.states[0] != "ACTIVE":
             raise Refusal("ResourceInUseException", f"Consumer is {consumer.states[0]}.")
@@ -401,6 +463,10 @@ class KinesisServer(JSONServer):
             behind_ms = stream.behind_ms(shard_id, place)
         continuation = stream.continuation(shard_id, place).sequence_number
         return frames.shard_event(records, continuation, behind_ms=behind_ms), place, False
+
+
+def _tags(tags: dict[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def _position(starting: dict[str, Any]) -> Position:

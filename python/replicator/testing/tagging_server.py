@@ -17,14 +17,14 @@ _PAGE_MAX = 100
 
 
 class TaggingServer(KinesisServer):
-    """`tags` are those of each table; `destinations` its Kinesis destinations, stream ARN to
+    """`table_tags` are those of each table; `table_destinations` its Kinesis destinations, stream ARN to
     status, every table's this stream unless a test says otherwise. `pages_of` makes pages
     smaller than they are asked for."""
 
     def __init__(self, *arguments: Any, pages_of: int = _PAGE_MAX, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.tags: dict[str, dict[str, str]] = {}
-        self.destinations: dict[str, dict[str, str]] = {}
+        self.table_tags: dict[str, dict[str, str]] = {}
+        self.table_destinations: dict[str, dict[str, str]] = {}
         self.pages_of = pages_of
 
     def _plain(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class TaggingServer(KinesisServer):
                 return self._resources(body)
             case "DescribeKinesisStreamingDestination":
                 name = body["TableName"]
-                told = self.destinations.get(name, {self.arn: "ACTIVE"})
+                told = self.table_destinations.get(name, {self.arn: "ACTIVE"})
                 return {
                     "TableName": name,
                     "KinesisDataStreamDestinations": [
@@ -49,7 +49,7 @@ class TaggingServer(KinesisServer):
         types = body.get("ResourceTypeFilters", ["dynamodb:table"])
         found = [
             (table, tags)
-            for table, tags in sorted(self.tags.items())
+            for table, tags in sorted(self.table_tags.items())
             if "dynamodb:table" in types and all(_fits(tags, each) for each in filters)
         ]
         first = int(body.get("PaginationToken") or 0)

@@ -346,9 +346,7 @@ def say(soak: Soak, *, is_json: bool) -> None:
         for name, value in sight.series.items():
             print(f"            {value:8g}  {name}")
         if sight.cut_short:
-            print(
-                f"            {sight.cut_short:8d}  just before the worker ended"
-            )
+            print(f"            {sight.cut_short:8d}  just before the worker ended")
     for title, counts in (
         ("what the worker's log says", soak.said),
         ("all that its metrics say", soak.metrics),

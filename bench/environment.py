@@ -27,7 +27,7 @@ def lines(arguments: Sequence[str]) -> Iterator[str]:
     yield f"date: {dt.datetime.now(dt.UTC):%Y-%m-%d}"
     yield f'command: `make bench ARGS="{" ".join(arguments)}"`'
     yield f"core: {_core.__version__}, commit {_core.COMMIT}, {_core.BUILD_PROFILE} build"
-    yield f"machine: {_machine()}"
+    yield f"machine: {machine()}"
     yield f"tools: Python {platform.python_version()}, {', '.join(_tools())}"
     yield f"peers: {', '.join(f'{name} {version}' for name, version in versions().items())}"
 
@@ -50,7 +50,8 @@ def versions() -> dict[str, str]:
     return {peer.package: known[peer.package] for peer in PEERS if peer.is_installed}
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, system and load."""
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = re.search(r"^model name\s*:\s*(.*)$", cpu, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", cpu, re.MULTILINE)

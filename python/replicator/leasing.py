@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
 from replicator.core import lease
 from replicator.core.liveness import Liveness, Phase, ShardLife
 from replicator.core.retry import FATAL_RETRY_SECONDS
-from replicator.errors import LeaseLost, ReplicatorError
+from replicator.errors import ReplicatorError
 from replicator.graph import Graph
 from replicator.model import LeaseRow
 from replicator.protocols import Clock, LeaseStore
@@ -111,24 +112,34 @@ class Leasing:
             rows = await self._store.rows(self._name)
             self._leased_at = self._clock.monotonic()
             self._leave_to_others(rows)
-            await self._copy_checkpoints()
         except ReplicatorError as error:
             self._failed(error)
             rows = None
         now = self._clock.monotonic()
+        renewals: list[str] = []
+        missing: Sequence[str] = ()
+        takes: list[lease.Take] = []
         wanted = self._wanted(now)
         for action in self._view.step(rows, wanted, now, self._avoiding(wanted, now)):
+            match action:
+                case lease.Create(shard_ids):
+                    missing = shard_ids
+                case lease.Take():
+                    takes.append(action)
+                case lease.Renew(row):
+                    renewals.append(row.shard_id)
+                case lease.Release(row) | lease.Expire(row):
+                    self._end(row.shard_id, action)
+        # One step of the store for each kind, the most urgent first: a step for each of
+        # thousands of shards would take longer than a lease lasts.
+        for work in (
+            partial(self.renew, renewals),
+            partial(self._create, missing),
+            partial(self._take, takes, start),
+            self._copy_checkpoints,
+        ):
             try:
-                match action:
-                    case lease.Create(shard_ids):
-                        await self._store.create(self._name, shard_ids)
-                        self._graph.lease_now.set()
-                    case lease.Take(row, reason):
-                        await self._take(row, reason, start)
-                    case lease.Renew(row):
-                        await self.renew(row.shard_id)
-                    case lease.Release(row) | lease.Expire(row):
-                        self._end(row.shard_id, action)
+                await work()
             except ReplicatorError as error:
                 self._failed(error)
 
@@ -161,39 +172,42 @@ class Leasing:
         # What one shard was refused for is hardly that shard's own.
         return wanted if now < self._refused_until else self._avoided.keys()
 
-    async def _take(
-        self, row: LeaseRow, reason: lease.TakeReason, start: Callable[[str, ShardLife], Reader]
-    ) -> None:
-        if self._draining.is_set():
-            return
-        asked_at = self._clock.monotonic()
-        taken = await self._store.take(row, self._owner)
-        if taken is None:
-            return
-        if self._draining.is_set():
-            await self._store.release(taken)
-            return
-        self._view.taken(taken, asked_at)
-        life = self._alive.own(row.shard_id, self._clock.monotonic())
-        self.readers[row.shard_id] = start(row.shard_id, life)
-        self._stats.leases_taken[reason] += 1
-        self._log.info("lease_taken", shard=row.shard_id)
+    async def _create(self, shard_ids: Sequence[str]) -> None:
+        if shard_ids:
+            await self._store.create(self._name, shard_ids)
+            self._graph.lease_now.set()
 
-    async def renew(self, shard_id: str) -> None:
-        """Renews the shard's lease, if it is held; ends its reader when it is lost."""
+    async def _take(
+        self, takes: Sequence[lease.Take], start: Callable[[str, ShardLife], Reader]
+    ) -> None:
+        if not takes or self._draining.is_set():
+            return
+        reasons = {take.row.shard_id: take.reason for take in takes}
+        asked_at = self._clock.monotonic()
+        for taken in await self._store.take_all([take.row for take in takes], self._owner):
+            if self._draining.is_set():
+                await self._store.release(taken)
+                continue
+            self._view.taken(taken, asked_at)
+            life = self._alive.own(taken.shard_id, self._clock.monotonic())
+            self.readers[taken.shard_id] = start(taken.shard_id, life)
+            self._stats.leases_taken[reasons[taken.shard_id]] += 1
+            self._log.info("lease_taken", shard=taken.shard_id)
+
+    async def renew(self, shard_ids: Sequence[str]) -> None:
+        """Renews the leases of those that are held; ends the readers of those that are lost."""
         async with self._renewal:
-            if (row := self._held(shard_id)) is None:
+            # Read now: others of them may have been given up meanwhile.
+            held = [row for shard_id in shard_ids if (row := self._view.row(shard_id))]
+            if not held:
                 return
             asked_at = self._clock.monotonic()
-            try:
-                renewed = await self._store.renew(row)
-            except LeaseLost:
-                self._end(shard_id, self._view.lost(shard_id))
-            else:
-                self._view.renewed(renewed, asked_at)
-
-    def _held(self, shard_id: str) -> LeaseRow | None:
-        return next((row for row in self._view.held() if row.shard_id == shard_id), None)
+            renewed = {row.shard_id: row for row in await self._store.renew_all(held)}
+            for row in held:
+                if (new := renewed.get(row.shard_id)) is not None:
+                    self._view.renewed(new, asked_at)
+                else:
+                    self._end(row.shard_id, self._view.lost(row.shard_id))
 
     def _end(self, shard_id: str, action: lease.Release | lease.Expire) -> None:
         """Ends a reader that may not or need not go on. It lets go itself."""
@@ -208,11 +222,15 @@ class Leasing:
             reader.stop()
 
     async def _copy_checkpoints(self) -> None:
-        for shard_id, reader in tuple(self.readers.items()):
-            durable = reader.durable
-            if durable is not None and durable != reader.checkpoint:
-                await self._store.checkpoint(self._name, shard_id, durable)
-                reader.checkpoint = durable
+        moved = {
+            reader.shard_id: (reader, reader.durable)
+            for reader in self.readers.values()
+            if reader.durable is not None and reader.durable != reader.checkpoint
+        }
+        copies = {shard_id: durable for shard_id, (_, durable) in moved.items()}
+        await self._store.checkpoint_all(self._name, copies)
+        for reader, durable in moved.values():
+            reader.checkpoint = durable
 
     async def let_go(self, reader: Reader) -> None:
         """The reader has ended: stores its copy, and gives the lease up."""
@@ -233,11 +251,11 @@ class Leasing:
                         await self._store.checkpoint(self._name, shard_id, reader.durable)
                 # On its own: a copy that can't be stored must not keep the lease.
                 with suppress(ReplicatorError):
-                    if (row := self._held(shard_id)) is not None:
+                    if (row := self._view.row(shard_id)) is not None:
                         await self._store.release(row)
         finally:
             # Even when this is cancelled: one that stays would block its shard for ever.
-            if self._held(shard_id) is not None:
+            if self._view.row(shard_id) is not None:
                 self._view.stopped(shard_id)
             del self.readers[shard_id]
             # At a gap it stays to be seen.

@@ -221,12 +221,25 @@ class LeaseStore(Protocol):
         """Counter + 1 if the row is still `held`. Raises LeaseLost otherwise."""
         ...
 
+    async def take_all(self, seen: Sequence[LeaseRow], owner: str) -> Sequence[LeaseRow]:
+        """`take` of each, in as few steps as the store can: those that were taken. After an
+        error any of them may have been."""
+        ...
+
+    async def renew_all(self, held: Sequence[LeaseRow]) -> Sequence[LeaseRow]:
+        """`renew` of each, likewise: those that were still held."""
+        ...
+
     async def release(self, held: LeaseRow) -> None:
         """Gives the row up if it is still held; never raises for a lost one."""
         ...
 
     async def checkpoint(self, pipeline: str, shard_id: str, position: Position) -> None:
         """Stores the copy for display."""
+        ...
+
+    async def checkpoint_all(self, pipeline: str, positions: Mapping[str, Position]) -> None:
+        """`checkpoint` of each, in as few steps as the store can."""
         ...
 
     async def delete(self, pipeline: str, shard_ids: Sequence[str]) -> None:

@@ -4,9 +4,9 @@ every failure that may pass, for as long as its lease holds."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -18,18 +18,22 @@ from replicator.core.start import position_to_read
 from replicator.errors import FatalError, LeaseLost, PositionLost, TransientError
 from replicator.graph import Graph
 from replicator.lane import Inlet
-from replicator.model import SHARD_END, Position, Stream
+from replicator.model import SHARD_END, Fence, Position, Stream
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Sink
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
+# Readers of one pipeline that look for their beginning at once. Each asks the sink and the
+# service some small questions; thousands that ask together would all be answered too late.
+BEGINNERS_MAX = 32
+
 
 class Leases(Protocol):
     """What a reader asks of the leases."""
 
-    async def renew(self, shard_id: str) -> None:
-        """Renews the shard's lease now; when it is lost, `holds` says so."""
+    async def renew(self, shard_ids: Sequence[str]) -> None:
+        """Renews the shards' leases now; when one is lost, `holds` says so."""
         ...
 
     def holds(self, shard_id: str) -> bool:
@@ -57,6 +61,7 @@ class Shared:
     backoff: Backoff
     stats: Stats
     log: structlog.typing.FilteringBoundLogger
+    beginners: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BEGINNERS_MAX))
 
 
 class Reader:
@@ -197,30 +202,14 @@ class Reader:
         graph.apply(lineage.GapFound(self.shard_id))
 
     async def _read(self) -> None:
-        """Law 6, in its order: the lease is won; fence; look at the lease; position; read."""
         shard_id, life, shared = self.shard_id, self.life, self._shared
-        graph, sink, clock = shared.graph, shared.sink, shared.clock
-        life.waits_for_sink("the fence", clock.monotonic())
-        fence = await sink.fence(shared.stream, shard_id, shared.owner)
-        life.starts(clock.monotonic())
-        await shared.leases.renew(shard_id)
-        if not shared.leases.holds(shard_id):
-            raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
-        life.waits_for_sink("the position", clock.monotonic())
-        self.inlet, self._position = None, await sink.position(fence)
-        if self._position == SHARD_END:
-            graph.apply(lineage.Stored(shard_id, SHARD_END))
+        graph, clock = shared.graph, shared.clock
+        life.waits_for_sink("its turn", clock.monotonic())
+        async with shared.beginners:
+            begun = await self._begin()
+        if begun is None:
             return
-        # A parent that ended without a record knows no time of its own.
-        ancestors = graph.lineage.ancestors(shard_id)
-        reached = await sink.reached(shared.stream, [shard_id, *ancestors])
-        # From here on the source is asked.
-        life.starts(clock.monotonic())
-        behind_ms_max = await graph.gaps.look(shard_id, self._position, ancestors, reached)
-        position = position_to_read(self._position)
-        if graph.lineage.state(shard_id) is not lineage.ShardState.READABLE:
-            # A discovery since the take has seen its parent unfinished, or itself gone.
-            raise LeaseLost("not_readable", f"{shard_id} may not be read now")
+        fence, position, behind_ms_max = begun
         graph.apply(lineage.Started(shard_id))
         life.position = position
         shared.log.debug("reading", shard=shard_id, position=str(position))
@@ -233,6 +222,33 @@ class Reader:
             graph.apply(lineage.Ended(shard_id, children))
             graph.apply(lineage.DurableEnd(shard_id))
             shared.log.info("shard_finished", shard=shard_id, children=[c.id for c in children])
+
+    async def _begin(self) -> tuple[Fence, Position, int | None] | None:
+        """Law 6, in its order: the lease is won; fence; look at the lease; position. Gives
+        what reading begins with, None where the shard is finished."""
+        shard_id, life, shared = self.shard_id, self.life, self._shared
+        graph, sink, clock = shared.graph, shared.sink, shared.clock
+        life.waits_for_sink("the fence", clock.monotonic())
+        fence = await sink.fence(shared.stream, shard_id, shared.owner)
+        life.starts(clock.monotonic())
+        await shared.leases.renew([shard_id])
+        if not shared.leases.holds(shard_id):
+            raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
+        life.waits_for_sink("the position", clock.monotonic())
+        self.inlet, self._position = None, await sink.position(fence)
+        if self._position == SHARD_END:
+            graph.apply(lineage.Stored(shard_id, SHARD_END))
+            return None
+        # A parent that ended without a record knows no time of its own.
+        ancestors = graph.lineage.ancestors(shard_id)
+        reached = await sink.reached(shared.stream, [shard_id, *ancestors])
+        # From here on the source is asked.
+        life.starts(clock.monotonic())
+        behind_ms_max = await graph.gaps.look(shard_id, self._position, ancestors, reached)
+        if graph.lineage.state(shard_id) is not lineage.ShardState.READABLE:
+            # A discovery since the take has seen its parent unfinished, or itself gone.
+            raise LeaseLost("not_readable", f"{shard_id} may not be read now")
+        return fence, position_to_read(self._position), behind_ms_max
 
 
 async def sleep_unless(event: asyncio.Event, seconds: float) -> None:

@@ -164,6 +164,35 @@ async def test_release_of_a_lost_row_does_nothing(store: NamedLeaseStore) -> Non
     await store.release(held)
 
 
+async def test_many_are_taken_in_one_step_but_what_moved(store: NamedLeaseStore) -> None:
+    await store.create("p", ["s1", "s2", "s3"])
+    seen = await store.rows("p")
+    await store.take(seen[1], "b")
+    taken_now = await store.take_all([*seen, LeaseRow("p", "s9", None, 0)], "a")
+    assert [(row.shard_id, row.owner, row.counter) for row in taken_now] == [
+        ("s1", "a", 1),
+        ("s3", "a", 1),
+    ]
+    assert [row.owner for row in await store.rows("p")] == ["a", "b", "a"]
+    assert list(await store.take_all([], "a")) == []
+
+
+async def test_many_are_renewed_in_one_step_but_what_is_lost(store: NamedLeaseStore) -> None:
+    held = [await taken(store, "a", shard_id) for shard_id in ("s1", "s2", "s3")]
+    stolen = await store.take(held[1], "b")
+    await store.delete("p", ["s3"])
+    assert [(row.shard_id, row.counter) for row in await store.renew_all(held)] == [("s1", 2)]
+    assert (await row_of(store, "s1")).counter == 2
+    assert await row_of(store, "s2") == stolen
+    assert list(await store.renew_all([])) == []
+
+
+async def test_many_checkpoints_are_copied_in_one_step(store: NamedLeaseStore) -> None:
+    await store.create("p", ["s1", "s2"])
+    await store.checkpoint_all("p", {"s1": SHARD_END, "s2": TRIM_HORIZON, "s9": SHARD_END})
+    assert [row.checkpoint for row in await store.rows("p")] == [str(SHARD_END), str(TRIM_HORIZON)]
+
+
 async def test_checkpoint_is_shown_and_moves_no_counter(store: NamedLeaseStore) -> None:
     held = await taken(store)
     for position in (

@@ -227,3 +227,11 @@ def test_a_crowd_makes_idle_shards_slower_and_no_other(
         longest = max(limits.idle_seconds_max, crowd_seconds)
         shortest = 0.8 * longest
     assert shortest - TINY <= wait <= max(longest, limits.interval_seconds) + TINY
+
+
+def test_the_first_pause_in_a_crowd_is_a_part_of_the_longest() -> None:
+    """Ten thousand idle shards, each asked a dozen times at first, kept a core busy for minutes."""
+    pace = Pace(PaceLimits())
+    pace.asked(0.0)
+    pace.answered(0.0, records=0, nbytes=0, behind_ms=0, jitter=0.0, crowd_seconds=30.0)
+    assert pace.wait(0.0) == 7.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,6 +19,7 @@ from replicator.model import (
     PositionKind,
     Stream,
 )
+from replicator.reader import BEGINNERS_MAX
 from replicator.store.memory import MemoryLeases, MemoryLeaseStore
 from replicator.testing.clock import LoopClock
 from replicator.testing.sink import MemorySink
@@ -237,6 +238,60 @@ def test_a_lease_that_is_gone_at_the_second_look_is_let_go_of() -> None:
             await taken.wait()
             await until(lambda: rig.is_read(FIRST))
         assert {row.owner for row in rig.leases.rows.values()} == {None}
+
+    run_virtually(main())
+
+
+class Busy(MemoryLeaseStore):
+    """A store of which every call takes a tenth of a second, however many rows it is for."""
+
+    def __init__(self, leases: MemoryLeases) -> None:
+        super().__init__(leases)
+        self._inner = MemoryLeaseStore(leases)
+
+    async def take_all(self, seen: Sequence[LeaseRow], owner: str) -> Sequence[LeaseRow]:
+        await asyncio.sleep(0.1)
+        return await self._inner.take_all(seen, owner)
+
+    async def renew_all(self, held: Sequence[LeaseRow]) -> Sequence[LeaseRow]:
+        await asyncio.sleep(0.1)
+        return await self._inner.renew_all(held)
+
+    async def checkpoint_all(self, pipeline: str, positions: Mapping[str, Position]) -> None:
+        await asyncio.sleep(0.1)
+        await self._inner.checkpoint_all(pipeline, positions)
+
+
+def test_leases_outlast_a_crowd_of_shards() -> None:
+    """A step of the store for each of thousands of shards took longer than a lease lasts: they
+    were lost and won again without end."""
+
+    async def main() -> None:
+        rig = Rig()
+        beginning = most = 0
+
+        class Counted(MemorySink):
+            async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+                nonlocal beginning, most
+                beginning += 1
+                most = max(most, beginning)
+                await asyncio.sleep(0.01)
+                beginning -= 1
+                return await super().fence(stream, shard_id, owner)
+
+        for _ in range(398):
+            rig.stream.add_shard()
+        rig.sink = rig.engine.sink = Counted()
+        rig.engine.store = Busy(rig.leases)
+        rig.engine.__post_init__()
+        with capture_logs() as logs:
+            async with rig.engine.running():
+                states = rig.engine.states
+                await until(lambda: [*states().values()].count("reading") == 400, 120)
+                await asyncio.sleep(5 * rig.engine.lease_seconds)
+                assert [*states().values()].count("reading") == 400
+        assert [log for log in logs if log["event"] == "lease_lost"] == []
+        assert most <= BEGINNERS_MAX
 
     run_virtually(main())
 

@@ -136,6 +136,11 @@ class LeaseView:
         """The rows that this worker holds or is giving up, by shard id."""
         return tuple(self._held[shard_id].row for shard_id in sorted(self._held))
 
+    def row(self, shard_id: str) -> LeaseRow | None:
+        """The shard's row, while this worker holds it or is giving it up."""
+        held = self._held.get(shard_id)
+        return None if held is None else held.row
+
     def until_next(self, now: float) -> float:
         """Seconds until the next renewal or expiry is due, at most a renewal interval."""
         renewed = [held.renewed_at for held in self._held.values() if not held.is_stopping]

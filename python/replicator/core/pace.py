@@ -18,6 +18,8 @@ _QUICKER = 0.8
 _IDLE_GROWTH = 1.5
 # Half of the first answer's bytes may be too many, so the first one asks for few records.
 _FIRST_LIMIT = 100
+# The first pause in a crowd is so small a part of the longest.
+_CROWD_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,9 @@ class Pace:
         elif records:
             self._pause = limits.busy_seconds
         else:
-            longer = max(limits.busy_seconds, self._pause * _IDLE_GROWTH)
+            # In a crowd the first pauses are longer too: their sum is what a start costs.
+            first = max(limits.busy_seconds, crowd_seconds / _CROWD_STEPS)
+            longer = max(first, self._pause * _IDLE_GROWTH)
             self._pause = min(max(limits.idle_seconds_max, crowd_seconds), longer)
         # Downwards only, so that the cap is one, and shards don't ask in step.
         self._due_at = now + self._pause * (1.0 - 0.2 * jitter)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from replicator.sink.postgres_session import Connection
 
 _STORE_RETRY_SECONDS = 5.0
+_WRITER_OF_MIN = 64
 
 
 class PostgresSink:
@@ -54,6 +55,8 @@ class PostgresSink:
         self._writers: tuple[PostgresWriter, ...] = ()
         self._committed = Committed()
         self._writer_of: dict[tuple[Stream, str], PostgresWriter] = {}
+        self._writer_of_max = _WRITER_OF_MIN
+        self._load: Counter[PostgresWriter] = Counter()
         self._state: Mapping[str, str] = {}
         self._session_sql = statements("session")
         self._foreign_since: dict[str, float] = {}
@@ -197,13 +200,17 @@ class PostgresSink:
         if (known := self._writer_of.get(shard)) is not None:
             return known
         assert self._writers, "a sink is opened before it is written to"
-        # Shards that ended, or went to another worker, are nobody's load any more.
-        self._writer_of = {
-            held: writer for held, writer in self._writer_of.items() if held in self._committed
-        }
-        load = Counter(self._writer_of.values())
-        self._writer_of[shard] = min(self._writers, key=lambda writer: load[writer])
-        return self._writer_of[shard]
+        if len(self._writer_of) >= self._writer_of_max:
+            # Shards that ended, or went to another worker, are nobody's load any more. Looked at
+            # only when there are twice as many as then: each new shard would look at all others.
+            self._writer_of = {
+                held: writer for held, writer in self._writer_of.items() if held in self._committed
+            }
+            self._load = Counter(self._writer_of.values())
+            self._writer_of_max = max(_WRITER_OF_MIN, 2 * len(self._writer_of))
+        writer = self._writer_of[shard] = min(self._writers, key=lambda one: self._load[one])
+        self._load[writer] += 1
+        return writer
 
     async def close(self) -> None:
         # Together: a stalled server must not be waited for once per connection.
@@ -212,6 +219,7 @@ class PostgresSink:
     async def _close_writers(self) -> None:
         writers, self._writers = self._writers, ()
         self._writer_of.clear()
+        self._load.clear()
         await asyncio.gather(*(writer.close() for writer in writers))
 
     @property

@@ -71,6 +71,9 @@ class PollOptions:
     of a core; many shards therefore pause for longer each."""
     crowd_seconds_max: float = 30.0
     """Longest pause that comes of it: well below what a shard may be silent."""
+    requests_max: int = 64
+    """Requests under way at once: more than the service's latency needs to be hidden, few enough
+    that thousands of shards, begun at once, don't hold up everything else in the process."""
     answer_seconds: float = 30.0
     """Longest wait for an answer."""
     failures_max: int = 5
@@ -110,6 +113,7 @@ class Poller:
         self.failures: Counter[str] = Counter()
         self.ends = 0
         self._readers = 0
+        self._room = asyncio.Semaphore(options.requests_max)
 
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`.
@@ -201,13 +205,16 @@ class Poller:
             if now < iterator.stale_at:
                 return iterator
             self.renewals["stale"] += 1
-        async with _deadline("GetShardIterator", shard_id, self._options.answer_seconds):
+        async with (
+            self._room,
+            _deadline("GetShardIterator", shard_id, self._options.answer_seconds),
+        ):
             text = await self._service.iterator(shard_id, position)
         return _Iterator(text, now + self._options.iterator_seconds)
 
     async def _answer(self, shard_id: str, iterator: str, limit: int) -> _core.Answer:
         try:
-            async with _deadline("GetRecords", shard_id, self._options.answer_seconds):
+            async with self._room, _deadline("GetRecords", shard_id, self._options.answer_seconds):
                 return await self._service.records(iterator, limit)
         except _core.BodyError as error:
             raise TransientError(

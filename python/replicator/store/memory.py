@@ -7,7 +7,8 @@ Stores that share one `MemoryLeases` are the workers of one fleet.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from replicator.errors import LeaseLost
@@ -58,6 +59,17 @@ class MemoryLeaseStore:
             raise LeaseLost("lease_lost", f"the lease of {held.shard_id} is no longer ours")
         return self._put(replace(row, counter=row.counter + 1))
 
+    async def take_all(self, seen: Sequence[LeaseRow], owner: str) -> Sequence[LeaseRow]:
+        answers = [await self.take(row, owner) for row in seen]
+        return [row for row in answers if row is not None]
+
+    async def renew_all(self, held: Sequence[LeaseRow]) -> Sequence[LeaseRow]:
+        renewed = []
+        for row in held:
+            with suppress(LeaseLost):
+                renewed.append(await self.renew(row))
+        return renewed
+
     async def release(self, held: LeaseRow) -> None:
         row = self._still(held)
         if row is not None:
@@ -67,6 +79,10 @@ class MemoryLeaseStore:
         row = self._leases.rows.get((pipeline, shard_id))
         if row is not None:
             self._put(replace(row, checkpoint=str(position)))
+
+    async def checkpoint_all(self, pipeline: str, positions: Mapping[str, Position]) -> None:
+        for shard_id, position in positions.items():
+            await self.checkpoint(pipeline, shard_id, position)
 
     async def delete(self, pipeline: str, shard_ids: Sequence[str]) -> None:
         for shard_id in shard_ids:

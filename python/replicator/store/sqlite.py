@@ -80,7 +80,7 @@ class SQLiteLeaseStore:
         return await self._run(lambda: read(self._opened()))
 
     async def create(self, pipeline: str, shard_ids: Sequence[str]) -> None:
-        await self._write_many("create", pipeline, shard_ids)
+        await self._write_many("create", [LeaseRow(pipeline, each, None, 0) for each in shard_ids])
 
     async def take(self, seen: LeaseRow, owner: str) -> LeaseRow | None:
         if not await self._change("take", replace(seen, owner=owner)):
@@ -92,16 +92,27 @@ class SQLiteLeaseStore:
             raise LeaseLost("lease_lost", f"the lease of {held.shard_id} is no longer ours")
         return replace(held, counter=held.counter + 1)
 
+    async def take_all(self, seen: Sequence[LeaseRow], owner: str) -> Sequence[LeaseRow]:
+        return await self._change_all("take", [replace(row, owner=owner) for row in seen])
+
+    async def renew_all(self, held: Sequence[LeaseRow]) -> Sequence[LeaseRow]:
+        return await self._change_all("renew", held)
+
     async def release(self, held: LeaseRow) -> None:
         await self._change("release", held)
 
     async def checkpoint(self, pipeline: str, shard_id: str, position: Position) -> None:
-        await self._change(
-            "checkpoint", LeaseRow(pipeline, shard_id, None, 0, checkpoint=str(position))
-        )
+        await self.checkpoint_all(pipeline, {shard_id: position})
+
+    async def checkpoint_all(self, pipeline: str, positions: Mapping[str, Position]) -> None:
+        rows = [
+            LeaseRow(pipeline, shard_id, None, 0, checkpoint=str(position))
+            for shard_id, position in positions.items()
+        ]
+        await self._write_many("checkpoint", rows)
 
     async def delete(self, pipeline: str, shard_ids: Sequence[str]) -> None:
-        await self._write_many("delete", pipeline, shard_ids)
+        await self._write_many("delete", [LeaseRow(pipeline, each, None, 0) for each in shard_ids])
 
     async def close(self) -> None:
         """Closes the file. May be called twice, and after a failed open."""
@@ -160,36 +171,46 @@ class SQLiteLeaseStore:
         assert self._connection is not None, "open() first"
         return self._connection
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._opened()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
     # ---- between the two
 
     async def _change(self, statement: str, row: LeaseRow) -> bool:
         """True when the statement found its row."""
-        parameters = {
-            "pipeline": row.pipeline,
-            "shard_id": row.shard_id,
-            "owner": row.owner,
-            "counter": row.counter,
-            "checkpoint": row.checkpoint,
-        }
         return await self._run(
-            lambda: self._opened().execute(_sql()[statement], parameters).rowcount == 1
+            lambda: self._opened().execute(_sql()[statement], _parameters(row)).rowcount == 1
         )
 
-    async def _write_many(self, statement: str, pipeline: str, shard_ids: Sequence[str]) -> None:
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.executemany(
-                    _sql()[statement],
-                    [{"pipeline": pipeline, "shard_id": shard_id} for shard_id in shard_ids],
-                )
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+    async def _change_all(self, statement: str, rows: Sequence[LeaseRow]) -> Sequence[LeaseRow]:
+        """Those rows that the statement found, counted up, in one transaction: one for each
+        would leave no time for anything else where there are thousands."""
+        if not rows:
+            return []
 
-        if shard_ids:
-            await self._run(lambda: write(self._opened()))
+        def change() -> list[LeaseRow]:
+            with self._transaction() as connection:
+                execute, sql = connection.execute, _sql()[statement]
+                found = [row for row in rows if execute(sql, _parameters(row)).rowcount == 1]
+            return [replace(row, counter=row.counter + 1) for row in found]
+
+        return await self._run(change)
+
+    async def _write_many(self, statement: str, rows: Sequence[LeaseRow]) -> None:
+        def write() -> None:
+            with self._transaction() as connection:
+                connection.executemany(_sql()[statement], [_parameters(row) for row in rows])
+
+        if rows:
+            await self._run(write)
 
     async def _run(self, work: Callable[[], T]) -> T:
         assert self._thread is not None, "open() first"
@@ -218,6 +239,16 @@ class SQLiteLeaseStore:
 
     def _fatal(self, code: str, advice: str) -> FatalError:
         return FatalError(code, f"lease store {self.path}: {advice}")
+
+
+def _parameters(row: LeaseRow) -> dict[str, object]:
+    return {
+        "pipeline": row.pipeline,
+        "shard_id": row.shard_id,
+        "owner": row.owner,
+        "counter": row.counter,
+        "checkpoint": row.checkpoint,
+    }
 
 
 @cache

@@ -328,3 +328,30 @@ async def test_many_idle_shards_share_what_reads_may_cost(
         await anext(readings[0])
     assert max(clock.slept) <= 10.0
     assert clock.slept[-1] == PaceLimits().idle_seconds_max, "alone again"
+
+
+async def test_so_many_requests_at_once_and_no_more(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of shards, begun at once, held up everything else in the process."""
+    under_way = most = 0
+    answer = service.records
+
+    async def slow(iterator: str, limit: int) -> _core.Answer:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        under_way -= 1
+        return await answer(iterator, limit)
+
+    monkeypatch.setattr(service, "records", slow)
+    poller = make_poller(service, requests_max=3)
+
+    async def one(shard_id: str) -> None:
+        async with aclosing(poller.read(shard_id, TRIM_HORIZON)) as reading:
+            await anext(reading)
+
+    await asyncio.gather(*(one(service.stream.add_shard()) for _ in range(20)))
+    assert most == 3

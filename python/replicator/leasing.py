@@ -182,10 +182,9 @@ class Leasing:
     ) -> None:
         if not takes or self._draining.is_set():
             return
-        asked_at = self._clock.monotonic()
         reasons = {take.row.shard_id: take.reason for take in takes}
-        rows = [take.row for take in takes]
-        for taken in await self._store.take_all(rows, self._owner):
+        asked_at = self._clock.monotonic()
+        for taken in await self._store.take_all([take.row for take in takes], self._owner):
             if self._draining.is_set():
                 await self._store.release(taken)
                 continue

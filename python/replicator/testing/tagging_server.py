@@ -17,9 +17,9 @@ _PAGE_MAX = 100
 
 
 class TaggingServer(KinesisServer):
-    """`table_tags` are those of each table; `table_destinations` its Kinesis destinations, stream ARN to
-    status, every table's this stream unless a test says otherwise. `pages_of` makes pages
-    smaller than they are asked for."""
+    """`table_tags` are those of each table; `table_destinations` its Kinesis destinations, stream
+    ARN to status, every table's this stream unless a test says otherwise. `pages_of` makes
+    pages smaller than they are asked for."""
 
     def __init__(self, *arguments: Any, pages_of: int = _PAGE_MAX, **options: Any) -> None:
         super().__init__(*arguments, **options)

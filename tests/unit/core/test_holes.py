@@ -107,6 +107,6 @@ def test_what_two_audits_find_is_told_once_and_again_when_it_comes_back() -> Non
     assert audit.step([grown], 120.0) == ()
     assert audit.holes == (grown,)
     assert audit.step([], 180.0) == ()
-    assert not audit.holes
+    assert len(audit.holes) == 0
     assert audit.step([hole], 240.0) == ()
     assert audit.step([hole], 300.0) == (hole,)

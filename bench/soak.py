@@ -34,7 +34,7 @@ import asyncpg
 import uvloop
 import yaml
 
-from bench.soak_faults import Scrapes, Sight, done, sights
+from bench.soak_faults import Done, Scrapes, Sight, sights
 from replicator.demo.compare import compare, plain_item, select
 from replicator.testing.cloud import SCRIPTS
 from replicator.testing.items import with_bytes
@@ -61,7 +61,8 @@ class Soak:
     cpu_share: float = 0.0
     """Of one core, by the worker."""
     lag_seconds_max: float = 0.0
-    kills: int = 0
+    ends: list[float] = field(default_factory=list)
+    """When workers ended, in the cloud's seconds; all but the last were killed."""
     changes: int = 0
     records: int = 0
     items: int = 0
@@ -70,6 +71,10 @@ class Soak:
     said: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     exit_code: int = 0
+
+    @property
+    def kills(self) -> int:
+        return max(0, len(self.ends) - 1)
 
     @property
     def quarters_mb(self) -> list[float]:
@@ -106,18 +111,21 @@ def main() -> int:
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--keys", type=int, default=2_000)
     parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="SIGKILLs the worker")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leaves its files here")
     parser.add_argument("--output", choices=("text", "json"), default="text")
     options = parser.parse_args()
     options.script = options.script or ("streams" if options.source == "streams" else "full")
     with tempfile.TemporaryDirectory(prefix="replicator-soak-") as folder:
-        soak = run(options, Path(folder))
+        if options.keep:
+            options.keep.mkdir(parents=True)
+        soak = run(options, options.keep or Path(folder))
     say(soak, is_json=options.output == "json")
     return 0 if soak.is_good else 1
 
 
 def run(options: argparse.Namespace, folder: Path) -> Soak:
     """The whole run; its files lie in `folder`."""
-    soak = Soak(vars(options))
+    soak = Soak({name: str(value) for name, value in vars(options).items() if value is not None})
     with start_postgres() as server, cloud(options, folder) as url:
         dsn = server.database()
         worker = Worker(options.source, url, dsn, folder)
@@ -132,14 +140,16 @@ def run(options: argparse.Namespace, folder: Path) -> Soak:
             soak.changes, soak.items = truth["changes"], len(items)
             soak.differences = uvloop.run(settled(dsn, items))
             worker.scrape()
-            soak.records = ask(url, "state")["records"]
+            state = ask(url, "state")
+            soak.records = state["records"]
+            soak.ends.append(state["seconds"])
         finally:
             soak.exit_code = worker.stop() or soak.exit_code
     soak.metrics = worker.scrapes.counters()
     soak.cpu_share = round(soak.metrics.get("process_cpu_seconds_total", 0.0) / seconds, 3)
     soak.seconds = round(seconds, 1)
     soak.lag_seconds_max = worker.scrapes.lag_seconds_max
-    soak.sights = sights(done(folder / "faults"), soak.metrics)
+    soak.sights = sights(Done.read(folder / "faults", soak.ends), soak.metrics)
     soak.said = said(folder / "worker.log")
     return soak
 
@@ -163,10 +173,10 @@ def drive(options: argparse.Namespace, url: str, worker: Worker, soak: Soak) -> 
             soak.rss_mb.append(round(rss, 1))
         if now >= tell_at or now >= end:
             tell_at += TELL_SECONDS
-            tell(now - began, rss, worker, ask(url, "state"), soak.kills)
+            tell(now - began, rss, worker, ask(url, "state"), len(soak.ends))
         if now >= kill_at:
             kill_at += every
-            soak.kills += 1
+            soak.ends.append(ask(url, "state")["seconds"])
             worker.kill()
     return time.monotonic() - began
 
@@ -314,7 +324,7 @@ def said(log: Path) -> dict[str, int]:
 def say(soak: Soak, *, is_json: bool) -> None:
     if is_json:
         told = [asdict(sight) | {"is_seen": sight.is_seen} for sight in soak.sights]
-        more = {name: getattr(soak, name) for name in ("quarters_mb", "growth", "unseen")}
+        more = {name: getattr(soak, name) for name in ("quarters_mb", "growth", "kills", "unseen")}
         print(json.dumps(vars(soak) | more | {"sights": told, "is_good": soak.is_good}))
         return
     print(f"changes    {soak.changes} ({soak.records} records), {soak.items} items in the end")
@@ -335,6 +345,10 @@ def say(soak: Soak, *, is_json: bool) -> None:
             continue
         for name, value in sight.series.items():
             print(f"            {value:8g}  {name}")
+        if sight.cut_short:
+            print(
+                f"            {sight.cut_short:8d}  just before the worker ended"
+            )
     for title, counts in (
         ("what the worker's log says", soak.said),
         ("all that its metrics say", soak.metrics),

@@ -54,6 +54,8 @@ _SEEN: dict[str, str] = {
     "trim": r"replicator_gaps_total\{",
     "delete_consumer": _API % r"ResourceNotFound\w*|ResourceInUse\w*",
 }
+# A silence is noticed by its deadline only: the longest of fan-out's and the poller's.
+_NOTICED_SECONDS = {"mute": 30.0, "stall": 36.0, "stall_in_frame": 36.0}
 # What the service does in its ordinary course: there is nothing to tell but that it was read.
 _ORDINARY: dict[str, str] = {
     "no_initial_response": "the service may leave that frame out",
@@ -72,34 +74,52 @@ _ORDINARY: dict[str, str] = {
 @dataclass(frozen=True, slots=True)
 class Sight:
     """A fault that was done, and the series that moved; `ordinary` says why it is none to a
-    reader."""
+    reader. So many were `cut_short`: the worker ended before it could notice the silence."""
 
     fault: str
     done: int
     series: Mapping[str, float] = field(default_factory=dict)
     ordinary: str | None = None
+    cut_short: int = 0
 
     @property
     def is_seen(self) -> bool:
-        return any(self.series.values())
+        return any(self.series.values()) or self.cut_short == self.done
 
 
-def done(journal: Path) -> Counter[str]:
-    """What the cloud's journal counts, by kind and the code that was sent."""
-    counts: Counter[str] = Counter()
-    with journal.open(encoding="utf-8") as lines:
-        for line in lines:
-            entry = json.loads(line)
-            counts[f"{entry['kind']} {entry.get('code', '')}".strip()] += 1
-    return counts
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How often each fault was done, and of those how often just before a worker ended."""
+
+    counts: Counter[str]
+    cut_short: Counter[str]
+
+    @classmethod
+    def read(cls, journal: Path, ends: Iterable[float] = ()) -> Done:
+        """By kind and the code that was sent. Workers ended at `ends`, in the cloud's seconds."""
+        done = cls(Counter(), Counter())
+        ends = tuple(ends)
+        with journal.open(encoding="utf-8") as lines:
+            for line in lines:
+                entry = json.loads(line)
+                fault = f"{entry['kind']} {entry.get('code', '')}".strip()
+                done.counts[fault] += 1
+                deadline = _NOTICED_SECONDS.get(entry["kind"], 0.0)
+                done.cut_short[fault] += any(0 <= end - entry["seconds"] < deadline for end in ends)
+        return done
 
 
-def sights(faults: Mapping[str, int], metrics: Mapping[str, float]) -> tuple[Sight, ...]:
+def sights(done: Done, metrics: Mapping[str, float]) -> tuple[Sight, ...]:
     """Each fault with the series by which it shows."""
     return tuple(
-        Sight(fault, count, dict(_moved(pattern, metrics)), _ORDINARY.get(fault.split(" ")[0]))
-        for fault, count in sorted(faults.items())
-        for pattern in [_pattern(fault)]
+        Sight(
+            fault,
+            count,
+            dict(_moved(_pattern(fault), metrics)),
+            _ORDINARY.get(fault.split(" ")[0]),
+            done.cut_short[fault],
+        )
+        for fault, count in sorted(done.counts.items())
     )
 
 

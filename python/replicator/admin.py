@@ -174,6 +174,7 @@ def _pipeline(each: Watched) -> dict[str, Any]:
         "budget_used_bytes": each.budget.used,
         "budget_limit_bytes": each.budget.limit,
         "stopped": [{"phase": Phase.GAP, **g.as_fields(each.pipeline)} for g in each.gaps()],
+        "holes": [hole.as_fields() for hole in each.holes()],
         "shards": [_shard(view) for view in each.shards()],
     }
 

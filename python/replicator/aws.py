@@ -324,8 +324,8 @@ def aws_errors(operation: str, resource: str, *, position: str | None = None) ->
     """Turns the AWS driver's exceptions of the block into `replicator.errors`.
 
     `operation` is the API's name, `resource` what it was asked for, both for the
-    message. With `position` (a stored sequence number) an InvalidArgument means that
-    the service no longer knows it: PositionLost.
+    message. With `position` (a stored sequence number) an InvalidArgument, or in DynamoDB a
+    ValidationException, means that the service no longer knows it: PositionLost.
     """
     try:
         yield
@@ -351,7 +351,7 @@ def _error_of(
         details = error.response.get("Error", {})
         code = str(details.get("Code", ""))
         message = str(details.get("Message", ""))
-        if position is not None and code.startswith("InvalidArgument"):
+        if position is not None and code.startswith(("InvalidArgument", "Validation")):
             return _make(_POSITION, f"{code}: {message}", operation, f"{resource} at {position}")
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return service_error(code, message, operation, resource, status=status)

@@ -46,6 +46,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
 app.command("setup")(cli_source.setup)
 app.command("tail")(cli_source.tail)
+app.command("tables")(cli_source.tables)
 
 
 class DemoSource(StrEnum):

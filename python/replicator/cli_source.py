@@ -104,6 +104,24 @@ def setup(
     raise typer.Exit(0 if report.is_complete else 1)
 
 
+def tables(
+    *,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TEXT,
+    version: VersionOption = False,
+) -> None:
+    """The tables of each pipeline: as they are listed, or as its tags find them now.
+
+    Exit code 1 when some couldn't be looked for: the rest is shown.
+    """
+    from replicator import tables as finding  # noqa: PLC0415
+
+    configure_logging("error", output)
+    found = asyncio.run(finding.look(configuration.load(config)))
+    print_result(output, found.as_dict(), found.as_text())
+    raise typer.Exit(1 if found.problems else 0)
+
+
 class Form(StrEnum):
     """How `tail` writes a change: see the core's json_lines."""
 
@@ -134,6 +152,7 @@ def tail(
 
     Refused records go to stderr; exit code 1 when there was one.
     """
+    from replicator import tables  # noqa: PLC0415
     from replicator import tail as reader  # noqa: PLC0415
 
     configure_logging("warning", output)
@@ -144,5 +163,7 @@ def tail(
         wanted = reader.wanted(start, form.value, filters or (), limit)
     except ValueError as error:
         raise FatalError("usage_tail", str(error)) from None
+    if settings is not None and stream is None:
+        settings = asyncio.run(tables.expanded(settings))
     source = reader.source_of(settings, pipeline, stream)
     raise typer.Exit(reader.main(source, wanted, sys.stdout.buffer, sys.stderr.buffer))

@@ -1,10 +1,4 @@
-"""Settings: one YAML file, environment on top, checked once, frozen afterwards.
-
-Every key can be overridden by `REPLICATOR_A__B__C`: list items by their index or
-their `name` (`REPLICATOR_PIPELINES__products__SINKS__0__DSN`). The value is plain
-text, never YAML, so that nothing in a password has a meaning; only a list or a
-mapping is written as YAML, in brackets. A name that ends in `_FILE` gives the path
-of a file that holds the value, for secrets.
+"""Settings: one YAML file, environment on top (`overlay`), checked once, frozen afterwards.
 
 Messages name the place of what is wrong, never a value that may be a secret.
 """
@@ -15,12 +9,11 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -41,10 +34,8 @@ from replicator._core import Pattern, Projection
 from replicator.core.liveness import DEADLINE_SECONDS
 from replicator.errors import FatalError
 from replicator.model import LATEST, TRIM_HORIZON, Ago, Position, PositionKind, Start, at_timestamp
+from replicator.overlay import overlay, parsed
 
-ENVIRONMENT_PREFIX = "REPLICATOR_"
-# Variables with the prefix that are no configuration keys.
-_NOT_KEYS = frozenset({"REPLICATOR_CONFIG", "REPLICATOR_MINISTACK"})
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -101,7 +92,12 @@ class SourceConfig(_Settings):
     """Changes from Kinesis Data Streams for DynamoDB."""
 
     kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
-    stream: str = Field(min_length=1, description="Stream name or ARN.")
+    stream: str | None = Field(
+        None,
+        min_length=1,
+        description="Stream name or ARN. May be left out where tables are found by tag: then "
+        "each table's own Kinesis destination is read.",
+    )
     mode: Literal["auto", "fan_out", "polling"] = Field(
         "auto",
         description="fan_out: enhanced fan-out, or an error where it can't be had. polling: "
@@ -122,6 +118,12 @@ class SourceConfig(_Settings):
         description="Name of the registered consumer; default <name>-<pipeline>.",
     )
     aws: AWSConfig | None = Field(None, description="Overrides the top-level aws.")
+
+    @property
+    def named_stream(self) -> str:
+        """The stream, where the pipeline's tables are listed or found."""
+        assert self.stream is not None, "checked with the pipeline"
+        return self.stream
 
 
 class StreamsSourceConfig(_Settings):
@@ -271,11 +273,68 @@ class PostgresConfig(_Settings):
         return Pattern(self.filter) if self.filter else None
 
 
+def _tag_values(value: object) -> object:
+    """One value, a list of them, or null for any. What YAML reads as no text is said."""
+    values = value if isinstance(value, list | tuple) else [value]
+    for each in values:
+        if each is not None and not isinstance(each, str):
+            raise ValueError(f"YAML reads a tag's value as {each!r}: put it into quotes")
+    if value is None:
+        return None
+    if not values:
+        raise ValueError("no value is wanted: null means any value")
+    return tuple(values)
+
+
+TagValues: TypeAlias = Annotated[
+    Annotated[tuple[str, ...], Field(max_length=20)] | None,
+    BeforeValidator(_tag_values),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+class TaggedTables(_Settings):
+    """Tables by their tags, looked for again every 60 s."""
+
+    tags: dict[str, TagValues] = Field(
+        min_length=1,
+        max_length=50,
+        description="A table carries all of them; a value, a list of which one fits, or null "
+        "for any value.",
+    )
+    include: tuple[str, ...] = Field(
+        ("*",), min_length=1, description="Patterns of table names (*, ?, […]) that are wanted."
+    )
+    exclude: tuple[str, ...] = Field((), description="Patterns that are not; these win.")
+
+
+def _listed_or_tagged(value: object) -> str:
+    return "by_tag" if isinstance(value, Mapping | TaggedTables) else "by_name"
+
+
+AnyTables: TypeAlias = Annotated[
+    Annotated[tuple[str, ...], Field(min_length=1), Tag("by_name")]
+    | Annotated[TaggedTables, Tag("by_tag")],
+    Discriminator(_listed_or_tagged),
+]
+
+
 class PipelineConfig(_Settings):
-    """One stream, its tables and its sink."""
+    """One stream, its tables and its sink; or the same for each table that carries a tag."""
 
     name: str = Field(pattern=_NAME, description="Name in positions, metrics, leases.")
-    tables: tuple[str, ...] = Field(min_length=1, description="Table names or ARNs.")
+    tables: AnyTables = Field(
+        description="Table names or ARNs; or which tags the tables carry: "
+        '{tags: {replicate: "yes"}, include: [...], exclude: [...]}.'
+    )
     source: AnySource
     snapshot: Literal["never"] = Field("never", description="Snapshots are not there yet.")
     on_gap: Literal["stop", "snapshot", "repair"] = Field(
@@ -286,26 +345,69 @@ class PipelineConfig(_Settings):
     sinks: tuple[PostgresConfig, ...] = Field(min_length=1, max_length=1)
 
     @property
+    def tagged(self) -> TaggedTables | None:
+        """The tags; None where the tables are listed."""
+        return self.tables if isinstance(self.tables, TaggedTables) else None
+
+    @property
+    def listed_tables(self) -> tuple[str, ...]:
+        """The tables as they are listed, or were found (see `found`)."""
+        assert not isinstance(self.tables, TaggedTables), f"{self.name}: to be found first"
+        return self.tables
+
+    @property
     def table_names(self) -> tuple[str, ...]:
         """The bare names: what a change carries as its table."""
-        return tuple(table.rsplit("/", 1)[-1] for table in self.tables)
+        return tuple(table.rsplit("/", 1)[-1] for table in self.listed_tables)
+
+    def found(self, tables: Sequence[str], *, is_later: bool = False) -> PipelineConfig:
+        """What runs for tables that the tags found: the stream they share, or one table. In
+        positions and leases it is named by what is read, behind the pipeline's name.
+
+        Law 5: what was found later (`is_later`) begins at its oldest record."""
+        shared = getattr(self.source, "stream", None)
+        source: dict[str, Any] = {}
+        if is_later and "start" in self.source.model_fields_set:
+            source["start"] = "TRIM_HORIZON"
+        return self.model_copy(
+            update={
+                "name": f"{self.name}/{(shared or tables[0]).rsplit('/', 1)[-1]}",
+                "tables": tuple(tables),
+                "source": self.source.model_copy(update=source),
+            }
+        )
+
+    def found_in(self, stream: str) -> PipelineConfig:
+        """The same, and its stream, which was found too."""
+        return self.model_copy(update={"source": self.source.model_copy(update={"stream": stream})})
 
     @model_validator(mode="after")
     def _tables_are_distinct(self) -> PipelineConfig:
-        if duplicates := _repeated(self.table_names):
+        if self.tagged is None and (duplicates := _repeated(self.table_names)):
             raise ValueError(f"table {duplicates[0]!r} is named twice")
         return self
 
     @model_validator(mode="after")
-    def _a_tables_stream_has_one_table(self) -> PipelineConfig:
-        if not isinstance(self.source, StreamsSourceConfig):
+    def _a_stream_fits_its_tables(self) -> PipelineConfig:
+        stream = self.source.stream
+        if isinstance(self.source, SourceConfig):
+            if stream is None and self.tagged is None:
+                raise ValueError(
+                    "source.stream is required: name the Kinesis stream (it may be left out only "
+                    "where tables are found by tag)"
+                )
             return self
-        if len(self.tables) > 1:
+        if self.tagged is not None:
+            if stream is not None:
+                raise ValueError(
+                    "source.stream: leave it out, each table that the tags find has its own"
+                )
+            return self
+        if len(self.listed_tables) > 1:
             raise ValueError(
                 "a stream of DynamoDB Streams is about one table: make a pipeline for each of "
-                f"the {len(self.tables)} tables"
+                f"the {len(self.listed_tables)} tables, or find them by a tag"
             )
-        stream = self.source.stream
         if stream is not None and stream.split("/")[1] != self.table_names[0]:
             raise ValueError(f"{stream} is no stream of table {self.table_names[0]!r}")
         return self
@@ -378,6 +480,12 @@ class Config(_Settings):
         asked = "name a pipeline" if name is None else f"there is no pipeline {name!r}"
         raise FatalError("usage_pipeline", f"{asked}: {', '.join(names)}")
 
+    def consumer_name(self, pipeline: PipelineConfig) -> str:
+        """The registered consumer of a Kinesis pipeline; of one that was found by tag, that of
+        its tags."""
+        assert isinstance(pipeline.source, SourceConfig)
+        return pipeline.source.consumer or f"{self.name}-{pipeline.name.partition('/')[0]}"
+
     def qualified_name(self, pipeline: PipelineConfig) -> str:
         """The pipeline's name in positions and leases: namespace and name."""
         return f"{self.name}/{pipeline.name}"
@@ -400,7 +508,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise FatalError("config_unreadable", f"cannot read {path}: {error}") from None
-        data = _yaml(text, str(path))
+        data = parsed(text, str(path))
     if not isinstance(data, dict):
         raise FatalError("config_invalid", f"{path} holds no mapping at its top level")
     overlay(data, environment)
@@ -416,80 +524,6 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
             or not any(p != e["loc"] and p[: len(e["loc"])] == e["loc"] for p in places)
         )
         raise FatalError("config_invalid", f"{path or 'configuration'}:\n{problems}") from None
-
-
-def overlay(data: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Puts the environment's overrides into `data`, in place."""
-    for variable in sorted(environment):
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _NOT_KEYS:
-            continue
-        keys = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
-        text = environment[variable]
-        if keys[-1].endswith("_FILE"):
-            keys[-1] = keys[-1].removesuffix("_FILE")
-            try:
-                value: object = Path(text).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                # Without the path: it may be the secret itself, put into the wrong variable.
-                reason = f"its file can't be read: {error.strerror}"
-                raise FatalError("config_unreadable", f"{variable}: {reason}") from None
-            except UnicodeDecodeError:
-                reason = "its file holds no UTF-8 text"
-                raise FatalError("config_unreadable", f"{variable}: {reason}") from None
-        else:
-            value = text.strip()
-            if value.startswith(("[", "{")):
-                value = _yaml(value, variable)
-        _put(data, keys, value, variable)
-
-
-def _yaml(text: str, where: str) -> object:
-    """The parsed text. The driver's own message shows the line, which may hold a secret."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        # The names of aliases and tags come from the text, too: `password: *hush`.
-        reason = re.sub(r"\b(alias|anchor|tag|handle) ['\"].*", r"\1", error.problem or "broken")
-        if (mark := error.problem_mark) is not None:
-            reason += f" (line {mark.line + 1}, column {mark.column + 1})"
-    except yaml.YAMLError:
-        reason = "it holds a character that YAML doesn't allow"
-    except (ValueError, LookupError, AttributeError, RecursionError):
-        # What the driver lets through: 2026-02-30, `!!int x`, a thousand brackets.
-        reason = "a date, number or tag in it can't be understood: quote it"
-    raise FatalError("config_invalid", f"{where} is no YAML: {reason}") from None
-
-
-def _put(node: Any, keys: list[str], value: object, variable: str) -> None:
-    for depth, key in enumerate(keys):
-        is_last = depth == len(keys) - 1
-        if isinstance(node, list):
-            index = _index(node, key, variable)
-            if is_last:
-                node[index] = value
-                return
-            node = node[index]
-        elif isinstance(node, dict):
-            name = key.lower()
-            if is_last:
-                node[name] = value
-                return
-            if not isinstance(node.get(name), dict | list):
-                node[name] = [] if keys[depth + 1].isdigit() else {}
-            node = node[name]
-        else:
-            raise FatalError("config_invalid", f"{variable}: {key!r} is inside a plain value")
-
-
-def _index(node: list[Any], key: str, variable: str) -> int:
-    for index, item in enumerate(node):
-        if isinstance(item, dict) and str(item.get("name", "")).lower() == key.lower():
-            return index
-    if key.isdigit() and int(key) <= len(node):
-        if int(key) == len(node):
-            node.append({})
-        return int(key)
-    raise FatalError("config_invalid", f"{variable}: no item {key!r} in the list")
 
 
 _AGO = re.compile(r"([0-9]{1,9})\s*(s|m|h|d|second|minute|hour|day)(?:(?<=[a-z]{3})s)?\s+ago")
@@ -539,10 +573,11 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    # Behind `source` stands which kind of source was checked: no key of the file.
+    # Behind these stands which kind of them was checked: no key of the file.
+    kinds = {"source": {"kinesis", "streams"}, "tables": {"by_name", "by_tag"}}
     parts = [
         str(part)
         for place, part in enumerate(location)
-        if place == 0 or location[place - 1] != "source" or part not in {"kinesis", "streams"}
+        if place == 0 or part not in kinds.get(str(location[place - 1]), ())
     ]
     return ".".join(parts) or "top level"

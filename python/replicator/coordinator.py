@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from replicator.core import gap, lease, lineage, liveness
+from replicator.core.holes import Hole
 from replicator.core.retry import Backoff
 from replicator.core.start import first_starts, incomparable, require_start
 from replicator.discovery import DISCOVERY_SECONDS, Discovery
@@ -82,12 +83,21 @@ class Coordinator:
             sink,
             store,
             self._graph,
+            clock,
             jitter,
+            stats,
             backoff=backoff,
             seconds=discovery_seconds,
         )
         self._leasing = Leasing(
-            name, owner, store, self._graph, self._alive, clock, duration_seconds=lease_seconds
+            name,
+            owner,
+            store,
+            self._graph,
+            self._alive,
+            clock,
+            stats,
+            duration_seconds=lease_seconds,
         )
         self._has_begun = False
         self._log = structlog.get_logger().bind(pipeline=name)
@@ -102,6 +112,10 @@ class Coordinator:
             for each in self._gaps.found
             if graph.state(each.shard_id) in stopped
         )
+
+    def holes(self) -> tuple[Hole, ...]:
+        """What nobody can read, as the audits of the shard graph found it."""
+        return self._discovery.holes()
 
     def views(self) -> list[liveness.ShardView]:
         """Every shard that is owned here, stands at a gap that was met here, or was given back
@@ -209,6 +223,7 @@ class Coordinator:
             owner=self._owner,
             graph=self._graph,
             leases=self._leasing,
+            alive=self._alive,
             clock=self._clock,
             jitter=self._jitter,
             backoff=self._backoff,

@@ -1,5 +1,5 @@
-"""Which shards there are: the service and the sink are asked again and again, and the graph is
-told. It waits for nobody that reads."""
+"""Which shards there are: the service and the sink are asked again and again, the graph is told,
+and what nobody reads is looked for. It waits for nobody that reads."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 import structlog
 
-from replicator.core import lineage
+from replicator.core import holes, lineage
+from replicator.core.discovery import asked_seconds, pause_seconds
 from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
 from replicator.core.start import require_successor
 from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.graph import Graph
 from replicator.model import SHARD_END, Position, Stream
-from replicator.protocols import LeaseStore, Sink, Source
+from replicator.protocols import Clock, LeaseStore, Paged, Sink, Source
 from replicator.telemetry.logging import say
+from replicator.telemetry.stats import Stats
 
 DISCOVERY_SECONDS = 30.0
 
@@ -32,7 +34,9 @@ class Discovery:
         sink: Sink[Any],
         store: LeaseStore,
         graph: Graph,
+        clock: Clock,
         jitter: Callable[[], float],
+        stats: Stats,
         *,
         backoff: Backoff,
         seconds: float = DISCOVERY_SECONDS,
@@ -42,10 +46,18 @@ class Discovery:
         self._sink = sink
         self._store = store
         self._graph = graph
+        self._clock = clock
         self._jitter = jitter
+        self._stats = stats
         self._backoff = backoff
         self._seconds = seconds
+        self._listing_calls = source.listing_calls if isinstance(source, Paged) else lambda: 0
+        self._audit = holes.Audit()
         self._log = structlog.get_logger().bind(pipeline=name)
+
+    def holes(self) -> tuple[holes.Hole, ...]:
+        """What two audits in a row have found, and is there now."""
+        return self._audit.holes
 
     async def run(self, stream: Stream) -> None:
         """Never returns. Raises FatalError when the sink lost the end of a shard, or when the
@@ -55,27 +67,37 @@ class Discovery:
         while True:
             self._graph.list_now.clear()
             finished = self._graph.lineage.finished()
+            calls = self._listing_calls()
             try:
                 found, newest = await self._ask(stream)
                 is_left = newest != stream and not await self._sink.holds_data()
             except TransientError as error:
-                wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
+                least = wait = self._backoff.next(
+                    attempt, self._jitter(), error.retry_after_seconds
+                )
                 attempt += 1
+                self._stats.discovery_failures[error.code] += 1
                 say(self._log, error, "retrying", during="discovery", wait_seconds=round(wait, 3))
             except ReplicatorError as error:
-                wait = FATAL_RETRY_SECONDS
+                least = wait = FATAL_RETRY_SECONDS
+                self._stats.discovery_failures[error.code] += 1
                 say(self._log, error, "failed", during="discovery", wait_seconds=wait)
             else:
+                self._stats.listings += 1
                 self._require_no_return(finished, found.positions)
                 self._graph.apply(found)
                 for shard_id in await self._graph.gaps.mended(stream, self._graph.lineage.gapped()):
                     self._graph.apply(lineage.Mended(shard_id))
                 require_successor(stream.arn, newest.arn, is_left=is_left)
+                self._look_for_holes()
                 await self._forget()
                 attempt = 0
-                wait = self._seconds
+                calls = max(1, self._listing_calls() - calls)
+                least = asked_seconds(calls)
+                wait = pause_seconds(calls, self._seconds)
+            await self._clock.sleep(least)
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(wait - least):
                     await self._graph.list_now.wait()
 
     async def _ask(self, stream: Stream) -> tuple[lineage.Discovered, Stream]:
@@ -103,6 +125,16 @@ class Discovery:
                     "a replica that was behind?). Start again: reading goes on where the sink "
                     "stands, and nothing is lost while the stream still keeps it",
                 )
+
+    def _look_for_holes(self) -> None:
+        now = self._clock.monotonic()
+        if not self._audit.is_due(now):
+            return
+        for hole in self._audit.step(holes.find(self._graph.lineage.nodes()), now):
+            self._stats.holes[hole.cause] += 1
+            self._log.error("hole", **hole.as_fields())
+            # Whatever the list lacked, a new one may show it.
+            self._graph.list_now.set()
 
     async def _forget(self) -> None:
         if forgettable := self._graph.lineage.forgettable():

@@ -118,7 +118,7 @@ class Gaps:
         self._say(gap.Gap(shard_id, cause, "shard_vanished", position, reason, tuple(held_up)))
 
     def _say(self, found: gap.Gap) -> None:
-        self._stats.gaps += 1
+        self._stats.gaps_by_cause[found.cause] += 1
         self._found[found.shard_id] = found
         self._since[found.shard_id] = self._clock.monotonic()
         self._log.error("gap", **found.as_fields(self._pipeline))

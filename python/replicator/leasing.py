@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 
@@ -12,12 +13,18 @@ import structlog
 
 from replicator.core import lease
 from replicator.core.liveness import Liveness, Phase, ShardLife
+from replicator.core.retry import FATAL_RETRY_SECONDS
 from replicator.errors import ReplicatorError
 from replicator.graph import Graph
 from replicator.model import LeaseRow
 from replicator.protocols import Clock, LeaseStore
 from replicator.reader import Reader
 from replicator.telemetry.logging import say
+from replicator.telemetry.stats import Stats
+
+# Who gave a shard back for what an operator must mend takes nothing from others for so long:
+# each attempt would leave a shard unread that is read well.
+REFUSED_SECONDS = 600.0
 
 
 class Leasing:
@@ -31,6 +38,7 @@ class Leasing:
         graph: Graph,
         alive: Liveness,
         clock: Clock,
+        stats: Stats,
         *,
         duration_seconds: float = lease.DURATION_SECONDS,
     ) -> None:
@@ -41,8 +49,12 @@ class Leasing:
         self._graph = graph
         self._alive = alive
         self._clock = clock
+        self._stats = stats
         self._view = lease.LeaseView(owner, duration_seconds=duration_seconds)
+        # Until when a shard is taken not at all, or from nobody who reads it.
         self._shunned: dict[str, float] = {}
+        self._avoided: dict[str, float] = {}
+        self._refused_until = 0.0
         # One renewal at a time: two of one row would make the second look lost.
         self._renewal = asyncio.Lock()
         self._draining = asyncio.Event()
@@ -101,18 +113,19 @@ class Leasing:
             self._leased_at = self._clock.monotonic()
             self._leave_to_others(rows)
         except ReplicatorError as error:
-            say(self._log, error, "retrying", during="leases")
+            self._failed(error)
             rows = None
         now = self._clock.monotonic()
         renewals: list[str] = []
         missing: Sequence[str] = ()
-        takes: list[LeaseRow] = []
-        for action in self._view.step(rows, self._wanted(now), now):
+        takes: list[lease.Take] = []
+        wanted = self._wanted(now)
+        for action in self._view.step(rows, wanted, now, self._avoiding(wanted, now)):
             match action:
                 case lease.Create(shard_ids):
                     missing = shard_ids
-                case lease.Take(row):
-                    takes.append(row)
+                case lease.Take():
+                    takes.append(action)
                 case lease.Renew(row):
                     renewals.append(row.shard_id)
                 case lease.Release(row) | lease.Expire(row):
@@ -128,7 +141,11 @@ class Leasing:
             try:
                 await work()
             except ReplicatorError as error:
-                say(self._log, error, "retrying", during="leases")
+                self._failed(error)
+
+    def _failed(self, error: ReplicatorError) -> None:
+        self._stats.lease_failures[error.code] += 1
+        say(self._log, error, "retrying", during="leases")
 
     def _leave_to_others(self, rows: Sequence[LeaseRow]) -> None:
         """What was given back, and is another's now or wanted by nobody, is no concern here."""
@@ -141,7 +158,7 @@ class Leasing:
             if life is not None and life.is_late(now):
                 # Who could not read it takes it from nobody for as long as it tried.
                 patience = self._alive.misses_max * self._alive.deadline_seconds
-                self._shunned[shard_id] = now + patience
+                self._avoided[shard_id] = now + patience
 
     def _wanted(self, now: float) -> frozenset[str]:
         if self._draining.is_set():
@@ -150,17 +167,24 @@ class Leasing:
         wanted = frozenset(self._graph.lineage.wanted())
         return wanted - (self._shunned.keys() - self.readers.keys())
 
+    def _avoiding(self, wanted: frozenset[str], now: float) -> AbstractSet[str]:
+        self._avoided = {shard: until for shard, until in self._avoided.items() if until > now}
+        # What one shard was refused for is hardly that shard's own.
+        return wanted if now < self._refused_until else self._avoided.keys()
+
     async def _create(self, shard_ids: Sequence[str]) -> None:
         if shard_ids:
             await self._store.create(self._name, shard_ids)
             self._graph.lease_now.set()
 
     async def _take(
-        self, rows: Sequence[LeaseRow], start: Callable[[str, ShardLife], Reader]
+        self, takes: Sequence[lease.Take], start: Callable[[str, ShardLife], Reader]
     ) -> None:
-        if not rows or self._draining.is_set():
+        if not takes or self._draining.is_set():
             return
         asked_at = self._clock.monotonic()
+        reasons = {take.row.shard_id: take.reason for take in takes}
+        rows = [take.row for take in takes]
         for taken in await self._store.take_all(rows, self._owner):
             if self._draining.is_set():
                 await self._store.release(taken)
@@ -168,6 +192,7 @@ class Leasing:
             self._view.taken(taken, asked_at)
             life = self._alive.own(taken.shard_id, self._clock.monotonic())
             self.readers[taken.shard_id] = start(taken.shard_id, life)
+            self._stats.leases_taken[reasons[taken.shard_id]] += 1
             self._log.info("lease_taken", shard=taken.shard_id)
 
     async def renew(self, shard_ids: Sequence[str]) -> None:
@@ -191,6 +216,7 @@ class Leasing:
         if reader is None or reader.is_leaving:
             return
         if isinstance(action, lease.Expire):
+            self._stats.leases_lost[action.reason] += 1
             self._log.warning("lease_lost", shard=shard_id, reason=action.reason.value)
             reader.abort()
         else:
@@ -212,7 +238,12 @@ class Leasing:
         shard_id = reader.shard_id
         now = self._clock.monotonic()
         if reader.given_back:
-            self._shunned[shard_id] = now + self._view.duration_seconds
+            seconds = self._view.duration_seconds
+            if reader.is_refused:
+                # Where nobody else is, it is tried again as often as before.
+                seconds = max(seconds, FATAL_RETRY_SECONDS)
+                self._refused_until = now + REFUSED_SECONDS
+            self._shunned[shard_id] = now + seconds
             reader.life.given_back(reader.given_back, now)
         try:
             async with self._renewal:

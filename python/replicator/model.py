@@ -146,13 +146,15 @@ class Reached:
 @dataclass(frozen=True, slots=True)
 class Shard:
     """A shard as the service lists it. `is_open` is false once it takes no more
-    records (it stays readable until the retention ends)."""
+    records (it stays readable until the retention ends). `hash_range` is its first hash key
+    and the one after its last, of 0 to 2**128 - 1; None where the service tells none."""
 
     id: str
     parents: tuple[str, ...] = ()
     is_open: bool = True
     starting_sequence_number: str | None = None
     ending_sequence_number: str | None = None
+    hash_range: tuple[int, int] | None = None
 
 
 KeyType = Literal["S", "N", "B"]

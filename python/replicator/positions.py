@@ -2,8 +2,9 @@
 
 A position is moved only where nobody reads: not while a worker renews the shard's lease, and
 not shortly after somebody raised its fence or stored something (a worker whose lease store
-can't be seen from here). Moving raises the fence, so that a worker that slept through all
-of this writes nothing more.
+can't be seen from here). That is looked at before the question is asked, and once more when
+it was answered. Moving raises the fence, so that a worker that slept through all of this
+writes nothing more.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ from replicator.service import SystemClock, closing, make_sink, make_source, ope
 from replicator.sink.postgres import PostgresSink
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
+from replicator.tables import expanded
 
 log = structlog.get_logger()
 
@@ -101,6 +103,7 @@ async def show(config: Config, pipeline: str | None = None) -> Shown:
     """Every stored position of the configuration, or of one pipeline. Raises FatalError for a
     pipeline that isn't there."""
     shown = Shown()
+    config = await expanded(config)
     chosen = config.pipelines if pipeline is None else (config.pipeline(pipeline),)
     for one in chosen:
         sink_name = one.sinks[0].name
@@ -183,6 +186,7 @@ class _Look:
 
 @asynccontextmanager
 async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
+    config = await expanded(config)
     pipeline = config.pipeline(name)
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
@@ -195,11 +199,7 @@ async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
             stream, _ = await source.look()  # `open` would register the consumer
         else:
             stream = await source.open()
-        rows = {
-            row["shard"]: row
-            for row in (await sink.report()).positions
-            if row["stream_arn"] == stream.arn
-        }
+        rows = await _rows(sink, stream)
         if not rows:
             raise FatalError(
                 "position_unknown",
@@ -208,6 +208,11 @@ async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
             )
         shards = await source.shards()
         yield _Look(config, pipeline, source, sink, stream, shards, rows)
+
+
+async def _rows(sink: PostgresSink, stream: Stream) -> Mapping[str, Mapping[str, Any]]:
+    rows = (await sink.report()).positions
+    return {row["shard"]: row for row in rows if row["stream_arn"] == stream.arn}
 
 
 async def _named(look: _Look, shard_id: str, text: str) -> Position:
@@ -237,7 +242,8 @@ async def _named(look: _Look, shard_id: str, text: str) -> Position:
 async def _move(
     look: _Look, wanted: Mapping[str, Position], confirm: Confirm, clock: Clock
 ) -> Move | None:
-    await _require_no_reader(look, wanted, clock)
+    shards = _concerned(look, wanted)
+    held = await _require_no_reader(look, shards, clock)
     sink = look.pipeline.sinks[0].name
     name = look.config.qualified_name(look.pipeline)
 
@@ -247,6 +253,9 @@ async def _move(
 
     if not confirm(described(look.stored)):
         return None
+    # The question may have stood for long.
+    _require_quiet(await _rows(look.sink, look.stream), shards)
+    await _require_standing(look, shards, held)
     owner = f"{_OWNER}:{socket.gethostname()}:{os.getpid()}"
     done = described(await look.sink.move(look.stream, wanted, owner))
     for shard_id, before, after in done.changes:
@@ -254,43 +263,71 @@ async def _move(
     return done
 
 
-async def _require_no_reader(look: _Look, shard_ids: Iterable[str], clock: Clock) -> None:
-    """Raises FatalError that names who reads one of the shards."""
-    shards = set(shard_ids)
-    for shard_id in sorted(shards & look.rows.keys()):
-        row = look.rows[shard_id]
+def _concerned(look: _Look, wanted: Mapping[str, Position]) -> set[str] | None:
+    """The shards that nobody may read meanwhile; None for all. A shard that was finished is
+    read by nobody, but every worker of the pipeline knows that, and would fail."""
+    stored = look.stored
+    returned = (s for s, to in wanted.items() if SHARD_END == stored.get(s) != to)
+    return None if any(returned) else set(wanted)
+
+
+async def _require_no_reader(
+    look: _Look, shards: set[str] | None, clock: Clock
+) -> Mapping[str, LeaseRow]:
+    """The leases of the shards, which stand still. Raises FatalError that names who reads one."""
+    _require_quiet(look.rows, shards)
+    held = await _leases(look, shards)
+    if not held:
+        return held
+    # Judged as workers do it: by a counter that stands still for as long as a lease lasts.
+    wait = look.config.leases.duration_seconds * 1.1
+    owners = ", ".join(sorted({str(row.owner) for row in held.values()}))
+    log.warning("waiting", reason=f"to see whether {owners} is alive", seconds=round(wait, 1))
+    await clock.sleep(wait)
+    await _require_standing(look, shards, held)
+    return held
+
+
+def _require_quiet(rows: Mapping[str, Mapping[str, Any]], shards: set[str] | None) -> None:
+    for shard_id, row in sorted(rows.items()):
+        if shards is not None and shard_id not in shards:
+            continue
         if row["stored_seconds"] < FRESH_SECONDS and row["owner"]:
             owner, _, _ = row["owner"].rpartition("/")
             if not owner.startswith(f"{_OWNER}:"):
                 raise FatalError(
                     "shard_in_use",
                     f"{shard_id} was fenced or written to {row['stored_seconds']:.0f} s ago by "
-                    f"{owner}: stop that worker, and try again {FRESH_SECONDS:g} s after it ended",
+                    f"{owner}: {_stop(shards)}, and try again {FRESH_SECONDS:g} s after it ended",
                 )
-    held = await _leases(look, shards)
-    if not held:
-        return
-    # Judged as workers do it: by a counter that stands still for as long as a lease lasts.
-    wait = look.config.leases.duration_seconds * 1.1
-    owners = ", ".join(sorted({str(row.owner) for row in held.values()}))
-    log.warning("waiting", reason=f"to see whether {owners} is alive", seconds=round(wait, 1))
-    await clock.sleep(wait)
+
+
+async def _require_standing(
+    look: _Look, shards: set[str] | None, held: Mapping[str, LeaseRow]
+) -> None:
     for shard_id, lease in (await _leases(look, shards)).items():
         before = held.get(shard_id)
         if before is None or (before.owner, before.counter) != (lease.owner, lease.counter):
             raise FatalError(
                 "shard_in_use",
-                f"{shard_id} is leased by {lease.owner}, which is alive: stop that worker "
+                f"{shard_id} is leased by {lease.owner}, which is alive: {_stop(shards)} "
                 "(SIGTERM), and try again",
             )
 
 
-async def _leases(look: _Look, shards: set[str]) -> dict[str, LeaseRow]:
+def _stop(shards: set[str] | None) -> str:
+    if shards is not None:
+        return "stop that worker"
+    return "stop every worker of the pipeline, which would fail when a finished shard returns"
+
+
+async def _leases(look: _Look, shards: set[str] | None) -> dict[str, LeaseRow]:
     if not look.config.state_directory.is_dir():
         return {}
     async with open_store(look.config) as store:
         rows = await store.rows(look.config.qualified_name(look.pipeline))
-    return {row.shard_id: row for row in rows if row.owner and row.shard_id in shards}
+    owned = (row for row in rows if row.owner)
+    return {row.shard_id: row for row in owned if shards is None or row.shard_id in shards}
 
 
 def _text(position: Position | None) -> str | None:

@@ -21,6 +21,7 @@ from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.streams import StreamsSource, view_type_problem
 from replicator.source.tables import describe_tables, destinations
+from replicator.tables import expand
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -90,7 +91,7 @@ class _Checks:
 
         async def at_tables() -> None:
             settings = source_settings(config, pipeline)
-            tables.extend(await describe_tables(settings, pipeline.tables))
+            tables.extend(await describe_tables(settings, pipeline.listed_tables))
             for table in tables:
                 keys = ", ".join(f"{name} ({kind})" for name, kind in table.keys)
                 self.say("table", "ok", f"table {table.name}: key {keys}")
@@ -232,7 +233,7 @@ class _Checks:
         if isinstance(self._pipeline.source, StreamsSourceConfig):
             return  # the stream is the table's own
         settings = source_settings(self._config, self._pipeline)
-        for table in self._pipeline.tables:
+        for table in self._pipeline.listed_tables:
             status = (await destinations(settings, table)).get(stream.arn)
             if status == "ACTIVE":
                 self.say("destination", "ok", f"table {table} writes to stream {stream.name}")
@@ -273,6 +274,26 @@ async def _begun(sink: PostgresSink) -> list[str]:
     return []
 
 
+async def _found(
+    config: Config, pipeline: PipelineConfig, report: CheckReport
+) -> list[PipelineConfig]:
+    """What of the pipeline is to be looked at; of one with tags, what they find now."""
+    checks = _Checks(config, pipeline, report)
+    found: list[PipelineConfig] = []
+    before = len(report.findings)
+
+    async def at_tags() -> None:
+        found.extend(await expand(config, pipeline))
+
+    await checks.attempt("table", at_tags)
+    if pipeline.tagged is not None and len(report.findings) == before:
+        names = [name for each in found for name in each.table_names]
+        level = "ok" if names else "warning"
+        listed = f": {', '.join(names)}" if names else ""
+        checks.say("table", level, f"its tags find {len(names)} tables{listed}")
+    return found
+
+
 def check(config: Config) -> CheckReport:
     """Looks at everything a run needs and changes nothing. Never raises for what it
     finds: that is in the report."""
@@ -280,7 +301,8 @@ def check(config: Config) -> CheckReport:
 
     async def look() -> None:
         for pipeline in config.pipelines:
-            await _Checks(config, pipeline, report).run()
+            for each in await _found(config, pipeline, report):
+                await _Checks(config, each, report).run()
 
     asyncio.run(look())
     return report

@@ -94,6 +94,15 @@ class Measured(Protocol):
 
 
 @runtime_checkable
+class Paged(Protocol):
+    """What a source may offer besides: it counts the calls that its listings take."""
+
+    def listing_calls(self) -> int:
+        """Calls of the service that `shards` has made so far, failed ones too; only grows."""
+        ...
+
+
+@runtime_checkable
 class Dated(Protocol):
     """What a source may offer besides: it knows how old its shards are."""
 

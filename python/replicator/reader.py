@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from replicator.core import gap, lineage
-from replicator.core.liveness import Phase, ShardLife
+from replicator.core.liveness import Liveness, ShardLife
 from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
 from replicator.core.start import position_to_read
 from replicator.errors import FatalError, LeaseLost, PositionLost, TransientError
@@ -55,6 +55,7 @@ class Shared:
     owner: str
     graph: Graph
     leases: Leases
+    alive: Liveness
     clock: Clock
     jitter: Callable[[], float]
     backoff: Backoff
@@ -77,6 +78,8 @@ class Reader:
         """From here on nobody stops it."""
         self.given_back = ""
         """Why somebody else may read it now though it isn't finished."""
+        self.is_refused = False
+        """True when what an operator must mend made it give the shard back."""
         self._shared = shared
         self._stopping = asyncio.Event()
         self._position: Position | None = None
@@ -120,7 +123,9 @@ class Reader:
         self._shared.log.warning(
             "lease_given_back", shard=self.shard_id, reason=reason, misses=misses
         )
-        self.given_back = "its lease was given back: another worker may be able to read it"
+        self.given_back = (
+            f"{reason}; its lease was given back: another worker may be able to read it"
+        )
         self._stopping.set()
 
     # ---- the task
@@ -145,20 +150,19 @@ class Reader:
                     attempt += 1
                 except PositionLost as error:
                     self._unread()
-                    life.stops(Phase.GAP, error.message, clock.monotonic())
+                    life.stops(error.message, clock.monotonic())
                     await self._stop_at_gap(error)
                     return
                 except FatalError as error:
                     self._unread()
-                    life.stops(Phase.FAILED, str(error), clock.monotonic())
-                    wait = FATAL_RETRY_SECONDS
-                    say(self._shared.log, error, "failed", shard=shard_id, wait_seconds=wait)
-                    await sleep_unless(self._stopping, wait)
+                    await self._fail(error)
         except LeaseLost as error:
             self._shared.log.info(
                 "lease_lost", shard=shard_id, code=error.code, reason=error.message
             )
             self.given_back = error.message
+            if error.code != "lease_lost":  # that is counted where it was seen
+                self._shared.stats.leases_lost[error.code] += 1
         finally:
             # From here on nobody cancels it: one that never leaves would block its shard.
             self.is_leaving = True
@@ -174,6 +178,19 @@ class Reader:
         shared.stats.retries[error.code] += 1
         say(shared.log, error, "retrying", shard=self.shard_id, wait_seconds=round(wait, 3))
         await sleep_unless(self._stopping, wait)
+
+    async def _fail(self, error: FatalError) -> None:
+        """It may be this worker's own trouble (credentials, network, disk): after a few attempts
+        another is let try."""
+        shared, wait = self._shared, FATAL_RETRY_SECONDS
+        shared.stats.failures[error.code] += 1
+        say(shared.log, error, "failed", shard=self.shard_id, wait_seconds=wait)
+        now = shared.clock.monotonic()
+        if (action := shared.alive.failed(self.shard_id, str(error), now)) is None:
+            await sleep_unless(self._stopping, wait)
+        else:
+            self.is_refused = True
+            self.give_back(f"{action.misses} times in a row: {error}", action.misses)
 
     async def _stop_at_gap(self, error: PositionLost) -> None:
         """Law 9, policy `stop`: nobody wants the lease any more until the position is moved."""

@@ -13,8 +13,9 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -24,15 +25,23 @@ import uvloop
 from replicator.admin import Admin, serving
 from replicator.api_calls import APICalls
 from replicator.aws import AWSSettings
-from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
+from replicator.config import (
+    Config,
+    PipelineConfig,
+    SourceConfig,
+    StreamsSourceConfig,
+    parse_start,
+)
 from replicator.coordinator import Coordinator
 from replicator.core import gap
 from replicator.core.budget import Budget
+from replicator.core.holes import Hole
 from replicator.core.liveness import Liveness, ShardView
 from replicator.core.pace import PaceLimits
-from replicator.errors import ReplicatorError, one_cause
+from replicator.core.tables import selected
+from replicator.errors import FatalError, ReplicatorError, one_cause
 from replicator.flow import Gate
-from replicator.model import TableSchema
+from replicator.model import Stream, TableSchema
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Measured, Sink, Source
 from replicator.sink.postgres import PostgresSink
@@ -43,8 +52,10 @@ from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.polling import PollOptions
 from replicator.source.streams import StreamsOptions, StreamsSource
 from replicator.source.tables import describe_tables
+from replicator.source.tagged import active_destination, tagged_tables
 from replicator.store.sqlite import SQLiteLeaseStore
 from replicator.supervisor import RETRY_SECONDS, DrainTimeout, Supervised, supervise
+from replicator.tagged import TaggedPipeline
 from replicator.telemetry.stats import Stats
 from replicator.telemetry.watched import Watched
 
@@ -55,6 +66,8 @@ EXIT_FAILED = 1
 EXIT_DRAIN_TIMEOUT = 3
 # A connection that doesn't close within this is dropped: the other side may be stalled.
 CLOSE_SECONDS = 2.0
+# What stands at a sink, for a stream, once a pipeline's tables were looked for.
+_TAGS = Stream("tables by tag", "tables-by-tag", 0)
 
 
 class SystemClock:
@@ -77,11 +90,13 @@ class Service:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._clock = clock or SystemClock()
         self.watched: list[Watched] = []
+        # What was counted for tables that are no longer found.
+        self._ended = Stats()
 
     @property
     def stats(self) -> Stats:
         """All pipelines together, as they are now."""
-        return Stats.total(each.stats for each in self.watched)
+        return Stats.total([self._ended, *(each.stats for each in self.watched)])
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains.
@@ -106,43 +121,68 @@ class Service:
     def _supervised(self, pipeline: PipelineConfig, store: SQLiteLeaseStore) -> Supervised:
         # A share each: a pipeline whose sink stalls must not hold up the others.
         budget = Budget(self.config.limits.memory_bytes_max // len(self.config.pipelines))
-        runs = Runs(self, pipeline, store, budget, self._clock)
+        room = Room(store, budget, Gate(budget), self._clock)
+        if pipeline.tagged is not None:
+            return FoundTables(self, pipeline, room).supervised
+
+        async def known() -> PipelineConfig:
+            return pipeline
+
+        return self.show(Runs(self, pipeline, known, room)).supervised
+
+    def show(self, runs: Runs) -> Runs:
+        """From now on they are watched."""
         self.watched.append(runs.watched)
-        return runs.supervised
+        return runs
+
+    def hide(self, runs: Runs) -> None:
+        """They are over; what they counted still counts."""
+        # By identity: two may be equal.
+        self.watched[:] = [each for each in self.watched if each is not runs.watched]
+        self._ended = Stats.total([self._ended, runs.watched.stats])
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the runs of one pipeline share, one after another and beside each other."""
+
+    store: SQLiteLeaseStore
+    budget: Budget
+    gate: Gate
+    clock: Clock
 
 
 class Runs:
-    """One pipeline, run after run: what is counted and shown outlives each of them."""
+    """One pipeline, run after run: what is counted and shown outlives each of them. What is
+    still to be found out is `resolved` anew for each."""
 
     def __init__(
         self,
         service: Service,
         pipeline: PipelineConfig,
-        store: SQLiteLeaseStore,
-        budget: Budget,
-        clock: Clock,
+        resolved: Callable[[], Awaitable[PipelineConfig]],
+        room: Room,
     ) -> None:
         self._config, self._owner = service.config, service.owner
-        self._pipeline = pipeline
-        self._store = store
-        self._gate = Gate(budget)
-        self._clock = clock
+        self._resolved = resolved
+        self._room = room
         self._stats = Stats()
         self._calls = APICalls()
         self._coordinator: Coordinator | None = None
         # What the sources of earlier runs counted, and the one of now.
         self._counted: Counter[str] = Counter()
         self._counting: Callable[[], Mapping[str, int]] = dict
-        self.supervised = Supervised(pipeline.name, self._open, clock, self._stats)
+        self.supervised = Supervised(pipeline.name, self._open, room.clock, self._stats)
         self.watched = Watched(
             pipeline=pipeline.name,
             sink=pipeline.sinks[0].name,
             stats=self._stats,
-            budget=budget,
+            budget=room.budget,
             shards=self._shards,
             unready=self._unready,
             source_counters=self._counters,
             gaps=self._gaps,
+            holes=self._holes,
             api=self._calls,
             failure=lambda: self.supervised.failure,
         )
@@ -150,10 +190,14 @@ class Runs:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Coordinator]:
         """A fresh source, sink and coordinator."""
-        pipeline = self._pipeline
+        pipeline = await self._resolved()
         async with (
-            closing(make_source(self._config, pipeline, self._clock, calls=self._calls)) as source,
-            closing(make_sink(self._config, pipeline, self._owner, self._store.store_id)) as sink,
+            closing(
+                make_source(self._config, pipeline, self._room.clock, calls=self._calls)
+            ) as source,
+            closing(
+                make_sink(self._config, pipeline, self._owner, self._room.store.store_id)
+            ) as sink,
         ):
             log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
             self._counting = _counting(source)
@@ -175,20 +219,20 @@ class Runs:
                 source=source,
                 sink=sink,
                 tables=pipeline.table_names,
-                gate=self._gate,
+                gate=self._room.gate,
                 batch_limits=(
                     limits.batch_rows_max,
                     limits.batch_bytes_max,
                     limits.batch_delay_ms_max / 1_000,
                 ),
-                clock=self._clock,
+                clock=self._room.clock,
                 stats=self._stats,
                 group=group,
             )
 
         async def describe() -> Sequence[TableSchema]:
             settings = source_settings(self._config, pipeline, self._calls)
-            return await describe_tables(settings, pipeline.tables)
+            return await describe_tables(settings, pipeline.listed_tables)
 
         return Coordinator(
             name=self._config.qualified_name(pipeline),
@@ -201,9 +245,9 @@ class Runs:
             describe=describe,
             source=source,
             sink=sink,
-            store=self._store,
+            store=self._room.store,
             make_pipeline=make_pipeline,
-            clock=self._clock,
+            clock=self._room.clock,
             jitter=random.random,
             stats=self._stats,
             alive=Liveness(pipeline.sinks[0].name, deadline_seconds=limits.silence_seconds_max),
@@ -218,9 +262,12 @@ class Runs:
     def _gaps(self) -> Sequence[gap.Gap]:
         return () if self._coordinator is None else self._coordinator.gaps()
 
+    def _holes(self) -> Sequence[Hole]:
+        return () if self._coordinator is None else self._coordinator.holes()
+
     def _unready(self) -> str:
         if (failure := self.supervised.failure) is not None:
-            return f"it failed, and is begun anew every {RETRY_SECONDS:.0f} s: {failure}"
+            return _failed(failure)
         return "it is made" if self._coordinator is None else self._coordinator.unready()
 
     def _counters(self) -> Mapping[str, int]:
@@ -229,8 +276,111 @@ class Runs:
         return counted
 
 
+def _failed(failure: ReplicatorError) -> str:
+    return f"it failed, and is begun anew every {RETRY_SECONDS:.0f} s: {failure}"
+
+
 def _counting(source: Source) -> Callable[[], Mapping[str, int]]:
     return source.counters if isinstance(source, Measured) else dict
+
+
+class FoundTables:
+    """One pipeline whose tables are found: the `tagged.Hooks` that join it to the rest. The
+    tables share the budget, as they share the sink."""
+
+    def __init__(self, service: Service, pipeline: PipelineConfig, room: Room) -> None:
+        self._service = service
+        self._pipeline = pipeline
+        self._room = room
+        self._runs: dict[Supervised, Runs] = {}
+        # Each table's own Kinesis stream, by the name of its runs.
+        self._streams: dict[str, str] = {}
+        self._tagged: TaggedPipeline | None = None
+        self._calls = APICalls()
+        stats = Stats()
+        self.supervised = Supervised(pipeline.name, self._open, room.clock, stats)
+        service.watched.append(
+            Watched(
+                pipeline=pipeline.name,
+                sink=pipeline.sinks[0].name,
+                stats=stats,
+                budget=room.budget,
+                shards=tuple,
+                unready=self._unready,
+                source_counters=dict,
+                api=self._calls,
+                failure=lambda: self.supervised.failure,
+            )
+        )
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[TaggedPipeline]:
+        source = self._pipeline.source
+        self._tagged = TaggedPipeline(
+            self._pipeline.name,
+            self,
+            self._room.clock,
+            is_shared=isinstance(source, SourceConfig) and source.stream is not None,
+        )
+        yield self._tagged
+
+    def _unready(self) -> str:
+        if (failure := self.supervised.failure) is not None:
+            return _failed(failure)
+        if self._tagged is not None and self._tagged.problem is not None:
+            return f"its tables can't be looked for: {self._tagged.problem}"
+        return "" if self.supervised.has_begun else "its tables are looked for"
+
+    # ---- tagged.Hooks
+
+    async def discover(self) -> list[str]:
+        return await discover(self._service.config, self._pipeline, self._calls)
+
+    async def is_first(self) -> bool:
+        """A mark at the sink says that the tables were looked for once, so that those found
+        later (after a restart, too) begin at their oldest record."""
+        service = self._service
+        # No table has such a name.
+        marked = self._pipeline.model_copy(update={"name": f"{self._pipeline.name}/*"})
+        async with closing(make_sink(service.config, marked, service.owner, "")) as sink:
+            await sink.open([])
+            return await sink.begin(_TAGS, {})
+
+    def begun(self) -> None:
+        self.supervised.begun()
+
+    def make(self, tables: Sequence[str], *, is_later: bool) -> Supervised:
+        pipeline = self._pipeline.found(tables, is_later=is_later)
+
+        async def resolved() -> PipelineConfig:
+            if isinstance(pipeline.source, SourceConfig) and pipeline.source.stream is None:
+                return pipeline.found_in(await self._stream_of(pipeline))
+            return pipeline
+
+        runs = self._service.show(Runs(self._service, pipeline, resolved, self._room))
+        self._runs[runs.supervised] = runs
+        return runs.supervised
+
+    def drop(self, supervised: Supervised) -> None:
+        self._streams.pop(supervised.name, None)
+        self._service.hide(self._runs.pop(supervised))
+
+    async def _stream_of(self, pipeline: PipelineConfig) -> str:
+        """The stream that its table writes to. Two readers of one would take the consumer from
+        each other."""
+        (table,) = pipeline.listed_tables
+        settings = source_settings(self._service.config, pipeline, self._calls)
+        stream = await active_destination(settings, table)
+        for other, theirs in self._streams.items():
+            if theirs == stream and other != pipeline.name:
+                raise FatalError(
+                    "stream_shared",
+                    f"table {table} writes to {stream}, which {other} reads already. What to do: "
+                    "name the stream with `stream:` at the source, so that it is read once for "
+                    "all tables of the tags.",
+                )
+        self._streams[pipeline.name] = stream
+        return stream
 
 
 # ---- what the settings name
@@ -244,6 +394,16 @@ def source_settings(
     return AWSSettings(**settings, calls=calls or APICalls())
 
 
+async def discover(
+    config: Config, pipeline: PipelineConfig, calls: APICalls | None = None
+) -> list[str]:
+    """The tables that the pipeline's tags and patterns find now, sorted."""
+    tagged = pipeline.tagged
+    assert tagged is not None, f"{pipeline.name} lists its tables"
+    found = await tagged_tables(source_settings(config, pipeline, calls), tagged.tags)
+    return sorted(selected(found, tagged.include, tagged.exclude))
+
+
 def make_source(
     config: Config, pipeline: PipelineConfig, clock: Clock, *, calls: APICalls | None = None
 ) -> KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource:
@@ -252,14 +412,13 @@ def make_source(
     if isinstance(source, StreamsSourceConfig):
         return StreamsSource(
             settings,
-            source.stream or pipeline.tables[0],
+            source.stream or pipeline.listed_tables[0],
             clock,
             options=StreamsOptions.idling(source.idle_seconds_max),
         )
-    consumer = source.consumer or f"{config.name}-{pipeline.name}"
-    fan_out = KinesisSource(settings, source.stream, consumer, clock)
+    fan_out = KinesisSource(settings, source.named_stream, config.consumer_name(pipeline), clock)
     pace = PaceLimits(idle_seconds_max=source.idle_seconds_max)
-    polling = KinesisPollingSource(settings, source.stream, clock, options=PollOptions(pace))
+    polling = KinesisPollingSource(settings, source.named_stream, clock, options=PollOptions(pace))
     match source.mode:
         case "fan_out":
             return fan_out

@@ -27,6 +27,7 @@ from replicator.setup_pieces import (
     StreamPiece,
     ViewPiece,
 )
+from replicator.tables import expanded
 
 log = structlog.get_logger()
 
@@ -98,6 +99,7 @@ async def setup(
     Raises FatalError for what can't be done, TransientError when a piece isn't ready in time.
     """
     clock = clock or SystemClock()
+    config = await expanded(config)
     report = Report()
     async with AsyncExitStack() as stack:
         work: list[tuple[str, Piece]] = []
@@ -161,20 +163,19 @@ async def _pieces(
     source = pipeline.source
     mark = f"{config.name}/{pipeline.name}"
     if isinstance(source, StreamsSourceConfig):
-        return [ViewPiece(dynamodb, table, mark) for table in pipeline.tables]
-    region = source.stream.split(":")[3] if source.stream.startswith("arn:") else settings.region
+        return [ViewPiece(dynamodb, table, mark) for table in pipeline.listed_tables]
+    named = source.named_stream
+    region = named.split(":")[3] if named.startswith("arn:") else settings.region
     kinesis = await stack.enter_async_context(
         aws_client(replace(settings, region=region), "kinesis")
     )
-    name = source.stream.rsplit("/", 1)[-1]
     capacity = Capacity(shards)
     if from_metrics:
         watch = await stack.enter_async_context(aws_client(settings, "cloudwatch"))
-        capacity = await measured(dynamodb, watch, pipeline.tables)
-    stream = StreamPiece(kinesis, name, capacity, mark)
+        capacity = await measured(dynamodb, watch, pipeline.listed_tables)
+    stream = StreamPiece(kinesis, named.rsplit("/", 1)[-1], capacity, mark)
     pieces: list[Piece] = [stream]
-    pieces += [DestinationPiece(dynamodb, table, stream) for table in pipeline.tables]
+    pieces += [DestinationPiece(dynamodb, table, stream) for table in pipeline.listed_tables]
     if source.mode != "polling":
-        consumer = source.consumer or f"{config.name}-{pipeline.name}"
-        pieces.append(ConsumerPiece(kinesis, consumer, stream, mark))
+        pieces.append(ConsumerPiece(kinesis, config.consumer_name(pipeline), stream, mark))
     return pieces

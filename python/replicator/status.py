@@ -8,7 +8,7 @@ the lease store who reads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from replicator.config import Config, PipelineConfig
 from replicator.errors import ReplicatorError
 from replicator.model import LeaseRow
 from replicator.service import closing, make_sink, open_store
+from replicator.tables import expand
 
 # A process that runs answers in milliseconds; one that is stopped never.
 ANSWER_SECONDS = 3.0
@@ -119,6 +120,11 @@ class LiveStatus:
                 lines.append(f"    what to do: {gap['action']}")
                 if gap["held_up"]:
                     lines.append(f"    holds up {_some(gap['held_up'], gap['held_up_count'])}")
+            for hole in pipeline["holes"]:
+                names = _some(hole["shards"], hole["shards_count"]) or "no known shard"
+                share = hole["hash_keys_percent"]
+                lines.append(f"  HOLE {hole['cause']}  {names}  {share:g} % of the hash keys")
+                lines.append(f"    what to do: {hole['action']}")
             for shard in pipeline["shards"]:
                 lines.append(f"  {_shard(shard)}")
                 if shard["why"]:
@@ -139,11 +145,17 @@ async def _look(config: Config) -> LiveStatus | StatusReport:
         return asked
     report = StatusReport(no_process=asked)
     leases: Mapping[tuple[str, str], LeaseRow] = {}
+    pipelines: list[PipelineConfig] = []
+    for pipeline in config.pipelines:
+        try:
+            pipelines += await expand(config, pipeline)
+        except ReplicatorError as error:
+            report.pipelines.append(PipelineStatus(pipeline.name, problem=str(error)))
     try:
-        leases = await _leases(config)
+        leases = await _leases(config, pipelines)
     except ReplicatorError as error:
         report.problem = str(error)
-    for pipeline in config.pipelines:
+    for pipeline in pipelines:
         report.pipelines.append(await _status(config, pipeline, leases))
     return report
 
@@ -174,13 +186,15 @@ async def _ask(config: Config) -> LiveStatus | str:
     return LiveStatus(url, answer)
 
 
-async def _leases(config: Config) -> dict[tuple[str, str], LeaseRow]:
+async def _leases(
+    config: Config, pipelines: Iterable[PipelineConfig]
+) -> dict[tuple[str, str], LeaseRow]:
     if not config.state_directory.is_dir():
         return {}
     async with open_store(config) as store:
         return {
             (name, row.shard_id): row
-            for name in map(config.qualified_name, config.pipelines)
+            for name in map(config.qualified_name, pipelines)
             for row in await store.rows(name)
         }
 

@@ -63,7 +63,7 @@ def source_of(config: Config | None, pipeline: str | None, stream: str | None) -
     chosen = config.pipeline(pipeline)
     if isinstance(chosen.source, StreamsSourceConfig):
         return make_source(config, chosen, clock)
-    return KinesisPollingSource(source_settings(config, chosen), chosen.source.stream, clock)
+    return KinesisPollingSource(source_settings(config, chosen), chosen.source.named_stream, clock)
 
 
 async def tail(

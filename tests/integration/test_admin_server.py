@@ -152,19 +152,25 @@ def test_ten_thousand_shards_make_no_more_series_than_two_hundred() -> None:
 
 def test_counters_are_those_of_the_stats() -> None:
     rig = Rig()
-    rig.stats.changes, rig.stats.gaps = 7, 1
+    rig.stats.changes = 7
+    rig.stats.gaps_by_cause["age"] += 1
     rig.stats.retries["throttled"] += 3
     rig.stats.observe_latency(0.02, 6)
     rig.stats.observe_latency(2.0, 1)
     metrics = Metrics(rig.watched)
     for _ in range(2):  # a scrape changes nothing
         found = {
-            (sample.name, sample.labels.get("code"), sample.labels.get("le")): sample.value
+            (
+                sample.name,
+                sample.labels.get("code") or sample.labels.get("cause"),
+                sample.labels.get("le"),
+            ): sample.value
             for family in text_string_to_metric_families(metrics.text().decode())
             for sample in family.samples
         }
         assert found["replicator_changes_total", None, None] == 7
-        assert found["replicator_gaps_total", None, None] == 1
+        assert found["replicator_gaps_total", "age", None] == 1
+        assert found["replicator_gaps_total", "vanished", None] == 0, "from the beginning"
         assert found["replicator_retries_total", "throttled", None] == 3
         assert found["replicator_latency_seconds_bucket", None, "0.01"] == 0
         assert found["replicator_latency_seconds_bucket", None, "0.025"] == 6

@@ -262,6 +262,20 @@ async def test_a_polled_shard_may_lag_between_empty_answers(credentials: None) -
         assert engine.stats.duplicates > 0
 
 
+async def test_only_what_was_done_is_written_down(credentials: None) -> None:
+    """The first fault that ends a call leaves nothing for the others."""
+    operation = "ListShards"
+    script = [Fault(kind=kind, operation=operation) for kind in ("slow", "throttle", "mute")]
+    script[0] = script[0].model_copy(update={"seconds": 0.01})
+    async with (
+        FaultCloud(script=script) as cloud,
+        aws_client(AWSSettings(region="eu-north-1", endpoint_url=cloud.url), "kinesis") as kinesis,
+    ):
+        async with asyncio.timeout(10):
+            await kinesis.list_shards(StreamName=cloud.name)
+        assert cloud.journal.counts == {"slow": 1, "throttle": 1}
+
+
 async def test_records_and_reshards_by_the_services_own_calls(credentials: None) -> None:
     async with (
         FaultCloud(shards=2) as cloud,

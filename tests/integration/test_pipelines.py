@@ -16,6 +16,7 @@ from replicator import config as configuration
 from replicator.aws import AWSSettings, aws_client
 from replicator.service import Service, SystemClock
 from replicator.supervisor import RETRY_SECONDS
+from replicator.tagged import DISCOVERY_SECONDS
 from tests.integration.test_admin import admin_of
 from tests.stack import Stack, run_worker, until
 
@@ -26,7 +27,8 @@ class Hurried(SystemClock):
     """Waits for the next attempt as long as a test can."""
 
     async def sleep(self, seconds: float) -> None:
-        await super().sleep(0.1 if seconds == RETRY_SECONDS else seconds)
+        is_long = seconds in {RETRY_SECONDS, DISCOVERY_SECONDS}
+        await super().sleep(0.1 if is_long else seconds)
 
 
 @dataclass

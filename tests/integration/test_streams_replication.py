@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -175,7 +177,74 @@ async def test_an_idle_table_has_no_gap_and_a_shard_that_was_missed_has(
         assert stored[young].startswith("AFTER_SEQUENCE_NUMBER")
 
 
-async def test_another_stream_of_the_table_is_not_read_when_the_old_one_is_read(
+async def test_trimmed_and_vanished_positions_stop_their_shards_and_no_others(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    stream = table_stream(3)
+    async with StreamsServer(stream, records_max=10) as server:
+        load = Load(server, 80)
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = stack.config(**pipelines(stack))
+        load.feed(200)
+        async with run_worker(config, tmp_path / "log0") as worker:
+            await stack.until_equal(load.shop.plain())
+            assert await worker.stop() == 0
+        before = await positions(stack)
+        trimmed, vanished, well = (shard.id for shard in stream.shards())
+        load.feed(200)
+        # A closed shard whose rest was trimmed isn't finished.
+        stream.close(trimmed)
+        stream.trim(trimmed, stream.count(trimmed) - 5)
+        stream.add_shard(parents=[vanished])
+        stream.remove_shard(vanished)
+        async with run_worker(config, tmp_path / "log1") as worker:
+
+            def told() -> dict[str, str]:
+                entries = [json.loads(each) for each in worker.log.splitlines() if each[:1] == "{"]
+                return {each["shard"]: each["code"] for each in entries if each["event"] == "gap"}
+
+            async def is_over() -> bool:
+                end = str(stream.continuation(well, stream.count(well)))
+                return len(told()) == 2 and (await positions(stack))[well] == end
+
+            await until(is_over)
+            assert await worker.stop() == 0
+        assert told() == {trimmed: "position_trimmed", vanished: "shard_vanished"}
+        after = await positions(stack)
+        assert [after[one] for one in (trimmed, vanished)] == [
+            before[one] for one in (trimmed, vanished)
+        ]
+
+
+async def test_latest_says_nothing_of_the_shards_that_come_later(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    stream = table_stream(1)
+    async with StreamsServer(stream) as server:
+        old = Load(server, 81)
+        old.feed(50)
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        await asyncio.sleep(1.1)  # the service's clock has whole seconds
+        config = stack.config(**pipelines(stack, start="LATEST"))
+        async with run_worker(config, tmp_path / "log0") as worker:
+
+            async def begun() -> bool:
+                return bool(await stack.fetch("SELECT FROM replicator_streams"))
+
+            await until(begun)
+            await worker.stop(signal.SIGKILL)
+        load = Load(server, 82)
+        load.feed(50)
+        load.rotate()
+        load.feed(50)
+        load.split()
+        load.feed(50)
+        async with run_worker(config, tmp_path / "log1") as worker:
+            await stack.until_equal(load.shop.plain())
+            assert await worker.stop() == 0
+
+
+async def test_another_stream_of_the_table_fails_the_pipeline_when_the_old_one_is_read(
     postgres_dsn: str, tmp_path: Path
 ) -> None:
     async with StreamsServer(table_stream(1)) as server:
@@ -190,12 +259,12 @@ async def test_another_stream_of_the_table_is_not_read_when_the_old_one_is_read(
             server.disable()
             new = server.enable(table_stream(1))
 
-            async def is_told() -> bool:
+            async def failed() -> bool:
                 return '"pipeline_failed"' in worker.log
 
-            await until(is_told)
+            await until(failed)
             assert '"code": "stream_replaced"' in worker.log
-            await worker.stop()
+            assert await worker.stop() == 0, "it waits to be begun anew, and has nothing to drain"
         assert await stack.live() == load.shop.plain(), "the old stream was read to its end"
         # Neither does a start that is set make another stream's numbers comparable.
         restarted = stack.config(**pipelines(stack, start="TRIM_HORIZON"))

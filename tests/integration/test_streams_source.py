@@ -159,7 +159,7 @@ async def test_every_page_is_listed(count: int) -> None:
         shards = await made.shards()
         assert {shard.id for shard in shards} == {shard.id for shard in server.stream.shards()}
         pages = server.called("DescribeStream")
-        assert len(pages) == count // 100 + 1
+        assert len(pages) == count // 100 + 1 == made.listing_calls()
         assert all(page["Limit"] == 100 for page in pages)
         # Half of the ten pages a second that all callers may have together.
         assert sum(clock.slept) == pytest.approx(0.2 * (len(pages) - 1))
@@ -292,6 +292,20 @@ async def test_an_iterator_that_expired_is_taken_again_behind_what_was_read(
     ]
 
 
+async def test_a_shard_that_goes_while_its_iterator_expires_is_not_asked_for_ever(
+    server: StreamsServer, opened: StreamsSource
+) -> None:
+    shard_id = first(server)
+    server.stream.append(shard_id, [b"1"])
+    async with asyncio.timeout(20), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
+        await anext(reading)
+        server.expire_iterators()
+        server.stream.remove_shard(shard_id)
+        with pytest.raises(PositionLost) as gone:
+            await anext(reading)
+    assert gone.value.code == "shard_gone"
+
+
 async def test_trimmed_gone_and_unknown_positions_are_told_apart(
     server: StreamsServer, opened: StreamsSource
 ) -> None:
@@ -405,6 +419,39 @@ async def test_latest_is_a_position_at_the_tip(has_timestamps: bool) -> None:
         end = stream.continuation(shard_id, stream.count(shard_id))
         assert fetches[-1].next == end
         await made.close()
+
+
+@pytest.mark.parametrize("has_timestamps", [True, False])
+async def test_a_start_inside_a_second_repeats_rather_than_loses(has_timestamps: bool) -> None:
+    """Records tell their time in whole seconds, and what was made after the start's fraction
+    looks older than it."""
+    stream = table_stream(1)
+    async with StreamsServer(stream, records_max=1, has_timestamps=has_timestamps) as server:
+        shard_id = first(server)
+        second_ms = 1_700_000_030_000
+        stream.append(shard_id, [b"before"], arrival_ms=second_ms - 1_000)
+        stream.append(shard_id, [b"same second"], arrival_ms=second_ms)
+        stream.append(shard_id, [b"after"], arrival_ms=second_ms + 1_000)
+        made = source(server)
+        await made.open()
+        for fraction_us in (0, 700_000):
+            start = at_timestamp(second_ms * 1_000 + fraction_us)
+            fetches = await read(made, shard_id, start, 2)
+            numbers = [fetch.records.first_sequence_number for fetch in fetches if fetch.records]
+            assert stream.continuation(shard_id, 2).sequence_number in numbers
+        await made.close()
+
+
+async def test_a_page_that_fails_is_no_reason_to_look_for_another_stream(
+    server: StreamsServer, opened: StreamsSource
+) -> None:
+    """Regression: without a page the stream's state wasn't known, which counted as disabled."""
+    await opened.shards()
+    asked = len(server.called("DescribeTable"))
+    for _ in range(OPTIONS.page_failures_max):
+        server.refuse("DescribeStream", "InternalServerError")
+    assert [shard.id for shard in await opened.shards()] == [first(server)]
+    assert len(server.called("DescribeTable")) == asked
 
 
 async def test_a_start_in_the_future_is_refused(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replicator.core.holes import Hole, HoleCause, find
 from replicator.core.lineage import (
     Discovered,
     DurableEnd,
@@ -19,7 +20,7 @@ from replicator.core.lineage import (
     Stopped,
 )
 from replicator.model import SHARD_END, Position, Shard
-from tests.property.lineage_world import World
+from tests.property.lineage_world import SHARE, ServiceShard, World
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -82,10 +83,64 @@ def test_every_shard_that_is_trimmed_unfinished_is_named() -> None:
             for child in world.service.children(shard_id):
                 if child.id not in world.sink.positions:
                     assert worker.lineage.state(child.id) is not ShardState.READABLE
-        assert set(worker.lineage.lost()) == lost
-        assert lost <= set(worker.lineage.audit())
+        nodes = worker.lineage.nodes()
+        assert {n.shard.id for n in nodes if n.state is ShardState.LOST} == lost
+        holes = find(nodes)
+        assert lost == {hole.shards[0] for hole in holes if hole.cause is HoleCause.LOST}
         named += len(lost)
     assert named > 100, "the trees do lose shards"
+
+
+def test_every_shard_that_no_list_shows_is_a_hole() -> None:
+    """The service hides a shard, some time before or after it was seen: its hash keys are told,
+    with the shard that is the cause, though the rest is read on."""
+    told = 0
+    for seed in range(300):
+        world = World(random.Random(seed))
+        for _ in range(world.rng.randint(0, 40)):
+            world.step()
+        (worker,) = world.workers
+        shards = world.service.open_shards()
+        known = world.rng.choice([True, False])
+        if known:
+            victim = world.rng.choice(shards)
+        else:
+            before = set(world.service.shards)
+            world.service.reshard()
+            newcomers = [s for s in world.service.open_shards() if s.id not in before]
+            if not newcomers:
+                continue
+            victim = world.rng.choice(newcomers)
+        if victim.id in worker.readings:
+            worker.stop(victim.id)
+        world.service.hidden.add(victim.id)
+        for _ in range(4 * len(world.service.shards)):
+            worker.ask_for_list()
+            worker.take_list()
+            for shard_id in worker.startable(set(worker.readings)):
+                if shard_id != victim.id:
+                    worker.start(shard_id)
+            for shard_id in sorted(worker.readings):
+                while not worker.readings[shard_id].is_ended:
+                    at = worker.readings[shard_id].at
+                    worker.read(shard_id)
+                    if worker.readings[shard_id].at == at:
+                        break
+                worker.flush(shard_id)
+        holes = worker.audit.holes
+        found = sum(overlap(hole, victim) for hole in holes)
+        assert found == len(victim.keys) * SHARE, f"seed {seed}: {holes}"
+        assert len({hole.key for hole in worker.told}) == len(worker.told), "once each"
+        for hole in holes:
+            assert not any(overlap(hole, s) for s in world.service.open_shards() if s is not victim)
+        told += len(holes)
+    assert told > 200
+
+
+def overlap(hole: Hole, shard: ServiceShard) -> int:
+    """How many hash keys of the shard are in the hole."""
+    first, end = shard.keys.start * SHARE, shard.keys.stop * SHARE
+    return sum(max(0, min(end, upper) - max(first, lower)) for lower, upper in hole.ranges)
 
 
 EVENTS = st.sampled_from(["start", "stop", "end", "durable"])
@@ -96,7 +151,7 @@ def test_an_illegal_step_changes_nothing(events: list[tuple[str, str]]) -> None:
     lineage = Lineage()
     lineage.step(Discovered([Shard("a"), Shard("b", ("a",)), Shard("c", ("a", "b"))]))
     for kind, shard_id in events:
-        before = {shard: lineage.state(shard) for shard in lineage.known()}
+        before = lineage.nodes()
         try:
             match kind:
                 case "start":
@@ -108,7 +163,7 @@ def test_an_illegal_step_changes_nothing(events: list[tuple[str, str]]) -> None:
                 case _:
                     lineage.step(DurableEnd(shard_id))
         except IllegalStep:
-            assert {shard: lineage.state(shard) for shard in lineage.known()} == before
+            assert lineage.nodes() == before
         for child, parents in {"b": ["a"], "c": ["a", "b"]}.items():
             done = all(lineage.state(parent) is ShardState.FINISHED for parent in parents)
             assert done == (lineage.state(child) is not ShardState.WAITING)

@@ -54,10 +54,13 @@ class Told:
                 life.ends("the rest", now)
                 self.runs = False
             case "failed":
-                life.stops(Phase.FAILED, "denied", now)
-                self.runs, self.misses = True, 0
+                action = self.alive.failed(SHARD, "denied", now)
+                self.runs, self.misses = True, life.misses
+                assert (action is not None) == (life.misses >= MISSES)
+                if action is not None:
+                    self.again()
             case "gap":
-                life.stops(Phase.GAP, "trimmed", now)
+                life.stops("trimmed", now)
                 self.runs, self.misses = True, 0
             case "retries":
                 life.retries("cut", now)
@@ -74,9 +77,13 @@ class Told:
             self.misses = action.misses
             assert isinstance(action, GiveBack) == (action.misses >= MISSES)
             if isinstance(action, GiveBack):
-                self.life.given_back("silent", self.now)
-                self.alive.own(SHARD, self.now)
-                self.runs, self.misses = True, 0
+                self.again()
+
+    def again(self) -> None:
+        """Given back, and owned again."""
+        self.life.given_back("silent", self.now)
+        self.alive.own(SHARD, self.now)
+        self.runs, self.misses = True, 0
 
 
 @given(STEPS)
@@ -153,7 +160,7 @@ def test_a_shard_that_was_given_back_is_as_late_as_it_was_until_another_owns_it(
 def test_a_gap_that_was_mended_is_a_new_beginning() -> None:
     """A shard that was owned again after its gap was taken for one that is owned twice."""
     alive = Liveness("w", deadline_seconds=DEADLINE)
-    alive.own(SHARD, 0.0).stops(Phase.GAP, "trimmed", 1.0)
+    alive.own(SHARD, 0.0).stops("trimmed", 1.0)
     assert alive.step(500.0) == []
     again = alive.own(SHARD, 500.0)
     assert again.phase is Phase.STARTING

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from replicator.admin import Admin
 from replicator.core.liveness import Phase
 from replicator.errors import PositionLost
-from replicator.model import SHARD_END, Reached
+from replicator.model import SHARD_END, Reached, Shard
 from replicator.status import LiveStatus
 from replicator.telemetry.metrics import Metrics
 from replicator.telemetry.watched import Watched
@@ -33,14 +33,20 @@ def watched(engine: Engine) -> Watched:
         unready=coordinator.unready,
         source_counters=dict,
         gaps=coordinator.gaps,
+        holes=coordinator.holes,
     )
 
 
-def stopped_by_cause(engine: Engine) -> dict[str, float]:
+def by_cause(engine: Engine, name: str) -> dict[str, float]:
+    """The values of a metric, by cause where it has one."""
     text = Metrics([watched(engine)]).text().decode()
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    found = {s.labels["cause"]: s.value for s in samples if s.name == "replicator_shards_stopped"}
-    (held_up,) = [s.value for s in samples if s.name == "replicator_shards_held_up"]
+    return {s.labels.get("cause", ""): s.value for s in samples if s.name == name}
+
+
+def stopped_by_cause(engine: Engine) -> dict[str, float]:
+    found = by_cause(engine, "replicator_shards_stopped")
+    held_up = by_cause(engine, "replicator_shards_held_up")[""]
     return {cause: value for cause, value in found.items() if value} | {"held_up": held_up}
 
 
@@ -101,5 +107,49 @@ def test_a_readers_gap_is_no_late_shard() -> None:
             assert admin.health()["healthy"]
             assert [each["shard"] for each in admin.health()["stopped"]] == [FIRST]
             assert stopped_by_cause(engine) == {"refused": 1, "held_up": 0}
+
+    run_virtually(main())
+
+
+def test_a_shard_that_no_list_shows_is_said_once_and_listed_for_at_once() -> None:
+    async def main() -> None:
+        rig = Rig()
+        engine, source, _ = rig.worker("one")
+        engine.discovery_seconds = 50.0
+        engine.__post_init__()
+        admin = Admin("shop", "me", [watched(engine)])
+        _, right = rig.stream.split(FIRST)
+        hidden = {right}
+        listings: list[float] = []
+        listed, ends = rig.stream.shards, rig.stream.children
+
+        def shards() -> list[Shard]:
+            listings.append(asyncio.get_running_loop().time())
+            return [shard for shard in listed() if shard.id not in hidden]
+
+        def children(shard_id: str) -> tuple[Shard, ...]:
+            return tuple(shard for shard in ends(shard_id) if shard.id not in hidden)
+
+        rig.stream.shards, rig.stream.children = shards, children  # type: ignore[method-assign]
+        with capture_logs() as logs:
+            async with engine.running():
+                await until(lambda: bool(engine.coordinator.holes()))
+                await asyncio.sleep(1)
+                told = len(listings)
+                assert listings[-1] - listings[-2] < 1, "at once"
+                (hole,) = admin.status()["pipelines"][0]["holes"]
+                assert (hole["cause"], hole["shards"]) == ("unknown", [FIRST])
+                assert hole["hash_keys"] == [[str(2**126), str(2**127 - 1)]]
+                assert hole["hash_keys_percent"] == 25
+                text = LiveStatus("http://x", admin.status()).as_text()
+                assert f"HOLE unknown  {FIRST}  25 % of the hash keys" in text
+                assert by_cause(engine, "replicator_holes")["unknown"] == 1
+                await asyncio.sleep(600)
+                assert len(listings) < told + 20, "and not again and again"
+                hidden.clear()
+                await until(lambda: not engine.coordinator.holes())
+                assert source.readers[right] == 1
+                assert by_cause(engine, "replicator_holes_found_total")["unknown"] == 1
+        assert [log["cause"] for log in logs if log["event"] == "hole"] == ["unknown"]
 
     run_virtually(main())

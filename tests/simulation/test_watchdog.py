@@ -10,7 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from replicator.core.liveness import MISSES_MAX, Phase, ShardView
+from replicator.core.retry import FATAL_RETRY_SECONDS
 from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.leasing import REFUSED_SECONDS
 from replicator.model import Position, WriteResult
 from replicator.store.memory import MemoryLeases, MemoryLeaseStore
 from replicator.testing.clock import LoopClock
@@ -301,18 +303,63 @@ def test_a_service_that_hangs_before_the_first_read_is_red_and_a_sink_is_not() -
         assert each.waits_for_sink == "w"
 
 
-def test_what_an_operator_must_mend_is_red_and_stays_here() -> None:
+def test_what_an_operator_must_mend_is_red_and_tried_no_more_often_by_a_lone_worker() -> None:
     async def main() -> None:
         rig = Rig()
         engine, source, _ = rig.worker("one")
-        for call in range(1, 100):
+        for call in range(1, 30):
             source.fail("fetch", call, FatalError("denied", "no permission"), shard_id=FIRST)
+        rig.add(FIRST)
         async with engine.running():
             await until(lambda: any(v.shard == FIRST for v in engine.coordinator.views()))
             await until(lambda: view(engine, FIRST).is_late, DEADLINE + 60)
             assert "no permission" in view(engine, FIRST).why
-            await asyncio.sleep(10 * DEADLINE)
-            assert engine.stats.leases_given_back == engine.stats.reader_cuts == 0
+            for _ in range(500):
+                await asyncio.sleep(1)
+                assert view(engine, FIRST).is_late
+                assert "no permission" in view(engine, FIRST).why
+            tried = source.calls[f"fetch {FIRST}"]
+            assert tried == pytest.approx(600 / FATAL_RETRY_SECONDS, abs=4)
+            assert engine.stats.leases_given_back == tried // MISSES_MAX
+            assert engine.stats.reader_cuts == 0
+            await until(lambda: rig.is_read(FIRST), 30 * FATAL_RETRY_SECONDS)
+            assert source.calls[f"fetch {FIRST}"] >= 30
+
+    run_virtually(main())
+
+
+def test_who_is_refused_leaves_the_shard_to_a_worker_that_is_not() -> None:
+    """A worker whose own credentials failed kept its leases for ever."""
+
+    async def main() -> None:
+        rig = Rig()
+        one, denied, _ = rig.worker("one")
+        two, _, _ = rig.worker("two")
+        async with one.running():
+            await until(lambda: rig.is_read(FIRST) and rig.is_read(SECOND))
+            async with two.running():
+                await until(lambda: {rig.owner(FIRST), rig.owner(SECOND)} == {"one", "two"})
+                mine = FIRST if rig.owner(FIRST) == "one" else SECOND
+                at = denied.calls[f"fetch {mine}"]
+                for call in range(at + 1, at + 4):
+                    error = FatalError("access_denied", "no permission")
+                    denied.fail("fetch", call, error, shard_id=mine)
+                rig.add(mine)
+                await until(lambda: rig.is_read(mine), (MISSES_MAX + 1) * FATAL_RETRY_SECONDS)
+                assert rig.owner(mine) == "two"
+                assert (one.stats.leases_given_back, two.stats.leases_given_back) == (1, 0)
+                assert one.stats.failures == {"access_denied": MISSES_MAX}
+                assert one.stats.leases_taken == {"free": 2}
+                assert one.stats.leases_lost == {"taken": 1}
+                assert two.stats.leases_taken == {"balance": 1, "free": 1}
+                await until(lambda: not one.coordinator.views(), one.lease_seconds)
+                for _ in range(int(REFUSED_SECONDS) - 60):
+                    await asyncio.sleep(1)
+                    assert rig.owner(FIRST) == rig.owner(SECOND) == "two", "nothing is taken"
+                # Its part of the work comes back to it.
+                await until(lambda: {rig.owner(FIRST), rig.owner(SECOND)} == {"one", "two"}, 90)
+            # Alone, it takes what is free.
+            await until(lambda: rig.owner(FIRST) == rig.owner(SECOND) == "one", 15)
 
     run_virtually(main())
 

@@ -390,7 +390,7 @@ ARN = "arn:aws:dynamodb:eu-north-1:111122223333:table/{}/stream/2026-01-31T12:00
         ("{kind: streams, stream: products}", "pipelines.0.source.stream:", "pattern"),
         (f"{{kind: streams, stream: '{ARN.format('orders')}'}}", "pipelines.0:", "'products'"),
         ("{kind: kafka}", "pipelines.0.source:", "kinesis or streams"),
-        ("{kind: kinesis}", "pipelines.0.source.stream:", "required"),
+        ("{kind: kinesis}", "pipelines.0:", "source.stream is required"),
         ("streams", "pipelines.0.source:", "dictionary"),
     ],
 )
@@ -411,3 +411,56 @@ def test_a_streams_pipeline_has_one_table(path: Path) -> None:
         STREAMS.replace("{kind: streams}", f"{{kind: streams, stream: '{ARN.format('products')}'}}")
     )
     assert config.load(path, {}).pipelines[0].source.kind == "streams"
+
+
+TAGGED = STREAMS.replace("[products]", '{tags: {replicate: "yes", team: [a, b], owner: null}}')
+
+
+def test_tables_may_be_found_by_tags(path: Path) -> None:
+    path.write_text(TAGGED)
+    pipeline = config.load(path, {}).pipelines[0]
+    assert pipeline.tagged is not None
+    assert pipeline.tagged.tags == {"replicate": ("yes",), "team": ("a", "b"), "owner": None}
+    assert (pipeline.tagged.include, pipeline.tagged.exclude) == (("*",), ())
+    found = pipeline.found(["orders"])
+    assert (found.name, found.table_names) == (f"{pipeline.name}/orders", ("orders",))
+    assert "start" not in pipeline.found(["orders"], is_later=True).source.model_fields_set
+
+
+def test_what_is_found_later_begins_at_its_oldest_record(path: Path) -> None:
+    path.write_text(TAGGED.replace("{kind: streams}", "{kind: streams, start: LATEST}"))
+    pipeline = config.load(path, {}).pipelines[0]
+    assert pipeline.found(["orders"]).source.start == "LATEST"
+    assert pipeline.found(["orders"], is_later=True).source.start == "TRIM_HORIZON"
+
+
+def test_a_shared_stream_is_one_run_with_one_consumer(path: Path) -> None:
+    path.write_text(TAGGED.replace("{kind: streams}", "{kind: kinesis, stream: shared}"))
+    loaded = config.load(path, {})
+    pipeline = loaded.pipelines[0]
+    found = pipeline.found(["orders", "users"])
+    assert found.name == f"{pipeline.name}/shared"
+    assert loaded.consumer_name(found) == loaded.consumer_name(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "hint"),
+    [
+        ('"yes"', "yes", "pipelines.0.tables.tags.replicate:", "put it into quotes"),
+        ("[a, b]", "[]", "pipelines.0.tables.tags.team:", "null means any"),
+        ("tags:", "tag:", "pipelines.0.tables:", "did you mean 'tags'"),
+        (
+            "{kind: streams}",
+            f"{{kind: streams, stream: '{ARN.format('products')}'}}",
+            "pipelines.0:",
+            "leave it out",
+        ),
+    ],
+)
+def test_tags_that_cannot_be_are_refused(
+    path: Path, old: str, new: str, place: str, hint: str
+) -> None:
+    path.write_text(TAGGED.replace(old, new))
+    message = refused(path)
+    assert place in message
+    assert hint in message

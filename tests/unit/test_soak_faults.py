@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
-from bench.soak_faults import LAG_PEAK, SLOW, Scrapes, done, sights
+import pytest
+
+from bench.soak_faults import LAG_PEAK, SLOW, Done, Scrapes, sights
 from replicator.testing.cloud import SCRIPTS
 
 SCRAPE = """
@@ -47,21 +50,20 @@ def test_every_fault_of_the_scripts_has_a_metric() -> None:
     )
     scrapes = Scrapes()
     scrapes.take(everything)
-    faults = {
-        f"{fault.kind} {fault.code or ''}".strip(): 1
+    faults = Counter(
+        f"{fault.kind} {fault.code or ''}".strip()
         for script in SCRIPTS.values()
         for fault in script
-    }
-    assert [one.fault for one in sights(faults, scrapes.counters()) if not one.is_seen] == []
+    )
+    told = sights(Done(faults, Counter()), scrapes.counters())
+    assert [one.fault for one in told if not one.is_seen] == []
 
 
 def test_a_fault_that_moved_nothing_is_not_seen() -> None:
     scrapes = Scrapes()
     scrapes.take(SCRAPE)
-    seen = {
-        one.fault: one.is_seen
-        for one in sights({"throttle": 2, "bad_crc": 1, "new": 1, "ttl": 1}, scrapes.counters())
-    }
+    done = Done(Counter({"throttle": 2, "bad_crc": 1, "new": 1, "ttl": 1}), Counter())
+    seen = {one.fault: one.is_seen for one in sights(done, scrapes.counters())}
     assert seen == {"throttle": True, "bad_crc": False, "new": False, "ttl": True}
 
 
@@ -79,5 +81,17 @@ def test_counters_add_up_over_restarts() -> None:
 
 def test_the_journal_tells_codes_apart(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    journal.write_text('{"kind": "exception"}\n{"kind": "exception", "code": "KMSX"}\n')
-    assert done(journal) == {"exception": 1, "exception KMSX": 1}
+    journal.write_text(
+        '{"kind": "exception", "seconds": 1}\n{"kind": "exception", "seconds": 1, "code": "KMSX"}\n'
+    )
+    assert Done.read(journal, [1.0]).counts == {"exception": 1, "exception KMSX": 1}
+
+
+@pytest.mark.parametrize(("end", "is_seen"), [(99.0, False), (100.5, True), (140.0, False)])
+def test_a_silence_just_before_a_kill_can_not_be_noticed(
+    end: float, is_seen: bool, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    journal.write_text('{"kind": "stall", "seconds": 100.0}\n')
+    (sight,) = sights(Done.read(journal, [end]), {})
+    assert sight.is_seen is is_seen

@@ -11,7 +11,8 @@ Rules of the file:
    is refused by the sink's fence.
 3. A lease that ran out is never renewed; it is taken again, after the reader stopped.
 4. Free and expired rows are taken whatever the balance. Only when there are none, one
-   shard a step is taken from the owner who has most, if that makes the two more equal.
+   shard a step is taken from the owner who has most, if that makes the two more equal;
+   never one that this worker could not read when it had it.
 
 The shell, every `until_next`: read the rows, `step`, do the actions, feed the
 outcomes back (`taken`, `renewed`, `stopped`), and only then read the rows again.
@@ -148,13 +149,17 @@ class LeaseView:
     # ---- the machine
 
     def step(
-        self, rows: Sequence[LeaseRow] | None, wanted: AbstractSet[str], now: float
+        self,
+        rows: Sequence[LeaseRow] | None,
+        wanted: AbstractSet[str],
+        now: float,
+        avoided: AbstractSet[str] = frozenset(),
     ) -> list[Action]:
         """What to do now, most urgent first.
 
         `rows` are all rows of the pipeline, read after the outcomes of the last step
         were fed back; None when they can't be read. `wanted` are the shards worth
-        a lease (`Lineage.wanted`)."""
+        a lease (`Lineage.wanted`), `avoided` those that are taken from nobody who reads them."""
         by_shard = None if rows is None else {row.shard_id: row for row in rows}
         actions: list[Action] = []
         self._expire(by_shard, now, actions)
@@ -165,7 +170,7 @@ class LeaseView:
             if missing:
                 actions.append(Create(missing))
             candidates = [by_shard[shard_id] for shard_id in sorted(wanted & by_shard.keys())]
-            actions.extend(self._choose(candidates, now))
+            actions.extend(self._choose(candidates, avoided, now))
         return actions
 
     def taken(self, row: LeaseRow, asked_at: float) -> None:
@@ -239,7 +244,9 @@ class LeaseView:
                 seen[shard_id] = _Seen(row.counter, row.owner, now)
         self._seen = seen
 
-    def _choose(self, candidates: Sequence[LeaseRow], now: float) -> list[Take]:
+    def _choose(
+        self, candidates: Sequence[LeaseRow], avoided: AbstractSet[str], now: float
+    ) -> list[Take]:
         """What to take of the rows that are worth it."""
         room = len(candidates) if self.shards_max is None else self.shards_max - len(self._held)
         others = [row for row in candidates if row.shard_id not in self._held]
@@ -252,8 +259,8 @@ class LeaseView:
         victim = max(loads, key=lambda owner: (loads[owner], str(owner)))
         if loads[victim] - len(self._held) < 2:
             return []
-        row = next(row for row in others if row.owner == victim)
-        return [Take(row, TakeReason.BALANCE)]
+        offered = [r for r in others if r.owner == victim and r.shard_id not in avoided]
+        return [Take(row, TakeReason.BALANCE) for row in offered[:1]]
 
     def _reason(self, row: LeaseRow, now: float) -> TakeReason | None:
         if row.owner is None:

@@ -200,6 +200,14 @@ _TABLE: Final[Mapping[_Step, Mapping[ShardState, ShardState]]] = {
 _READERS: Final = {Started: _Step.START, Stopped: _Step.STOP, GapFound: _Step.GAP}
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A shard of the graph."""
+
+    shard: Shard
+    state: ShardState
+
+
 @dataclass(slots=True)
 class _Node:
     shard: Shard
@@ -230,10 +238,6 @@ class Lineage:
         node = self._nodes.get(shard_id)
         return None if node is None else node.state
 
-    def known(self) -> tuple[str, ...]:
-        """Every shard of the graph, older first."""
-        return self._older_first(self._nodes)
-
     def readable(self) -> tuple[str, ...]:
         """Shards that may be read and aren't read by this process, older first."""
         return self._in({ShardState.READABLE})
@@ -246,10 +250,6 @@ class Lineage:
     def finished(self) -> tuple[str, ...]:
         """Finished shards that aren't forgotten yet, older first."""
         return self._in({ShardState.FINISHED})
-
-    def lost(self) -> tuple[str, ...]:
-        """Shards that vanished with unread records, older first."""
-        return self._in({ShardState.LOST})
 
     def gapped(self) -> tuple[str, ...]:
         """Shards that stand at a gap, older first."""
@@ -299,27 +299,9 @@ class Lineage:
             )
         )
 
-    def audit(self) -> tuple[str, ...]:
-        """Holes: shards that nothing which still moves will ever make readable (lost
-        ones and what only they, or a circle of parents, hold up). Empty when all is well."""
-        moving = [
-            shard_id
-            for shard_id, node in self._nodes.items()
-            if node.state in {ShardState.READABLE, ShardState.READING, ShardState.ENDED}
-            or (node.state is ShardState.WAITING and not node.was_listed)
-        ]
-        reached = set(moving)
-        while moving:
-            for child_id in self._children.get(moving.pop(), ()):
-                if child_id not in reached:
-                    reached.add(child_id)
-                    moving.append(child_id)
-        return self._older_first(
-            shard_id
-            for shard_id, node in self._nodes.items()
-            if node.state in {ShardState.LOST, ShardState.GAPPED}
-            or (node.state is ShardState.WAITING and shard_id not in reached)
-        )
+    def nodes(self) -> tuple[Known, ...]:
+        """Every shard of the graph, in no order; for `core.holes`."""
+        return tuple(Known(node.shard, node.state) for node in self._nodes.values())
 
     # ---- the machine
 

@@ -8,9 +8,9 @@ Rules of the file:
    such a shard is paused or retrying, its sink is named, and it is not late.
 3. A shard is late when its silence has reached the deadline, and until its next progress.
 4. Each deadline of silence is a miss. A reader that was silent for at least half of it is cut
-   and started again; after `misses_max` misses in a row the lease is given back. What an
-   operator must mend (failed, gap) is no miss: there is nothing to cut or to give away. What
-   failed is late in its time. A gap isn't: no restart mends it, and it is told as what it is.
+   and started again; after `misses_max` misses in a row the lease is given back. A failure that
+   an operator must mend is a miss too: another worker's credentials may serve. A gap is none,
+   and never late: nobody can read on and no restart mends it, so it is told as what it is.
 5. A shard that was given back stays on the list, as late as it was, until somebody else owns
    it or it is owned here again; then its silence goes on where it stood.
 
@@ -188,11 +188,17 @@ class ShardLife:
         the one who is waited for."""
         self._enter(Phase.RETRYING, now, why)
 
-    def stops(self, phase: Phase, why: str, now: float) -> None:
-        """An operator must act. That is no pause, whoever it was."""
+    def fails(self, why: str, now: float) -> None:
+        """An operator must act. That is no pause, whoever it was, and a miss."""
+        self._run_clock(now)
+        self.missed(now)
+        self._enter(Phase.FAILED, now, why)
+
+    def stops(self, why: str, now: float) -> None:
+        """It stands at a gap."""
         self._run_clock(now)
         self._count_anew(now)
-        self._enter(phase, now, why)
+        self._enter(Phase.GAP, now, why)
 
     def given_back(self, why: str, now: float) -> None:
         """The lease was given up though the shard isn't finished."""
@@ -248,6 +254,12 @@ class ShardLife:
     def state(self) -> str:
         """Phase and reason in one text."""
         return f"{self.phase}: {self.why}" if self.why else str(self.phase)
+
+    def missed(self, now: float) -> None:
+        """One more deadline passed, or attempt failed."""
+        self.misses += 1
+        # From now on, not from the deadline: a process that stood still misses once.
+        self.miss_at = self.silent_seconds(now) + self.deadline_seconds
 
     def _count_anew(self, now: float) -> None:
         self.misses = 0
@@ -308,6 +320,14 @@ class Liveness:
         """Every shard on the list, in no order."""
         return iter(self._lives.items())
 
+    def failed(self, shard_id: str, why: str, now: float) -> GiveBack | None:
+        """A reader of the shard failed as only an operator can mend it, or another worker."""
+        life = self._lives[shard_id]
+        life.fails(why, now)
+        if life.misses < self.misses_max:
+            return None
+        return GiveBack(shard_id, life.silent_seconds(now), life.misses)
+
     def step(self, now: float) -> list[Action]:
         """What the misses since the last step demand."""
         actions: list[Action] = []
@@ -317,9 +337,7 @@ class Liveness:
             silent = life.silent_seconds(now)
             if silent < life.miss_at:
                 continue
-            life.misses += 1
-            # From now on, not from the deadline: a process that stood still misses once.
-            life.miss_at = silent + self.deadline_seconds
+            life.missed(now)
             if life.misses >= self.misses_max:
                 actions.append(GiveBack(shard_id, silent, life.misses))
             elif life.phase is Phase.READING and now - life.phase_from >= self.deadline_seconds / 2:

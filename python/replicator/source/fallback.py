@@ -54,11 +54,6 @@ class FallbackSource:
         self.falls = 0
         self.returns = 0
 
-    @property
-    def mode(self) -> str:
-        """The way in force: `fan_out` or `polling`."""
-        return "fan_out" if self._fallback.is_preferred else "polling"
-
     async def open(self) -> Stream:
         """The stream's identity; with the consumer ACTIVE where one can be had."""
         stream = await self._polling.open()
@@ -97,6 +92,10 @@ class FallbackSource:
     async def shards(self) -> Sequence[Shard]:
         return await self._polling.shards()
 
+    def listing_calls(self) -> int:
+        """See `protocols.Paged`."""
+        return self._polling.listing_calls()
+
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`."""
         while position != SHARD_END:
@@ -112,6 +111,8 @@ class FallbackSource:
             try:
                 if is_trial:
                     await self._fan_out.open()
+                    # Fan-out would believe in whatever has the name now.
+                    await self._polling.require_same_stream()
                 async with aclosing(self._fan_out.read(shard_id, position)) as fetches:
                     async for fetch in fetches:
                         self._works()
@@ -119,8 +120,9 @@ class FallbackSource:
                         yield fetch
                         position = fetch.next
             except (TransientError, FatalError) as error:
-                # A trial that fails for any reason leaves everything as it was.
-                if not (is_trial or _is_refusal(error)):
+                # A trial that fails leaves everything as it was.
+                is_tried = is_trial and error.code != "stream_recreated"
+                if not (is_tried or _is_refusal(error)):
                     raise
                 self._refused(error)
 

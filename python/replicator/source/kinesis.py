@@ -182,7 +182,7 @@ class KinesisSource(KinesisStream):
                 self._clock,
                 stream.arn,
                 self.consumer_name,
-                self._require_same_stream,
+                self.require_same_stream,
                 wait_seconds=self._options.consumer_wait_seconds,
             )
         return stream
@@ -313,7 +313,7 @@ class KinesisSource(KinesisStream):
         Raises FatalError for a stream that is gone or is another one under the same name,
         PositionLost for a shard that is no longer listed.
         """
-        await self._require_same_stream()
+        await self.require_same_stream()
         await self._require_listed(shard_id)
         await self._active_consumer().look_again()
 

@@ -100,12 +100,12 @@ class KinesisPollingSource(KinesisStream):
                 )
         except FatalError as error:
             if error.code == "resource_missing":
-                await self._require_same_stream()
+                await self.require_same_stream()
                 await self._require_listed(shard_id)
             raise
         except PositionLost:
             # A number of the stream that had this name before isn't lost: it means nothing.
-            await self._require_same_stream()
+            await self.require_same_stream()
             raise
         await self._confirm_stream()
         return str(answer["ShardIterator"])
@@ -123,7 +123,7 @@ class KinesisPollingSource(KinesisStream):
         async with self._confirming:
             if self._confirmed_at < asked_at:
                 began_at = self._clock.monotonic()
-                await self._require_same_stream()
+                await self.require_same_stream()
                 self._confirmed_at = began_at
 
 

@@ -35,6 +35,7 @@ class KinesisStream:
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._stream: Stream | None = None
+        self._listing_calls = 0
 
     async def now_us(self) -> int:
         return (await self.horizon()).now_us
@@ -52,6 +53,7 @@ class KinesisStream:
         # (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_ListShards.html).
         request: dict[str, str] = self._key
         while True:
+            self._listing_calls += 1
             with aws_errors("ListShards", self._stream_name):
                 answer = await self._client.list_shards(**request)
             shards.extend(_shard(item) for item in answer["Shards"])
@@ -59,6 +61,10 @@ class KinesisStream:
             if not token:
                 return shards
             request = {"NextToken": token}
+
+    def listing_calls(self) -> int:
+        """See `protocols.Paged`."""
+        return self._listing_calls
 
     async def close(self) -> None:
         """Closes the clients, and with them every connection. May be called twice."""
@@ -80,7 +86,7 @@ class KinesisStream:
         register(client)
         return client
 
-    async def _require_same_stream(self) -> None:
+    async def require_same_stream(self) -> None:
         """Raises FatalError when another stream has taken the name since `open`."""
         stream = await self._identity()
         if stream != self._stream:
@@ -125,10 +131,12 @@ class KinesisStream:
 def _shard(item: dict[str, Any]) -> Shard:
     numbers = item["SequenceNumberRange"]
     parents = (item.get("ParentShardId"), item.get("AdjacentParentShardId"))
+    keys = item["HashKeyRange"]
     return Shard(
         id=item["ShardId"],
         parents=tuple(parent for parent in parents if parent),
         is_open=numbers.get("EndingSequenceNumber") is None,
         starting_sequence_number=numbers["StartingSequenceNumber"],
         ending_sequence_number=numbers.get("EndingSequenceNumber"),
+        hash_range=(int(keys["StartingHashKey"]), int(keys["EndingHashKey"]) + 1),
     )

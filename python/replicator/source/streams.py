@@ -136,6 +136,7 @@ class StreamsSource:
         self._listing = Listing()
         self._listing_now = asyncio.Lock()
         self._page_at = float("-inf")
+        self._listing_calls = 0
         self._has_filter = True
         self._has_timestamps = True
         self._replacement: str | None = None
@@ -221,9 +222,14 @@ class StreamsSource:
         """
         async with self._listing_now:
             status = await self._list()
-            if status not in {"ENABLED", "ENABLING"}:
+            # Unknown where no page came this time.
+            if status in {"DISABLED", "DISABLING"}:
                 await self._look_for_replacement()
             return self._listing.shards()
+
+    def listing_calls(self) -> int:
+        """See `protocols.Paged`."""
+        return self._listing_calls
 
     async def read(self, shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
         """The shard's fetches from `position` on; see `protocols.Source.read`.
@@ -285,8 +291,6 @@ class StreamsSource:
                 raise await self._missing(shard_id) from error
             if error.code != "request_invalid":
                 raise
-            if position.sequence_number is not None:
-                raise PositionLost("position_invalid", error.message) from error
             if position.timestamp_us is None:
                 raise
             await self._require_past(position.timestamp_us)
@@ -305,11 +309,12 @@ class StreamsSource:
         if position.sequence_number is not None:
             request["SequenceNumber"] = position.sequence_number
         if position.timestamp_us is not None:
-            # Cut to the API's milliseconds, downwards: nothing is skipped.
+            # Records tell their time in whole seconds: cut downwards, nothing is skipped.
             request["Timestamp"] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
-                milliseconds=position.timestamp_us // 1_000
+                seconds=position.timestamp_us // 1_000_000
             )
-        with aws_errors("GetShardIterator", f"{shard_id} of {self._arn}"):
+        resource = f"{shard_id} of {self._arn}"
+        with aws_errors("GetShardIterator", resource, position=position.sequence_number):
             answer = await self._client.get_shard_iterator(
                 StreamArn=self._arn, ShardId=shard_id, **request
             )
@@ -394,12 +399,14 @@ class StreamsSource:
     # ---- listing
 
     async def _list(self) -> str:
-        """Brings the listing to its end, or as far as it goes now: the stream's status."""
+        """Brings the listing to its end, or as far as it goes now: the stream's status (empty
+        when no page came)."""
         listing = self._listing
         status = ""
         failures = 0
         while True:
             await self._keep_rate()
+            self._listing_calls += 1
             after = {} if listing.after is None else {"ExclusiveStartShardId": listing.after}
             try:
                 answer = await self._describe(self._arn, Limit=_PAGE_SHARDS, **after)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -25,6 +25,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from replicator.core.gap import Cause
+from replicator.core.holes import HoleCause
+from replicator.core.lease import ExpireReason, TakeReason
 from replicator.core.liveness import Phase, ShardView
 from replicator.telemetry.stats import Stats
 from replicator.telemetry.watched import Watched
@@ -40,9 +42,13 @@ _OF_PIPELINE: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
     ("duplicates", "Changes that came again.", lambda s: s.duplicates),
     ("superseded", "Changes that came later than a newer one.", lambda s: s.superseded),
     ("ambiguous", "Changes that only their arrival orders.", lambda s: s.ambiguous),
-    ("gaps", "Positions that the service lost before they were read.", lambda s: s.gaps),
+    ("listings", "Complete listings of the stream's shards.", lambda s: s.listings),
     ("reader_cuts", "Silent readers that the watchdog restarted.", lambda s: s.reader_cuts),
-    ("leases_given_back", "Leases of shards that stayed silent.", lambda s: s.leases_given_back),
+    (
+        "leases_given_back",
+        "Leases of shards that stayed silent or were refused.",
+        lambda s: s.leases_given_back,
+    ),
 )
 # name, help, value: counters by pipeline and sink.
 _OF_SINK: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
@@ -53,6 +59,33 @@ _OF_SINK: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
 _BY_LABEL: tuple[tuple[str, str, str, Callable[[Stats], Mapping[str, int]]], ...] = (
     ("dropped", "Changes that nobody asked for.", "reason", lambda s: s.dropped),
     ("rejections", "Dead letters by the code of their reason.", "code", lambda s: s.rejected),
+    ("failures", "Errors of shards that an operator must mend.", "code", lambda s: s.failures),
+    (
+        "gaps",
+        "Positions that the service lost before they were read.",
+        "cause",
+        lambda s: _from_zero(Cause, s.gaps_by_cause),
+    ),
+    (
+        "holes_found",
+        "Holes that two audits in a row found.",
+        "cause",
+        lambda s: _from_zero(HoleCause, s.holes),
+    ),
+    ("discovery_failures", "Listings that failed.", "code", lambda s: s.discovery_failures),
+    ("lease_failures", "Calls of the lease store that failed.", "code", lambda s: s.lease_failures),
+    (
+        "leases_taken",
+        "Leases that were won, by why they could be.",
+        "reason",
+        lambda s: _from_zero(TakeReason, s.leases_taken),
+    ),
+    (
+        "leases_lost",
+        "Leases that others took, or that ran out.",
+        "reason",
+        lambda s: _from_zero(ExpireReason, s.leases_lost),
+    ),
     ("retries", "Errors that may pass.", "code", lambda s: s.retries),
     ("flushes", "Writes by what made them due.", "reason", lambda s: s.flush_reasons),
 )
@@ -78,6 +111,7 @@ class Metrics(Collector):
         yield from self._writes()
         yield from self._gauges()
         yield from self._stopped()
+        yield from self._holes()
         yield from self._shards()
 
     def _counters(self) -> Iterator[Metric]:
@@ -159,6 +193,14 @@ class Metrics(Collector):
             held_up.add_metric([each.pipeline], len({s for gap in gaps for s in gap.held_up}))
         yield from (stopped, held_up)
 
+    def _holes(self) -> Iterator[Metric]:
+        family = _gauge("holes", "What nobody can read, by why.", "pipeline", "cause")
+        for each in self._pipelines:
+            causes = Counter(hole.cause for hole in each.holes())
+            for cause in HoleCause:
+                family.add_metric([each.pipeline, cause], causes[cause])
+        yield family
+
     def _shards(self) -> Iterator[Metric]:
         phases = _gauge("shards", "Shards of this worker by phase.", "pipeline", "phase")
         late = _gauge("shards_late", "Shards past their deadline.", "pipeline")
@@ -182,6 +224,11 @@ class Metrics(Collector):
                 if view.progress_age_seconds is not None:
                     age.add_metric(labels, view.progress_age_seconds)
         yield from (phases, late, lag, shard_lag, age, phase)
+
+
+def _from_zero(names: Iterable[str], counts: Mapping[str, int]) -> Mapping[str, int]:
+    """With those that never happened: the first of a series that appears is no increase."""
+    return dict.fromkeys(names, 0) | dict(counts)
 
 
 def _badness(view: ShardView) -> tuple[bool, float]:

@@ -25,16 +25,28 @@ class Stats:
         self.superseded = 0
         self.ambiguous = 0
         self.dead_letters = 0
-        self.gaps = 0
+        self.listings = 0
         self.reader_cuts = 0
         self.leases_given_back = 0
         self.flushes = 0
         self.write_seconds = 0.0
+        self.gaps_by_cause: Counter[str] = Counter()
+        self.holes: Counter[str] = Counter()
+        self.discovery_failures: Counter[str] = Counter()
+        self.lease_failures: Counter[str] = Counter()
+        self.leases_taken: Counter[str] = Counter()
+        self.leases_lost: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.flush_reasons: Counter[str] = Counter()
         self._latency_buckets: Counter[int] = Counter()
+
+    @property
+    def gaps(self) -> int:
+        """Gaps that were met, whatever their cause."""
+        return self.gaps_by_cause.total()
 
     def observe_latency(self, seconds: float, changes: int) -> None:
         """Counts `changes` that went from received frame to committed row in that time."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from replicator.api_calls import APICalls
 from replicator.core.budget import Budget
 from replicator.core.gap import Gap
+from replicator.core.holes import Hole
 from replicator.core.liveness import ShardView
 from replicator.errors import ReplicatorError
 from replicator.telemetry.stats import Stats
@@ -29,6 +30,8 @@ class Watched:
     """See `protocols.Measured.counters`; empty where the source counts nothing."""
     gaps: Callable[[], Sequence[Gap]] = tuple
     """The gaps that stop shards now."""
+    holes: Callable[[], Sequence[Hole]] = tuple
+    """What nobody can read now."""
     api: APICalls = field(default_factory=APICalls)
     """What its calls of AWS met."""
     failure: Callable[[], ReplicatorError | None] = lambda: None

@@ -158,8 +158,7 @@ class ScriptedStream:
 
     def rotate(self, shard_id: str) -> str:
         """Closes a shard; one child takes over, as in DynamoDB Streams every few hours."""
-        whole = self._logs[shard_id].hash_range
-        child = self.add_shard(parents=(shard_id,), hash_range=whole)
+        child = self.add_shard(parents=(shard_id,), hash_range=self._logs[shard_id].hash_range)
         self._close(shard_id, (child,))
         return child
 
@@ -215,6 +214,7 @@ class ScriptedStream:
                 is_open=log.is_open,
                 starting_sequence_number=log.sequence_number(0),
                 ending_sequence_number=None if log.is_open else log.sequence_number(log.count),
+                hash_range=log.hash_range,
             )
             for log in self._logs.values()
         ]

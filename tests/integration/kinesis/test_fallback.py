@@ -39,6 +39,11 @@ async def source(server: KinesisServer, clock: VirtualClock) -> AsyncIterator[Fa
     await made.close()
 
 
+def mode(source: FallbackSource) -> str:
+    """The way in force."""
+    return "polling" if source.falls > source.returns else "fan_out"
+
+
 def refuse_consumer(server: KinesisServer, times: int = 1) -> None:
     for _ in range(times):
         server.refuse("RegisterStreamConsumer", "AccessDeniedException")
@@ -53,7 +58,7 @@ async def test_where_fan_out_can_be_had_nothing_is_polled(
         await source.open()
         fetches = [fetch async for fetch in source.read(SHARD, TRIM_HORIZON)]
     assert payloads(fetches) == numbered(0, 3)
-    assert source.mode == "fan_out"
+    assert mode(source) == "fan_out"
     assert not server.called("GetRecords")
     assert {entry["event"] for entry in logs} <= {
         "consumer registered",
@@ -87,7 +92,7 @@ async def test_without_a_consumer_the_stream_is_polled_and_that_is_said_once(
         fetches += [fetch async for fetch in source.read(other, TRIM_HORIZON)]
     assert payloads(fetches) == numbered(0, 7)
     assert not server.called("SubscribeToShard")
-    assert source.mode == "polling"
+    assert mode(source) == "polling"
     (said,) = [entry for entry in logs if entry["log_level"] == "warning"]
     assert (said["event"], said["code"]) == ("fan_out_unavailable", expected)
     assert "What to do" in said["reason"]
@@ -125,16 +130,16 @@ async def test_permission_taken_away_while_reading_loses_and_repeats_nothing(
     server.refuse("SubscribeToShard", "AccessDeniedException")
     fetches = [fetch async for fetch in source.read(SHARD, TRIM_HORIZON)]
     assert payloads(fetches) == numbered(0, 6)
-    assert source.mode == "polling"
+    assert mode(source) == "polling"
     assert fetches[-1].next == SHARD_END
 
 
 async def until_mode(
-    source: FallbackSource, reading: AsyncIterator[Fetch], mode: str
+    source: FallbackSource, reading: AsyncIterator[Fetch], wanted: str
 ) -> list[Fetch]:
     fetches: list[Fetch] = []
     async with asyncio.timeout(20):
-        while source.mode != mode:
+        while mode(source) != wanted:
             fetches.append(await anext(reading))
     return fetches
 
@@ -183,7 +188,7 @@ async def test_a_trial_that_fails_changes_nothing_and_is_not_said_again(
                 await anext(reading)
     assert len(server.called("RegisterStreamConsumer")) == 1 + 3
     assert [entry for entry in logs if entry["log_level"] == "warning"] == []
-    assert source.mode == "polling"
+    assert mode(source) == "polling"
 
 
 async def test_a_trial_that_meets_something_else_goes_on_polling(
@@ -200,7 +205,24 @@ async def test_a_trial_that_meets_something_else_goes_on_polling(
         while len(seen) < 2:
             seen += payloads([await anext(reading)])
     assert len(server.called("SubscribeToShard")) == 1
-    assert source.mode == "polling"
+    assert mode(source) == "polling"
+
+
+async def test_a_trial_meets_another_stream_under_the_name(
+    server: KinesisServer, source: FallbackSource, clock: VirtualClock
+) -> None:
+    """Regression: fan-out was opened anew for a trial, and read whatever stream it found."""
+    refuse_consumer(server)
+    await source.open()
+    async with aclosing(source.read(SHARD, TRIM_HORIZON)) as reading:
+        await anext(reading)
+        clock.advance(LOOK_SECONDS)
+        server.recreate()
+        server.stream.append(SHARD, numbered(0, 2))
+        with pytest.raises(FatalError) as caught:
+            await anext(reading)
+    assert caught.value.code == "stream_recreated"
+    assert not server.called("SubscribeToShard")
 
 
 async def test_one_shard_at_a_time_tries(
@@ -227,7 +249,7 @@ async def test_a_denial_of_the_stream_itself_is_no_reason_to_poll(
     with pytest.raises(FatalError) as caught:
         await source.open()
     assert caught.value.code == "access_denied"
-    assert source.mode == "fan_out"
+    assert mode(source) == "fan_out"
 
 
 async def test_fan_out_that_may_come_in_a_moment_is_waited_for(
@@ -237,7 +259,7 @@ async def test_fan_out_that_may_come_in_a_moment_is_waited_for(
     with pytest.raises(TransientError) as caught:
         await source.open()
     assert caught.value.code == "consumer_not_active"
-    assert source.mode == "fan_out"
+    assert mode(source) == "fan_out"
 
 
 async def test_what_both_ways_asked_is_counted_together(
@@ -264,4 +286,4 @@ async def test_a_look_changes_nothing(server: KinesisServer, source: FallbackSou
     _, denied = await source.look()
     assert isinstance(denied, FatalError)
     assert not server.called("RegisterStreamConsumer")
-    assert source.mode == "fan_out"
+    assert mode(source) == "fan_out"

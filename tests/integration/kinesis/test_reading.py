@@ -71,7 +71,7 @@ async def test_every_page_of_the_listing_is_read(
     assert calls[0] == {"StreamName": server.name}
     # The API refuses a name beside a token.
     assert all(set(call) == {"NextToken"} for call in calls[1:])
-    assert len(calls) == -(-count // 100)
+    assert len(calls) == -(-count // 100) == source.listing_calls()
 
 
 # --- the consumer ---

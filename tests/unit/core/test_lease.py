@@ -177,3 +177,14 @@ def test_expired_beats_balance() -> None:
 def test_a_shard_is_taken_once() -> None:
     with pytest.raises(AssertionError):
         holding().taken(owned(S1, "me", 2), 1.0)
+
+
+def test_what_is_avoided_is_taken_when_free_and_from_no_owner() -> None:
+    leases = view()
+    rows = rows_of({"a": 3})
+    wanted = {row.shard_id for row in rows}
+    assert leases.step(rows, wanted, 0.0, wanted) == []
+    (take,) = leases.step(rows, wanted, 0.1, {"s0"})
+    assert take == Take(rows[1], TakeReason.BALANCE)
+    free = [LeaseRow("p", "s0", None, 2), *rows[1:]]
+    assert leases.step(free, wanted, 0.2, wanted) == [Take(free[0], TakeReason.FREE)]

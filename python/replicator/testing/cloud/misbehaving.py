@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -239,12 +239,12 @@ class Misbehaving(JSONServer):
         request.transport.close()
         return response
 
-    def _struck(self, place: Place, *, operation: str = "", shard: str = "") -> list[Fault]:
-        """The faults of this chance, written down."""
-        struck = self.mischief.strikes(
+    def _struck(self, place: Place, *, operation: str = "", shard: str = "") -> Iterator[Fault]:
+        """The faults of this chance, each written down when it is taken: after one that ends the
+        call, the others aren't done."""
+        for fault in self.mischief.strikes(
             place, self.clock.seconds(), operation=operation, shard=shard
-        )
-        for fault in struck:
+        ):
             said = {"operation": operation, "shard": shard, "code": fault.code}
             self.journal.add(fault.kind, **{name: what for name, what in said.items() if what})
-        return struck
+            yield fault

@@ -190,7 +190,7 @@ class FaultCloud(Misbehaving, KinesisServer):
     # ---- subscriptions
 
     def _sends_initial_response(self, shard_id: str) -> bool:
-        struck = self._struck(Place.SUBSCRIPTION, shard=shard_id)
+        struck = list(self._struck(Place.SUBSCRIPTION, shard=shard_id))
         return not struck and super()._sends_initial_response(shard_id)
 
     def _steps(self, shard_id: str) -> Iterable[Step]:

@@ -257,9 +257,9 @@ async def test_a_stream_that_is_still_being_made_is_tagged_all_the_same(aws: Aws
     """AddTagsToStream refuses a stream that is CREATING, so setup ended behind CreateStream."""
     aws.server.creating_answers = 3
     assert await aws.states(apply=True) == dict.fromkeys(ALL, "done")
-    assert aws.server.tags == {setup_pieces.TAG: "test/p"}
+    assert aws.server.stream_tags == {setup_pieces.TAG: "test/p"}
     assert aws.server.called("AddTagsToStream") == []
-    assert aws.server.destinations == {TABLE: "MICROSECOND"}
+    assert aws.server.precisions == {TABLE: "MICROSECOND"}
     assert await aws.states(apply=True) == dict.fromkeys(ALL, "ok")
     assert await aws.states(apply=True, remove=True) == dict.fromkeys(ALL, "done")
     assert not aws.server.exists

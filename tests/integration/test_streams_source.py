@@ -166,6 +166,24 @@ async def test_every_page_is_listed(count: int) -> None:
         await made.close()
 
 
+async def test_ten_thousand_shards_are_found_though_one_call_in_twenty_fails() -> None:
+    codes = ("LimitExceededException", "InternalServerError", "ThrottlingException")
+    async with StreamsServer(table_stream(10_001)) as server:
+        made = source(server)
+        await made.open()
+        server.calls.clear()
+        for number in range(6):
+            for _ in range(19):
+                server.accept("DescribeStream")
+            status = 500 if codes[number % 3] == "InternalServerError" else 400
+            server.refuse("DescribeStream", codes[number % 3], status=status)
+        assert {shard.id for shard in await made.shards()} == {
+            shard.id for shard in server.stream.shards()
+        }
+        assert len(server.called("DescribeStream")) == 101 + 5
+        await made.close()
+
+
 async def test_a_page_that_fails_is_asked_for_again() -> None:
     async with StreamsServer(table_stream(350)) as server:
         made = source(server)

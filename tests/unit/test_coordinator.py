@@ -296,6 +296,92 @@ def test_leases_outlast_a_crowd_of_shards() -> None:
     run_virtually(main())
 
 
+class AwayStore(MemoryLeaseStore):
+    """Answers nothing but errors while `is_away`."""
+
+    is_away = False
+
+    def _require(self) -> None:
+        if self.is_away:
+            raise TransientError("throttled", "the table of leases is throttled")
+
+    async def rows(self, pipeline: str) -> Sequence[LeaseRow]:
+        self._require()
+        return await super().rows(pipeline)
+
+    async def take(self, seen: LeaseRow, owner: str) -> LeaseRow | None:
+        self._require()
+        return await super().take(seen, owner)
+
+    async def renew(self, held: LeaseRow) -> LeaseRow:
+        self._require()
+        return await super().renew(held)
+
+    async def checkpoint(self, pipeline: str, shard_id: str, position: Position) -> None:
+        self._require()
+        await super().checkpoint(pipeline, shard_id, position)
+
+    async def release(self, held: LeaseRow) -> None:
+        self._require()
+        await super().release(held)
+
+
+def test_a_lease_store_that_is_away_for_five_minutes_costs_only_time() -> None:
+    async def main() -> None:
+        rig = Rig()
+        store = rig.engine.store = AwayStore(rig.leases)
+        rig.engine.__post_init__()
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.is_read(FIRST))
+            store.is_away = True
+            await asyncio.sleep(rig.engine.lease_seconds + 1)
+            # Anybody may have the shards by now.
+            assert "reading" not in rig.engine.states().values()
+            rig.add(FIRST)
+            rig.add(SECOND)
+            await asyncio.sleep(300)
+            assert not rig.is_read(FIRST)
+            store.is_away = False
+            await until(lambda: rig.is_read(FIRST) and rig.is_read(SECOND), 20)
+        assert {row.owner for row in rig.leases.rows.values()} == {None}
+
+    run_virtually(main())
+
+
+class FastClock(LoopClock):
+    """Five minutes ahead of everybody else's."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 300
+
+
+def test_workers_whose_clocks_differ_share_the_shards_in_peace() -> None:
+    async def main() -> None:
+        rig = Rig()
+        other = Engine(
+            rig.source, rig.sink, MemoryLeaseStore(rig.leases), owner="other", clock=FastClock()
+        )
+
+        def owners() -> set[str | None]:
+            return {row.owner for row in rig.leases.rows.values()}
+
+        with capture_logs() as logs:
+            async with rig.engine.running(), other.running():
+                await until(lambda: owners() == {rig.engine.owner, "other"})
+                before = len(logs)
+                for _ in range(10):
+                    await asyncio.sleep(rig.engine.lease_seconds)
+                    rig.add(FIRST)
+                    rig.add(SECOND)
+                    await until(lambda: rig.is_read(FIRST) and rig.is_read(SECOND), 5)
+                    assert owners() == {rig.engine.owner, "other"}
+                changed = [log for log in logs[before:] if log["event"].startswith("lease")]
+        assert changed == []
+
+    run_virtually(main())
+
+
 def test_a_start_at_the_latest_record_is_resolved_once() -> None:
     async def main() -> None:
         rig = Rig(start=LATEST)

@@ -118,8 +118,8 @@ class KinesisServer(JSONServer):
         self.clock_ahead_seconds = 0.0
         self.exists = True
         self.creating_answers = 1
-        self.tags: dict[str, str] = {}
-        self.destinations: dict[str, str] = {}
+        self.stream_tags: dict[str, str] = {}
+        self.precisions: dict[str, str] = {}
         self.subscriptions: Counter[str] = Counter()
         self._page_size = page_size
         self._event_records = event_records
@@ -160,7 +160,7 @@ class KinesisServer(JSONServer):
     def create(self, tags: dict[str, str]) -> None:
         """Makes it: CREATING for as many answers as a consumer, then ACTIVE."""
         self.recreate()
-        self.tags = dict(tags)
+        self.stream_tags = dict(tags)
         self._creating = self.creating_answers
 
     def recreate(self) -> None:
@@ -224,12 +224,12 @@ class KinesisServer(JSONServer):
         precision = "ApproximateCreationDateTimePrecision"
         if operation.startswith("Enable"):
             wanted = body.get("EnableKinesisStreamingConfiguration", {})
-            self.destinations[table] = wanted.get(precision, "MILLISECOND")
+            self.precisions[table] = wanted.get(precision, "MILLISECOND")
         elif operation.startswith("Disable"):
-            self.destinations.pop(table, None)
+            self.precisions.pop(table, None)
         found = [
             {"StreamArn": self.arn, "DestinationStatus": "ACTIVE", precision: how}
-            for name, how in self.destinations.items()
+            for name, how in self.precisions.items()
             if name == table
         ]
         return {"TableName": table, "KinesisDataStreamDestinations": found}
@@ -250,7 +250,7 @@ class KinesisServer(JSONServer):
                 self.delete()
             case "ListTagsForStream":
                 self._require_stream(body)
-                return {"Tags": _tags(self.tags), "HasMoreTags": False}
+                return {"Tags": _tags(self.stream_tags), "HasMoreTags": False}
             case "DeregisterStreamConsumer":
                 self._describe(body)
                 del self._consumers[body["ConsumerName"]]

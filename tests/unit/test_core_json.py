@@ -10,6 +10,8 @@ import pytest
 from replicator._core import Records, decode
 
 TTL = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
+# As the API of DynamoDB Streams spells it.
+TTL_OF_STREAMS = {"PrincipalId": "dynamodb.amazonaws.com", "Type": "Service"}
 
 
 def streams(**members: Any) -> dict[str, Any]:
@@ -52,8 +54,9 @@ def change(payload: bytes) -> dict[str, Any]:
     return whole
 
 
-def test_a_streams_record_keeps_its_version_and_who_did_it() -> None:
-    whole = change(json.dumps(streams(userIdentity=TTL), indent=1).encode())
+@pytest.mark.parametrize("identity", [TTL, TTL_OF_STREAMS])
+def test_a_streams_record_keeps_its_version_and_who_did_it(identity: dict[str, str]) -> None:
+    whole = change(json.dumps(streams(userIdentity=identity), indent=1).encode())
     assert whole == {
         "eventID": "e1",
         "eventName": "REMOVE",

@@ -104,6 +104,34 @@ def test_in_a_state_what_does_not_match_is_deleted_with_its_version() -> None:
     assert len(batch.newest("t", KEY)) == 4
 
 
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {"type": "Service", "principalId": "dynamodb.amazonaws.com"},
+        {"PrincipalId": "dynamodb.amazonaws.com", "Type": "Service"},
+        {"Type": "Service"},
+        {"type": "User", "principalId": "dynamodb.amazonaws.com"},
+        None,
+    ],
+)
+def test_who_did_it_is_found_in_either_spelling(identity: dict[str, str] | None) -> None:
+    """Regression: the API of DynamoDB Streams writes `PrincipalId` and `Type`, so that a pattern
+    for what TTL deletes found nothing there."""
+    record = {**json.loads(remove("t", key("a"), 1)), "userIdentity": identity}
+    batch = decoded(json.dumps(record).encode())
+    by_lower = {name.lower(): value for name, value in (identity or {}).items()}
+    is_service = by_lower.get("type") == "Service"
+    has_name = "principalid" in by_lower
+    for inner, expected in (
+        ({"type": ["Service"]}, is_service),
+        ({"type": ["Service"], "principalId": [{"prefix": "dynamodb"}]}, is_service and has_name),
+        ({"type": ["Service"], "principalId": [{"exists": False}]}, is_service and not has_name),
+        ({"type": [{"exists": False}]}, not by_lower),
+    ):
+        pattern = Pattern(json.dumps({"userIdentity": inner}))
+        assert bool(len(batch.filter(pattern))) is expected, inner
+
+
 def test_a_state_refuses_patterns_about_how_an_item_changed() -> None:
     batch = decoded(put("t", key("a"), 1))
     for text in (

@@ -170,6 +170,18 @@ fn write_instants(out: &mut Vec<u8>, event_us: i64) {
     out.extend_from_slice(integer.format(i128::from(event_us) * 1000).as_bytes());
 }
 
+/// Who did it, with the names that a Kinesis record has; the API of DynamoDB Streams writes them with capitals:
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_Identity.html>.
+fn write_identity(out: &mut Vec<u8>, identity: &[u8]) {
+    let start = out.len();
+    compact::compact(identity, out);
+    for name in [&b"\"PrincipalId\":"[..], b"\"Type\":"] {
+        if let Some(at) = memchr::memmem::find(&out[start..], name) {
+            out[start + at + 1].make_ascii_lowercase();
+        }
+    }
+}
+
 fn write_change(out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>) {
     let change = view.change;
     out.extend_from_slice(b"{\"eventID\":");
@@ -180,7 +192,7 @@ fn write_change(out: &mut Vec<u8>, batch: &ChangeBatch, view: View<'_>) {
     write_table(out, batch, view);
     if let Some(identity) = record::user_identity(view.payload()) {
         out.extend_from_slice(b",\"userIdentity\":");
-        compact::compact(identity, out);
+        write_identity(out, identity);
     }
     out.extend_from_slice(b",\"version\":\"");
     change.version.write(out);

@@ -26,6 +26,7 @@ impl Compiler {
                 }
             }
         }
+        self.spell_identity();
         // A child is made after its parent.
         for id in (0..self.nodes.len()).rev() {
             let below = self.nodes[id].children.iter().fold(0, |all, (_, id)| all | self.nodes[*id as usize].wanted);
@@ -51,6 +52,21 @@ impl Compiler {
         };
         pattern.take_apart();
         pattern
+    }
+
+    /// Finds the names of a `userIdentity` as the API of DynamoDB Streams spells them, too:
+    /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_Identity.html>.
+    fn spell_identity(&mut self) {
+        if let Some(identity) = self.nodes[0].child(b"userIdentity") {
+            let children = &mut self.nodes[identity as usize].children;
+            let spelled = |(name, id): &(Box<[u8]>, NodeId)| {
+                let mut name = name.clone();
+                name[0].make_ascii_uppercase();
+                (name, *id)
+            };
+            let capitals: Vec<_> = children.iter().map(spelled).collect();
+            children.extend(capitals);
+        }
     }
 }
 

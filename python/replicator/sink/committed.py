@@ -8,13 +8,13 @@ stored position with the one it saw last (laws 6 and 7).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from replicator.model import SHARD_END, Fence, Position, Stream
 
-_Shard: TypeAlias = tuple[Stream, str]
+Shard: TypeAlias = tuple[Stream, str]
 
 
 @dataclass(slots=True)
@@ -27,8 +27,9 @@ class _Seen:
 class Committed:
     """The last position seen of each shard that is fenced here; the others' are forgotten."""
 
-    def __init__(self) -> None:
-        self._seen: dict[_Shard, _Seen] = {}
+    def __init__(self, on_forgotten: Callable[[Shard], None] = lambda _: None) -> None:
+        self._on_forgotten = on_forgotten
+        self._seen: dict[Shard, _Seen] = {}
 
     def __contains__(self, shard: object) -> bool:
         return shard in self._seen
@@ -58,7 +59,9 @@ class Committed:
     def forget(self, fence: Fence) -> None:
         """The fence is dead, or its shard finished."""
         if self._of(fence) is not None:
-            del self._seen[fence.stream, fence.shard_id]
+            shard = (fence.stream, fence.shard_id)
+            del self._seen[shard]
+            self._on_forgotten(shard)
 
     def keep(self, stream: Stream, newest: Mapping[str, tuple[int, str | None]]) -> None:
         """Forgets the stream's fences that aren't among the newest: (epoch, owner) by shard."""

@@ -18,7 +18,7 @@ import orjson
 
 from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import Fence, Position, Reached, Stream, TableSchema
-from replicator.sink.committed import Committed
+from replicator.sink.committed import Committed, Shard
 from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_report import PostgresReport, report
 from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_names
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from replicator.sink.postgres_session import Connection
 
 _STORE_RETRY_SECONDS = 5.0
-_WRITER_OF_MIN = 64
 
 
 class PostgresSink:
@@ -53,9 +52,8 @@ class PostgresSink:
         )
         self._tables: tuple[DocumentTable, ...] = ()
         self._writers: tuple[PostgresWriter, ...] = ()
-        self._committed = Committed()
-        self._writer_of: dict[tuple[Stream, str], PostgresWriter] = {}
-        self._writer_of_max = _WRITER_OF_MIN
+        self._committed = Committed(on_forgotten=self._release)
+        self._writer_of: dict[Shard, PostgresWriter] = {}
         self._load: Counter[PostgresWriter] = Counter()
         self._state: Mapping[str, str] = {}
         self._session_sql = statements("session")
@@ -200,17 +198,16 @@ class PostgresSink:
         if (known := self._writer_of.get(shard)) is not None:
             return known
         assert self._writers, "a sink is opened before it is written to"
-        if len(self._writer_of) >= self._writer_of_max:
-            # Shards that ended, or went to another worker, are nobody's load any more. Looked at
-            # only when there are twice as many as then: each new shard would look at all others.
-            self._writer_of = {
-                held: writer for held, writer in self._writer_of.items() if held in self._committed
-            }
-            self._load = Counter(self._writer_of.values())
-            self._writer_of_max = max(_WRITER_OF_MIN, 2 * len(self._writer_of))
-        writer = self._writer_of[shard] = min(self._writers, key=lambda one: self._load[one])
-        self._load[writer] += 1
+        writer = min(self._writers, key=lambda one: self._load[one])
+        if shard in self._committed:
+            self._writer_of[shard] = writer
+            self._load[writer] += 1
         return writer
+
+    def _release(self, shard: Shard) -> None:
+        """A shard that ended, or went to another worker, is nobody's load any more."""
+        if (writer := self._writer_of.pop(shard, None)) is not None:
+            self._load[writer] -= 1
 
     async def close(self) -> None:
         # Together: a stalled server must not be waited for once per connection.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+from replicator.beginning import require_sink_start
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.core import gap
 from replicator.core.start import require_comparable, resolved
 from replicator.errors import FatalError, ReplicatorError
-from replicator.model import Stream, TableSchema
+from replicator.model import Start, Stream, TableSchema
 from replicator.protocols import ShownSink, Source
-from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
+from replicator.service import SystemClock, closing, make_sinks, make_source, source_settings
 from replicator.settings import parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
@@ -82,10 +84,10 @@ class _Checks:
             self.say(subject, "problem", error.message, error.code)
 
     async def run(self) -> None:
-        """Looks at the source, its tables and the sink."""
+        """Looks at the source, its tables and the sinks."""
         config, pipeline = self._config, self._pipeline
         source = make_source(config, pipeline, SystemClock())
-        sink = make_sink(config, pipeline, owner="check", store_id="")
+        sinks = make_sinks(config, pipeline, owner="check", store_id="")
         tables: list[TableSchema] = []
         stream: list[Stream] = []
 
@@ -97,38 +99,36 @@ class _Checks:
                 self.say("table", "ok", f"table {table.name}: key {keys}")
 
         async def at_source() -> None:
-            stream.extend(await self._at_any_source(source, sink))
+            stream.extend(await self._at_any_source(source, sinks))
 
         async def at_start() -> None:
-            await self._at_start(source, sink, stream[0])
+            await self._at_start(source, sinks, stream[0])
 
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
 
-        async def at_sink() -> None:
-            await self._at_sink(sink, tables)
-
         async with AsyncExitStack() as stack:
             await self.attempt("on_gap", self._at_policy)
             await stack.enter_async_context(closing(source))
-            await stack.enter_async_context(closing(sink))
+            for sink in sinks.values():
+                await stack.enter_async_context(closing(sink))
             await self.attempt("table", at_tables)
             await self.attempt("source", at_source)
             if stream:
                 await self.attempt("start", at_start)
             if stream and tables:
                 await self.attempt("destination", at_destination)
-            if tables:
-                await self.attempt("sink", at_sink)
+            for name, sink in sinks.items() if tables else ():
+                await self.attempt("sink", partial(self._at_sink, name, sink, tables))
 
     async def _at_any_source(
         self,
         source: KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource,
-        sink: ShownSink[Any],
+        sinks: Mapping[str, ShownSink[Any]],
     ) -> list[Stream]:
         """The stream, if it can be read."""
         if isinstance(source, StreamsSource):
-            return await self._at_table_stream(source, sink)
+            return await self._at_table_stream(source, sinks)
         return [await self._at_source(source)]
 
     async def _at_source(
@@ -170,7 +170,9 @@ class _Checks:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
-    async def _at_table_stream(self, source: StreamsSource, sink: ShownSink[Any]) -> list[Stream]:
+    async def _at_table_stream(
+        self, source: StreamsSource, sinks: Mapping[str, ShownSink[Any]]
+    ) -> list[Stream]:
         found = await source.look()
         arn = found.stream.arn
         if found.status not in {"ENABLED", "ENABLING"}:
@@ -209,25 +211,44 @@ class _Checks:
         if shards:
             await source.try_reading(shards[-1].id)
             self.say("source", "ok", "listing and reading are permitted")
-        try:
-            require_comparable(arn, await _begun(sink))
-        except FatalError as error:
-            # `run` refuses it when the tables hold rows, which `check` doesn't look for.
-            self.say("source", "warning", error.message, error.code)
+        for sink in sinks.values():
+            try:
+                require_comparable(arn, await _begun(sink))
+            except FatalError as error:
+                # `run` refuses it when the tables hold rows, which `check` doesn't look for.
+                self.say("source", "warning", error.message, error.code)
         return [found.stream]
 
     async def _at_policy(self) -> None:
         gap.require_policy(self._pipeline.on_gap)
 
-    async def _at_start(self, source: Source, sink: ShownSink[Any], stream: Stream) -> None:
-        rows: Sequence[Mapping[str, Any]] = ()
-        with suppress(ReplicatorError):  # the sink has a look of its own
-            rows = (await sink.report()).positions
+    async def _at_start(
+        self, source: Source, sinks: Mapping[str, ShownSink[Any]], stream: Stream
+    ) -> None:
+        known: dict[str, bool] = {}
+        for name, sink in sinks.items():
+            with suppress(ReplicatorError):  # the sink has a look of its own
+                rows = (await sink.report()).positions
+                known[name] = any(row["stream_arn"] == stream.arn for row in rows)
+        for settings in self._pipeline.sinks:
+            if settings.begins == "snapshot" and not known.get(settings.name):
+                require_sink_start(self._pipeline.name, settings.name, settings.begins)
         # A stream that was begun goes on at its positions, wherever its start is.
-        if all(row["stream_arn"] != stream.arn for row in rows):
-            horizon = await source.horizon()
-            start = resolved(parse_start(self._pipeline.source.start), horizon.now_us)
-            gap.require_kept(start, horizon)
+        if not any(known.values()):
+            await self._at_kept(source, parse_start(self._pipeline.source.start))
+            return
+        for settings in self._pipeline.sinks:
+            if known.get(settings.name, True):
+                continue
+            start = require_sink_start(self._pipeline.name, settings.name, settings.begins)
+            if start != "now":
+                assert start != "snapshot"
+                await self._at_kept(source, start)
+            self.say("start", "todo", f"sink {settings.name} would join the others from {start}")
+
+    async def _at_kept(self, source: Source, start: Start) -> None:
+        horizon = await source.horizon()
+        gap.require_kept(resolved(start, horizon.now_us), horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
         if isinstance(self._pipeline.source, StreamsSourceConfig):
@@ -248,9 +269,9 @@ class _Checks:
                     "destination_missing",
                 )
 
-    async def _at_sink(self, sink: ShownSink[Any], tables: list[TableSchema]) -> None:
+    async def _at_sink(self, name: str, sink: ShownSink[Any], tables: list[TableSchema]) -> None:
         planned = await sink.plan(tables)
-        self.say("sink", "ok", planned.server)
+        self.say("sink", "ok", f"sink {name}: {planned.server}")
         for finding in planned.findings:
             if finding.code:
                 self.say("sink", "problem", finding.message, finding.code)

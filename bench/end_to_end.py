@@ -37,7 +37,7 @@ from replicator.model import (
     Stream,
     after,
 )
-from replicator.outlets import Outlet, Outlets, Stand
+from replicator.outlets import Outlet, Stand
 from replicator.pipeline import Pipeline
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_layout import DocumentTable
@@ -157,7 +157,6 @@ class _Turns:
         async with asyncio.TaskGroup() as group:
             pipeline = Pipeline(
                 source=_FrameSource(self._frames),
-                outlets=Outlets([outlet]),
                 tables=[TABLE.name],
                 gate=Gate(Budget(268_435_456)),
                 clock=clock,

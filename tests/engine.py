@@ -15,7 +15,7 @@ from replicator.core.liveness import DEADLINE_SECONDS, Liveness
 from replicator.core.retry import Backoff
 from replicator.flow import Gate
 from replicator.model import TRIM_HORIZON, Start, TableSchema
-from replicator.outlets import Outlet, Outlets
+from replicator.outlets import Outlet
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Sink, Source
 from replicator.telemetry.stats import Stats
@@ -73,10 +73,9 @@ class Engine:
     async def _describe(self) -> Sequence[TableSchema]:
         return TABLES
 
-    def _make_pipeline(self, group: asyncio.TaskGroup, outlets: Outlets) -> Pipeline:
+    def _make_pipeline(self, group: asyncio.TaskGroup) -> Pipeline:
         return Pipeline(
             source=self.source,
-            outlets=outlets,
             tables=[table.name for table in TABLES],
             gate=self.gate,
             clock=self.clock,

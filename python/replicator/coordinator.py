@@ -50,7 +50,7 @@ class Coordinator:
         source: Source,
         outlets: Sequence[Outlet],
         store: LeaseStore,
-        make_pipeline: Callable[[asyncio.TaskGroup, Outlets], Pipeline],
+        make_pipeline: Callable[[asyncio.TaskGroup], Pipeline],
         clock: Clock,
         jitter: Callable[[], float],
         stats: Stats,
@@ -127,9 +127,13 @@ class Coordinator:
                 continue  # its position was moved
             gapped.pop(shard_id, None)
             reader = self._leasing.readers.get(shard_id)
-            waiting = reader.fan.waiting if reader and reader.fan else None
+            fan = reader.fan if reader else None
+            waiting_from = fan.waiting_from if fan else None
+            sink = (fan.waits_for if fan else "") or self._outlets.in_trouble
             calls = self._calls(shard_id) if self._calls is not None else None
-            view = self._alive.view(shard_id, life, now, calls=calls, waiting=waiting)
+            view = self._alive.view(
+                shard_id, life, now, calls=calls, waiting_from=waiting_from, sink=sink
+            )
             views.append(view)
         for shard_id, found in gapped.items():
             seconds = self._gaps.seconds(shard_id)
@@ -161,7 +165,7 @@ class Coordinator:
             return
         self._has_begun = True
         async with asyncio.TaskGroup() as group:
-            pipeline = self._make_pipeline(group, self._outlets)
+            pipeline = self._make_pipeline(group)
             watchdog = group.create_task(self._watch())
             discovery = group.create_task(self._discovery.run(stream))
             leasing = group.create_task(self._leasing.run(self._starter(stream, pipeline, group)))

@@ -64,11 +64,10 @@ class Fan:
         return min((position for position in known if position is not None), key=rank)
 
     @property
-    def waiting(self) -> tuple[float, str] | None:
-        """When the oldest fetch arrived that isn't durable everywhere yet, and the sink that
-        it waits for."""
-        waiting = ((inlet.waiting_from, inlet.outlet.name) for inlet in self.inlets)
-        return min(((since, name) for since, name in waiting if since is not None), default=None)
+    def waiting_from(self) -> float | None:
+        """When the oldest fetch arrived that isn't durable everywhere yet; None when all are."""
+        waiting = (inlet.waiting_from for inlet in self.inlets)
+        return min((since for since in waiting if since is not None), default=None)
 
     @property
     def waits_for(self) -> str:

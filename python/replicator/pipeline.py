@@ -30,7 +30,7 @@ from replicator.fan import Fan, Patience
 from replicator.flow import Charge, Gate
 from replicator.lane import INLINE_BYTES_MAX, Lane
 from replicator.model import SHARD_END, Fetch, Position, PositionKind, Shard
-from replicator.outlets import Outlets, Stand
+from replicator.outlets import Stand
 from replicator.protocols import Clock, Source
 from replicator.telemetry.stats import Stats
 
@@ -51,7 +51,6 @@ class Pipeline:
         self,
         *,
         source: Source,
-        outlets: Outlets,
         tables: Collection[str],
         gate: Gate,
         clock: Clock,
@@ -59,7 +58,6 @@ class Pipeline:
         group: asyncio.TaskGroup,
     ) -> None:
         self._source = source
-        self._outlets = outlets
         self._tables = frozenset(tables)
         self._gate = gate
         self._clock = clock
@@ -126,7 +124,7 @@ class Pipeline:
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if fan.failure.done():
-                life.waits_for_sink("", self._clock.monotonic(), fan.waits_for)
+                life.waits_for_sink("", self._clock.monotonic())
             await _ended(reading)
             error = None if reading.cancelled() else reading.exception()
             lost = [each for each in (error, _failure(fan)) if isinstance(each, LeaseLost)]
@@ -185,8 +183,7 @@ class Pipeline:
     async def _plan(self, fan: Fan, fetch: Fetch, before: Position, life: ShardLife) -> None:
         nbytes = fetch.records.nbytes
         if not self._gate.try_take(nbytes):
-            sinks = fan.waits_for or self._outlets.in_trouble or self._outlets.names
-            life.waits_for_sink("room in the memory budget", self._clock.monotonic(), sinks)
+            life.waits_for_sink("room in the memory budget", self._clock.monotonic())
             await self._gate.take(nbytes)
             life.asks(self._clock.monotonic())
         try:

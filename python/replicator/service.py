@@ -44,7 +44,7 @@ from replicator.core.trouble import Trouble
 from replicator.errors import FatalError, ReplicatorError, one_cause
 from replicator.flow import Gate
 from replicator.model import Stream, TableSchema
-from replicator.outlets import Outlet, Outlets
+from replicator.outlets import Outlet
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Measured, ShownSink, Sink, Source
 from replicator.settings import SinkConfig, parse_start
@@ -235,11 +235,10 @@ class Runs:
         )
 
     def _coordinating(self, pipeline: PipelineConfig, source: Source) -> Coordinator:
-        def make_pipeline(group: asyncio.TaskGroup, outlets: Outlets) -> Pipeline:
+        def make_pipeline(group: asyncio.TaskGroup) -> Pipeline:
             self.supervised.begun()  # nothing asks for it earlier
             return Pipeline(
                 source=source,
-                outlets=outlets,
                 tables=pipeline.table_names,
                 gate=self._room.gate,
                 clock=self._room.clock,

@@ -65,7 +65,6 @@ class Rig:
         async with asyncio.TaskGroup() as group:
             pipeline = Pipeline(
                 source=self.source,
-                outlets=outlets,
                 tables=[TABLE],
                 gate=self.gate,
                 clock=LoopClock(),

@@ -127,7 +127,6 @@ class ShardLife:
         "phase_from",
         "position",
         "progress_at",
-        "sink",
         "why",
     )
 
@@ -136,7 +135,6 @@ class ShardLife:
         self.phase = Phase.STARTING
         self.phase_from = now
         self.why = ""
-        self.sink = ""
         self.position: Position | None = None
         self.behind_ms: int | None = None
         self.progress_at: float | None = None
@@ -171,16 +169,13 @@ class ShardLife:
         if self.phase is not Phase.READING:
             self._enter(Phase.READING, now)
 
-    def waits_for_sink(self, why: str, now: float, sink: str = "") -> None:
-        """From here on a sink holds it up, until `asks` or `starts`: this one, or any of the
-        pipeline's."""
+    def waits_for_sink(self, why: str, now: float) -> None:
+        """From here on a sink holds it up, until `asks` or `starts`."""
         self._stop_clock(now)
-        self.sink = sink
         self._enter(Phase.STARTING if self.phase is Phase.STARTING else Phase.PAUSED, now, why)
 
     def ends(self, why: str, now: float) -> None:
         """Everything was read; the rest is the sinks'."""
-        self.sink = ""
         self._stop_clock(now)
         self._enter(Phase.ENDING, now, why)
 
@@ -356,30 +351,31 @@ class Liveness:
         now: float,
         *,
         calls: int | None = None,
-        waiting: tuple[float, str] | None = None,
+        waiting_from: float | None = None,
+        sink: str = "",
     ) -> ShardView:
-        """One shard for display: `calls` as the source counts them (None where it doesn't);
-        `waiting`: `waiting_from` as in `ShardLife.lag_seconds`, and the sink."""
-        waiting_from = None if waiting is None else waiting[0]
+        """One shard for display: `calls` as the source counts them (None where it doesn't),
+        `waiting_from` as in `ShardLife.lag_seconds`, `sink` the one that is waited for, where
+        it is known."""
+        sink = sink or self.sink
         return ShardView(
             shard=shard_id,
             phase=life.phase,
             phase_seconds=now - life.phase_from,
-            why=self._why(life, now, waiting),
+            why=self._why(life, now, waiting_from, sink),
             position=None if life.position is None else str(life.position),
             lag_seconds=life.lag_seconds(now, waiting_from),
             progress_age_seconds=None if life.progress_at is None else now - life.progress_at,
             silent_seconds=life.silent_seconds(now),
             is_late=life.is_late(now),
-            waits_for_sink=life.sink or self.sink if life.is_held else None,
+            waits_for_sink=sink if life.is_held else None,
             calls_per_hour=life.calls_per_hour(calls, now),
         )
 
-    def _why(self, life: ShardLife, now: float, waiting: tuple[float, str] | None) -> str:
-        sink = life.sink or self.sink
+    def _why(self, life: ShardLife, now: float, waiting_from: float | None, sink: str) -> str:
         parts = [f"waits for sink {sink}: {life.why}" if life.is_held else life.why]
-        if waiting is not None and (waited := now - waiting[0]) >= WAITING_SECONDS:
-            parts.append(f"not durable at sink {waiting[1]} for {waited:.0f} s")
+        if waiting_from is not None and (waited := now - waiting_from) >= WAITING_SECONDS:
+            parts.append(f"not durable at sink {sink} for {waited:.0f} s")
         if life.is_late(now):
             parts.append(
                 f"no answer of the source for {life.silent_seconds(now):.0f} s; the deadline is "

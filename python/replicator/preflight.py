@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
 from replicator.core import gap
-from replicator.core.start import require_comparable, resolved
-from replicator.errors import FatalError, ReplicatorError
-from replicator.model import Stream, TableSchema
+from replicator.core.start import incomparable, require_start, resolved
+from replicator.errors import ReplicatorError
+from replicator.model import TRIM_HORIZON, Stream, TableSchema
 from replicator.protocols import Source
-from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
+from replicator.service import (
+    SystemClock,
+    closing,
+    configured_start,
+    make_sink,
+    make_source,
+    source_settings,
+)
 from replicator.sink.postgres import PostgresSink
+from replicator.sink.postgres_report import PostgresHeld
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
@@ -97,10 +105,10 @@ class _Checks:
                 self.say("table", "ok", f"table {table.name}: key {keys}")
 
         async def at_source() -> None:
-            stream.extend(await self._at_any_source(source, sink))
+            stream.extend(await self._at_any_source(source))
 
         async def at_start() -> None:
-            await self._at_start(source, sink, stream[0])
+            await self._at_start(source, sink, stream[0], tables)
 
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
@@ -124,11 +132,10 @@ class _Checks:
     async def _at_any_source(
         self,
         source: KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource,
-        sink: PostgresSink,
     ) -> list[Stream]:
         """The stream, if it can be read."""
         if isinstance(source, StreamsSource):
-            return await self._at_table_stream(source, sink)
+            return await self._at_table_stream(source)
         return [await self._at_source(source)]
 
     async def _at_source(
@@ -170,7 +177,7 @@ class _Checks:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
-    async def _at_table_stream(self, source: StreamsSource, sink: PostgresSink) -> list[Stream]:
+    async def _at_table_stream(self, source: StreamsSource) -> list[Stream]:
         found = await source.look()
         arn = found.stream.arn
         if found.status not in {"ENABLED", "ENABLING"}:
@@ -209,25 +216,35 @@ class _Checks:
         if shards:
             await source.try_reading(shards[-1].id)
             self.say("source", "ok", "listing and reading are permitted")
-        try:
-            require_comparable(arn, await _begun(sink))
-        except FatalError as error:
-            # `run` refuses it when the tables hold rows, which `check` doesn't look for.
-            self.say("source", "warning", error.message, error.code)
         return [found.stream]
 
     async def _at_policy(self) -> None:
         gap.require_policy(self._pipeline.on_gap)
 
-    async def _at_start(self, source: Source, sink: PostgresSink, stream: Stream) -> None:
-        rows: Sequence[Mapping[str, Any]] = ()
+    async def _at_start(
+        self, source: Source, sink: PostgresSink, stream: Stream, tables: Sequence[TableSchema]
+    ) -> None:
+        """As `run` does it: a stream that was begun goes on at its positions, wherever its start
+        is; any other has to fit what the tables hold."""
+        held = PostgresHeld(is_known=False, begun=(), holds_data=False)
         with suppress(ReplicatorError):  # the sink has a look of its own
-            rows = (await sink.report()).positions
-        # A stream that was begun goes on at its positions, wherever its start is.
-        if all(row["stream_arn"] != stream.arn for row in rows):
-            horizon = await source.horizon()
-            start = resolved(parse_start(self._pipeline.source.start), horizon.now_us)
-            gap.require_kept(start, horizon)
+            held = await sink.held(stream, tables)
+        if held.is_known:
+            return
+        start = configured_start(self._pipeline)
+        if held.holds_data:
+            name = self._config.qualified_name(self._pipeline)
+            require_start(name, stream, start, held.begun)
+        elif left := incomparable(stream.arn, held.begun):
+            self.say(
+                "start",
+                "warning",
+                f"the tables are empty: {stream.arn} would be begun, the rest of "
+                f"{', '.join(left)} isn't read",
+                "stream_replaced",
+            )
+        horizon = await source.horizon()
+        gap.require_kept(resolved(start or TRIM_HORIZON, horizon.now_us), horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
         if isinstance(self._pipeline.source, StreamsSourceConfig):
@@ -264,14 +281,6 @@ class _Checks:
                 level = "problem" if finding.is_required else "warning"
                 message = f"{finding.message} and the sink has create: false; run"
                 self.say("sink", level, message, "table_missing", finding.ddl)
-
-
-async def _begun(sink: PostgresSink) -> list[str]:
-    """The streams that the sink has positions of, as far as that can be seen; where it can't
-    be reached is a finding of its own."""
-    with suppress(ReplicatorError):
-        return list(dict.fromkeys(row["stream_arn"] for row in (await sink.report()).positions))
-    return []
 
 
 async def _found(

@@ -29,7 +29,7 @@ from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.streams import StreamsSource, view_type_problem
 from replicator.source.tables import describe_tables, destinations
-from replicator.tables import expand
+from replicator.tables import expand, with_stream
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -82,15 +82,24 @@ class _Checks:
             Finding(self._pipeline.name, subject, level, message, code, ddl)
         )
 
-    async def attempt(self, subject: str, look: Callable[[], Awaitable[None]]) -> None:
-        """One look; what it raises is a finding, and the next look goes on."""
+    async def attempt(self, subject: str, look: Callable[[], Awaitable[None]]) -> bool:
+        """One look; what it raises is a finding (and False), and the next look goes on."""
         try:
             await look()
         except ReplicatorError as error:
             self.say(subject, "problem", error.message, error.code)
+            return False
+        return True
 
     async def run(self) -> None:
         """Looks at the source, its tables and the sink."""
+        if await self.attempt("source", self._at_stream):
+            await self._at_all()
+
+    async def _at_stream(self) -> None:
+        self._pipeline = await with_stream(self._config, self._pipeline)
+
+    async def _at_all(self) -> None:
         config, pipeline = self._config, self._pipeline
         source = make_source(config, pipeline, SystemClock())
         sink = make_sink(config, pipeline, owner="check", store_id="")
@@ -303,15 +312,16 @@ async def _found(
     return found
 
 
-def check(config: Config) -> CheckReport:
+async def look(config: Config) -> CheckReport:
     """Looks at everything a run needs and changes nothing. Never raises for what it
     finds: that is in the report."""
     report = CheckReport()
-
-    async def look() -> None:
-        for pipeline in config.pipelines:
-            for each in await _found(config, pipeline, report):
-                await _Checks(config, each, report).run()
-
-    asyncio.run(look())
+    for pipeline in config.pipelines:
+        for each in await _found(config, pipeline, report):
+            await _Checks(config, each, report).run()
     return report
+
+
+def check(config: Config) -> CheckReport:
+    """See `look`."""
+    return asyncio.run(look(config))

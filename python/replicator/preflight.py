@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
+from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.core import gap
 from replicator.core.start import incomparable, require_start, resolved
 from replicator.errors import ReplicatorError
-from replicator.model import TRIM_HORIZON, Stream, TableSchema
-from replicator.protocols import Source
+from replicator.model import TRIM_HORIZON, SinkHeld, Stream, TableSchema
+from replicator.protocols import Holding, ShownSink, Source
 from replicator.service import (
     SystemClock,
     closing,
@@ -22,8 +22,7 @@ from replicator.service import (
     make_source,
     source_settings,
 )
-from replicator.sink.postgres import PostgresSink
-from replicator.sink.postgres_report import PostgresHeld
+from replicator.settings import parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
@@ -231,13 +230,13 @@ class _Checks:
         gap.require_policy(self._pipeline.on_gap)
 
     async def _at_start(
-        self, source: Source, sink: PostgresSink, stream: Stream, tables: Sequence[TableSchema]
+        self, source: Source, sink: ShownSink[Any], stream: Stream, tables: Sequence[TableSchema]
     ) -> None:
         """As `run` does it: a stream that was begun goes on at its positions, wherever its start
         is; any other has to fit what the tables hold."""
-        held = PostgresHeld(is_known=False, begun=(), holds_data=False)
+        held = SinkHeld(is_known=False, begun=())
         with suppress(ReplicatorError):  # the sink has a look of its own
-            held = await sink.held(stream, tables)
+            held = await _held(sink, stream, tables)
         if held.is_known:
             return
         start = configured_start(self._pipeline)
@@ -274,22 +273,29 @@ class _Checks:
                     "destination_missing",
                 )
 
-    async def _at_sink(self, sink: PostgresSink, tables: list[TableSchema]) -> None:
+    async def _at_sink(self, sink: ShownSink[Any], tables: list[TableSchema]) -> None:
         planned = await sink.plan(tables)
         self.say("sink", "ok", planned.server)
-        create = self._pipeline.sinks[0].create
         for finding in planned.findings:
             if finding.code:
                 self.say("sink", "problem", finding.message, finding.code)
             elif not finding.ddl:
                 self.say("sink", "ok", finding.message)
-            elif create:
+            elif planned.creates:
                 message = f"{finding.message}; run would create it"
                 self.say("sink", "todo", message, ddl=finding.ddl)
             else:
                 level = "problem" if finding.is_required else "warning"
                 message = f"{finding.message} and the sink has create: false; run"
                 self.say("sink", level, message, "table_missing", finding.ddl)
+
+
+async def _held(sink: ShownSink[Any], stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+    """What stands at the sink; of one that doesn't look into it what its positions tell."""
+    if isinstance(sink, Holding):
+        return await sink.held(stream, tables)
+    begun = dict.fromkeys(row["stream_arn"] for row in (await sink.report()).positions)
+    return SinkHeld(is_known=stream.arn in begun, begun=tuple(begun))
 
 
 async def _found(

@@ -19,6 +19,9 @@ from replicator.model import (
     Position,
     Reached,
     Shard,
+    SinkHeld,
+    SinkPlan,
+    SinkReport,
     Stream,
     TableSchema,
     WriteResult,
@@ -194,6 +197,30 @@ class Sink(Protocol[PayloadT]):
 
     async def close(self) -> None:
         """Releases connections. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """What a sink may offer besides: what stands in its tables, whichever pipeline wrote it."""
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        """What is held of the stream and in the tables, for `check`; what isn't there yet holds
+        nothing. May be called without `open`. Raises TransientError and FatalError."""
+        ...
+
+
+class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
+    """A sink that commands can look at without opening it: nothing is made or changed."""
+
+    async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
+        """What `open` would find and do, for `check`. May be called before, after and without
+        `open`. Raises TransientError and FatalError."""
+        ...
+
+    async def report(self) -> SinkReport:
+        """Positions and dead letters as they are stored; empty before the sink was opened for
+        the first time. May be called without `open`. Raises TransientError and FatalError."""
         ...
 
 

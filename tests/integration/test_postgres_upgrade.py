@@ -6,7 +6,7 @@ import pytest
 
 from replicator.errors import FatalError
 from replicator.model import TRIM_HORIZON, Position, PositionKind
-from replicator.sink import PostgresSink
+from replicator.sink.postgres import PostgresSink
 from replicator.testing.servers import PostgresServer
 from tests.changes import STREAM, number
 from tests.warehouse import PRODUCTS, connected, opened, product, rows, settings, write

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from replicator.model import SinkHeld, SinkReport
 from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_schema import PostgresPlan
 from replicator.sink.postgres_settings import PostgresSettings
@@ -16,44 +16,24 @@ if TYPE_CHECKING:
     from replicator.sink.postgres_session import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class PostgresReport:
-    """One pipeline's rows: `positions` by column name, times in ISO 8601; `dead_letters`
-    counted by code. Both are empty before the sink was opened for the first time."""
-
-    positions: tuple[Mapping[str, Any], ...] = ()
-    dead_letters: Mapping[str, int] = field(default_factory=dict)
-
-
 async def report(
     connection: Connection, settings: PostgresSettings, state: Mapping[str, str]
-) -> PostgresReport:
+) -> SinkReport:
     """Reads only; `state` are the quoted names of the state tables."""
     catalog = statements("catalog")
     sql = {name: fill(text, state) for name, text in statements("state").items()}
     for kind in ("positions", "dead_letters"):
         if not await connection.fetchval(catalog["exists"], state[kind]):
-            return PostgresReport()
+            return SinkReport()
     positions = await connection.fetch(sql["report_positions"], settings.pipeline)
     letters = await connection.fetch(sql["report_dead_letters"], settings.pipeline)
-    return PostgresReport(
+    return SinkReport(
         positions=tuple({name: _plain(value) for name, value in row.items()} for row in positions),
         dead_letters={row["code"]: row["records"] for row in letters},
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PostgresHeld:
-    """What an opened sink would say of a stream (`Sink.is_known`, `begun`, `holds_data`)."""
-
-    is_known: bool
-    begun: tuple[str, ...]
-    holds_data: bool
-
-
-async def held(
-    connection: Connection, key: Sequence[object], planned: PostgresPlan
-) -> PostgresHeld:
+async def held(connection: Connection, key: Sequence[object], planned: PostgresPlan) -> SinkHeld:
     """Reads only. `key` is the pipeline's and the stream's, `planned` what stands there: of state
     tables that are still to be made or completed nothing is read."""
     lacking = " ".join(each.subject for each in planned.findings if each.ddl or each.code)
@@ -62,7 +42,7 @@ async def held(
         sql = {name: fill(text, planned.state) for name, text in statements("state").items()}
         is_known = bool(await connection.fetchval(sql["is_known"], *key))
         begun = await connection.fetch(sql["begun"], key[0], targets(planned.tables))
-    return PostgresHeld(
+    return SinkHeld(
         is_known=is_known,
         begun=tuple(row["stream_arn"] for row in begun),
         holds_data=await holds_data(connection, planned.tables),

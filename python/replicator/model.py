@@ -285,15 +285,6 @@ class SinkPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class SinkHeld:
-    """What an opened sink would say of a stream: see `Sink.is_known`, `begun`, `holds_data`."""
-
-    is_known: bool
-    begun: tuple[str, ...]
-    holds_data: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class SinkReport:
     """What a sink holds for one pipeline. `dead_letters` are counted by code. Each of
     `positions` has `stream_arn`, `shard`, `position` (text or None), `epoch`, `owner`, the times
@@ -302,6 +293,15 @@ class SinkReport:
 
     positions: tuple[Mapping[str, Any], ...] = ()
     dead_letters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkHeld:
+    """What an opened sink would say of a stream (`Sink.is_known`, `begun`, `holds_data`)."""
+
+    is_known: bool
+    begun: tuple[str, ...]
+    holds_data: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from replicator.core import gap
 from replicator.core.start import incomparable, require_start, resolved
 from replicator.errors import ReplicatorError
 from replicator.model import TRIM_HORIZON, SinkHeld, Stream, TableSchema
-from replicator.protocols import Holding, ShownSink, Source
+from replicator.protocols import ShownSink, Source
 from replicator.service import (
     SystemClock,
     closing,
@@ -234,9 +234,9 @@ class _Checks:
     ) -> None:
         """As `run` does it: a stream that was begun goes on at its positions, wherever its start
         is; any other has to fit what the tables hold."""
-        held = SinkHeld(is_known=False, begun=())
+        held = SinkHeld(is_known=False, begun=(), holds_data=False)
         with suppress(ReplicatorError):  # the sink has a look of its own
-            held = await _held(sink, stream, tables)
+            held = await sink.held(stream, tables)
         if held.is_known:
             return
         start = configured_start(self._pipeline)
@@ -288,14 +288,6 @@ class _Checks:
                 level = "problem" if finding.is_required else "warning"
                 message = f"{finding.message} and the sink has create: false; run"
                 self.say("sink", level, message, "table_missing", finding.ddl)
-
-
-async def _held(sink: ShownSink[Any], stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
-    """What stands at the sink; of one that doesn't look into it what its positions tell."""
-    if isinstance(sink, Holding):
-        return await sink.held(stream, tables)
-    begun = dict.fromkeys(row["stream_arn"] for row in (await sink.report()).positions)
-    return SinkHeld(is_known=stream.arn in begun, begun=tuple(begun))
 
 
 async def _found(

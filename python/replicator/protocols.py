@@ -200,22 +200,17 @@ class Sink(Protocol[PayloadT]):
         ...
 
 
-@runtime_checkable
-class Holding(Protocol):
-    """What a sink may offer besides: what stands in its tables, whichever pipeline wrote it."""
-
-    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
-        """What is held of the stream and in the tables, for `check`; what isn't there yet holds
-        nothing. May be called without `open`. Raises TransientError and FatalError."""
-        ...
-
-
 class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
     """A sink that commands can look at without opening it: nothing is made or changed."""
 
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
         """What `open` would find and do, for `check`. May be called before, after and without
         `open`. Raises TransientError and FatalError."""
+        ...
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        """What `is_known`, `begun` and `holds_data` would say after `open`: of what isn't there
+        yet, nothing. Raises TransientError and FatalError."""
         ...
 
     async def report(self) -> SinkReport:

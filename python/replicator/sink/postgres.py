@@ -20,7 +20,12 @@ from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
 from replicator.sink.committed import Committed, Shard
 from replicator.sink.postgres_layout import DocumentTable
-from replicator.sink.postgres_report import held, holds_data, report, targets
+from replicator.sink.postgres_report import (
+    held,
+    holds_data,
+    report,
+    targets,
+)
 from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_names
 from replicator.sink.postgres_session import PostgresSession
 from replicator.sink.postgres_settings import PostgresSettings, created_at
@@ -70,6 +75,7 @@ class PostgresSink:
             return await report(connection, self._settings, state)
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        """What stands there of a stream and in these tables: for `check`, without `open`."""
         async with self._control.use(f"looking into sink {self._settings.name}") as connection:
             planned = await plan(connection, self._settings, tables)
             return await held(connection, self._key(stream), planned)

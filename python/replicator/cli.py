@@ -128,8 +128,8 @@ def inspect(
 ) -> None:
     """Decode records of a file: one JSON line a change; refused records go to stderr.
 
-    Takes Kinesis payload lines, a DynamoDB Streams answer or a Lambda event; gzip is
-    recognised. Exit code 1 when a record was refused.
+    Takes Kinesis payload lines, Firehose's objects, a DynamoDB Streams answer or a Lambda
+    event; gzip is recognised. Exit code 1 when a record was refused.
     """
     from replicator import inspect as inspector  # noqa: PLC0415
 

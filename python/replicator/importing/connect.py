@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from replicator.importing import aws, sinks
-from replicator.importing.draft import Draft, Kind, NoEqual, Secret, Table, To, named, text
+from replicator.importing.draft import Draft, Kind, NoEqual, Secret, Table, To, named, number, text
 from replicator.importing.reading import mapping
 
 _CONVERTERS: Final = NoEqual("keys and values are written in the sink's format")
@@ -27,9 +27,21 @@ _CLOUD: Final = NoEqual("tells who the connector is in Confluent Cloud; see sink
 _REGISTRY: Final = NoEqual("no schema registry is used by the format that is written")
 _PRODUCER: Final = NoEqual("the producer's inside isn't configured")
 KAFKA_LOGIN: Final = (
-    "put sasl: {mechanism: PLAIN, username: …} and tls: {} to the sink, and the password into the "
+    "put sasl: {mechanism: PLAIN, username: …} to the sink, and a file's path into the "
     "environment: REPLICATOR_PIPELINES__<pipeline>__SINKS__kafka__SASL__PASSWORD_FILE"
 )
+
+
+def _count(value: object) -> int | None:
+    """A count of partitions or replicas; -1 leaves it to the broker, as does None here.
+    https://kafka.apache.org/documentation/#sourceconnectconfigs"""
+    return None if text(value) == "-1" else int(number(value, 1, 100_000))
+
+
+def _cleanup(value: object) -> str:
+    if text(value) not in {"delete", "compact"}:
+        raise ValueError("delete or compact is wanted")
+    return text(value)
 
 
 def _codec(value: object) -> str:
@@ -70,9 +82,10 @@ COMMON: Final[Table] = {
     "transforms*": _TRANSFORMS,
     "predicates*": _TRANSFORMS,
     "errors.*": _ERRORS,
-    "topic.creation.*": NoEqual(
-        "how topics are made is said by the sink: partitions, replication_factor, topic_settings"
-    ),
+    "topic.creation.default.partitions": To(sinks.KAFKA_PARTITIONS, _count),
+    "topic.creation.default.replication.factor": To(sinks.KAFKA_REPLICATION, _count),
+    "topic.creation.default.cleanup.policy": To(sinks.KAFKA_CLEANUP, _cleanup),
+    "topic.creation.*": NoEqual("settings of created topics belong into sinks[].topic_settings"),
     "producer.override.compression.type": To(sinks.KAFKA_COMPRESSION, _codec),
     "producer.override.*": _PRODUCER,
     "producer.override.sasl.*": Secret(KAFKA_LOGIN),
@@ -128,6 +141,8 @@ def begun(content: Any) -> Draft:
     draft.name = named(draft.take("name", "name of the pipeline") or "imported")
     servers = draft.take("kafka.endpoint", sinks.KAFKA_SERVERS)
     sinks.kafka(draft, servers.rpartition("://")[2])
+    if draft.get("kafka.api.key") or servers.startswith("SASL_SSL:"):
+        draft.put(sinks.KAFKA_TLS, {})
     return draft
 
 
@@ -156,3 +171,17 @@ def take_format(draft: Draft, alike: str, why: str) -> None:
     for option in draft.options:
         if option.startswith(_OF_OTHERS) and option.endswith(_SECRETS):
             draft.note(Kind.SECRET, "it belongs to what isn't needed here", option)
+
+
+def settle(draft: Draft, table: Table) -> list[Draft]:
+    """Goes by the connector's own table, then by what they share."""
+    draft.settle(table, COMMON)
+    topic = draft.sink.get("topic", "{table}")
+    if draft.sink.get("cleanup") == "compact" and "{table}" not in topic:
+        del draft.sink["cleanup"]
+        draft.note(
+            Kind.FILL_IN,
+            f"{sinks.KAFKA_CLEANUP}: compact is left out: a compacted topic is about one table. "
+            "Put {table} into topic first",
+        )
+    return [draft]

@@ -56,8 +56,7 @@ def drafts(content: Any) -> list[Draft]:
         "format: the envelope is Debezium's (before, after, op, source, ts_ms), near the "
         "connector's; compare a few values before readers change over",
     )
-    draft.settle(TABLE, connect.COMMON)
-    return [draft]
+    return connect.settle(draft, TABLE)
 
 
 def _tables(draft: Draft) -> None:

@@ -121,7 +121,6 @@ _STREAM_ARNS: Final = (
 )
 _PROCESSORS: Final = {
     "RecordDeAggregation": "aggregates of the Kinesis Producer Library are always taken apart",
-    "AppendDelimiterToRecord": "each record always ends with a line feed",
     "Lambda": "no function changes records: sinks[].attributes can leave out, mask and hash",
     "MetadataExtraction": _DYNAMIC.why,
     "Decompression": "a change comes uncompressed",
@@ -166,9 +165,9 @@ def drafts(content: Any) -> list[Draft]:
     sinks.s3(draft)
     draft.name = named(draft.take("DeliveryStreamName", "name of the pipeline") or "firehose")
     _source(draft)
-    _format(draft, destination)
+    processors = _processors(draft, destination.get("ProcessingConfiguration"))
+    _format(draft, destination, has_delimiter="AppendDelimiterToRecord" in processors)
     _expressions(draft)
-    _processors(draft, destination.get("ProcessingConfiguration"))
     draft.settle(DESTINATION, STREAM)
     return [draft]
 
@@ -196,9 +195,9 @@ def _source(draft: Draft) -> None:
     )
 
 
-def _format(draft: Draft, destination: Mapping[str, Any]) -> None:
-    """JSON lines as Firehose writes them, or Parquet where it converts. It does when the
-    conversion is configured and not switched off."""
+def _format(draft: Draft, destination: Mapping[str, Any], *, has_delimiter: bool) -> None:
+    """Records one behind the other, or lines where Firehose was told to add a delimiter, or Parquet
+    where it converts: when the conversion is configured and not switched off."""
     conversion = destination.get("DataFormatConversionConfiguration")
     switch = draft.take("DataFormatConversionConfiguration.Enabled", sinks.S3_FORMAT)
     if isinstance(conversion, Mapping) and conversion and switch != "false":
@@ -206,11 +205,14 @@ def _format(draft: Draft, destination: Mapping[str, Any]) -> None:
         if draft.take("CompressionFormat", sinks.S3_COMPRESSION):
             draft.note(Kind.NO_EQUAL, "Parquet compresses its own pages", "CompressionFormat")
         return
-    draft.put(sinks.S3_FORMAT, "raw")
+    draft.put(sinks.S3_FORMAT, "change" if has_delimiter else "raw")
     draft.note(
         Kind.DIFFERS,
-        "format: raw writes each record's own bytes, as Firehose does, and a line feed behind "
-        "each. format: change also keeps the position, and can be replayed",
+        "format: change writes a line for each record, in its own shape, with version and position "
+        "beside: a replay can read it"
+        if has_delimiter
+        else "format: raw writes the records' own bytes one behind the other, as Firehose does. "
+        "format: change writes lines that also hold version and position: a replay needs them",
     )
     compression = draft.take("CompressionFormat", sinks.S3_COMPRESSION) or "UNCOMPRESSED"
     draft.put(sinks.S3_COMPRESSION, "none" if compression == "UNCOMPRESSED" else "gzip")
@@ -227,29 +229,32 @@ def _expressions(draft: Draft) -> None:
         if "!{partitionKeyFrom" in draft.get(option):
             draft.note(
                 Kind.FILL_IN,
-                f"{option} names partition keys taken out of the records, which aren't looked for "
-                "here: put other expressions in their place",
+                "left out: it names partition keys taken out of the records, which aren't looked "
+                "for here. {table} and !{timestamp:…} can stand in a prefix",
+                option,
             )
 
 
-def _processors(draft: Draft, processing: object) -> None:
-    """Each kind of them has its own reason."""
+def _processors(draft: Draft, processing: object) -> set[str]:
+    """The kinds of processors that are at work; each has its own reason."""
     for option in [name for name in draft.options if name.startswith("ProcessingConfiguration")]:
         draft.settled.add(option)
     if not isinstance(processing, Mapping):
-        return
+        return set()
     is_on = text(processing.get("Enabled")) != "false"
-    draft.note(
-        Kind.NO_EQUAL,
-        "is told by its processors" if is_on else "is switched off",
-        "ProcessingConfiguration",
-    )
+    why = "is told by its processors" if is_on else "is switched off"
+    draft.note(Kind.NO_EQUAL, why, "ProcessingConfiguration")
     processors = processing.get("Processors")
-    for each in processors if isinstance(processors, list) else ():
-        kind = text(each.get("Type") if isinstance(each, Mapping) else each)
-        why = _PROCESSORS.get(kind)
+    kinds = {
+        text(each.get("Type") if isinstance(each, Mapping) else each)
+        for each in (processors if is_on and isinstance(processors, list) else ())
+    }
+    for kind in sorted(kinds):
         option = f"ProcessingConfiguration.Processors.{kind}"
-        if why is None:
-            draft.note(Kind.UNKNOWN, "no such processor is known here: look what it did", option)
+        if kind == "AppendDelimiterToRecord":
+            draft.mapped[option] = sinks.S3_FORMAT
+        elif kind in _PROCESSORS:
+            draft.note(Kind.NO_EQUAL, _PROCESSORS[kind], option)
         else:
-            draft.note(Kind.NO_EQUAL, why, option)
+            draft.note(Kind.UNKNOWN, "no such processor is known here: look what it did", option)
+    return kinds

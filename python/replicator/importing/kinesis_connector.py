@@ -60,8 +60,7 @@ def drafts(content: Any) -> list[Draft]:
         "`change` is the form that keeps most of them. One topic takes all tables, unless {table} "
         "stands in its name",
     )
-    draft.settle(TABLE, connect.COMMON)
-    return [draft]
+    return connect.settle(draft, TABLE)
 
 
 def _start(draft: Draft) -> None:

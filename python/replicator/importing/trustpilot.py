@@ -48,5 +48,4 @@ def drafts(content: Any) -> list[Draft]:
         "format: the connector's own envelope (version, document as text, source, op, ts_ms) is "
         "Debezium's here (before, after, op, source, ts_ms): readers take `after` for `document`",
     )
-    draft.settle(TABLE, connect.COMMON)
-    return [draft]
+    return connect.settle(draft, TABLE)

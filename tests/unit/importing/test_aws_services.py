@@ -65,7 +65,7 @@ def test_a_delivery_stream_as_described() -> None:
     assert sink["buffer_bytes"] == 64 * 1_048_576
     assert sink["buffer_seconds"] == 120
     assert sink["compression"] == "gzip"
-    assert sink["format"] == "raw"
+    assert sink["format"] == "change", "a delimiter was asked for: lines"
     assert "no function changes records" in said(
         result, "ProcessingConfiguration.Processors.Lambda"
     )
@@ -113,7 +113,8 @@ def test_no_compression_is_written_out_where_firehose_has_it_by_default() -> Non
 
 def test_partition_keys_in_a_prefix_are_to_be_replaced() -> None:
     result = of(destination(Prefix="c=!{partitionKeyFromQuery:c}/"))
-    assert "partition keys" in said(result)
+    assert "partition keys" in said(result, "Prefix")
+    assert "prefix" not in pipeline(result)["sinks"][0]
 
 
 def test_a_destination_of_another_kind_is_refused() -> None:
@@ -126,6 +127,13 @@ def test_a_destination_of_another_kind_is_refused() -> None:
     assert caught.value.code == "config_import_destination"
     with pytest.raises(FatalError, match="only none"):
         of({"DeliveryStreamName": "x"})
+
+
+@pytest.mark.parametrize(("enabled", "form"), [(True, "change"), (False, "raw")])
+def test_a_delimiter_makes_lines(enabled: bool, form: str) -> None:
+    processing = {"Enabled": enabled, "Processors": [{"Type": "AppendDelimiterToRecord"}]}
+    result = of(destination(ProcessingConfiguration=processing))
+    assert pipeline(result)["sinks"][0]["format"] == form
 
 
 def test_an_unknown_processor_is_named() -> None:

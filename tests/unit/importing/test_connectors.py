@@ -118,6 +118,7 @@ def test_confluent_cloud_tells_its_brokers_and_login() -> None:
     result = sample("confluent-kinesis-cloud.properties")
     (sink,) = pipeline(result)["sinks"]
     assert sink["bootstrap_servers"] == "pkc-12345.eu-north-1.aws.confluent.cloud:9092"
+    assert sink["tls"] == {}
     assert "PASSWORD_FILE" in said(result, "kafka.api.secret")
     assert kinds(result, "kafka.api.key") == {Kind.SECRET}
     assert "readers must change" in said(result, "output.data.format")
@@ -173,6 +174,23 @@ def test_the_producers_compression(codec: str) -> None:
         assert kinds(result, option) == {Kind.FILL_IN}
     else:
         assert sink["compression"] == codec
+
+
+def test_how_topics_are_made() -> None:
+    created = {
+        "topic.creation.default.partitions": "6",
+        "topic.creation.default.replication.factor": "-1",
+        "topic.creation.default.cleanup.policy": "compact",
+        "topic.creation.default.retention.ms": "1000",
+    }
+    one = of(KINESIS | created)
+    assert "cleanup" not in pipeline(one)["sinks"][0], "its topic takes several tables"
+    assert "sink.cleanup" in said(one)
+    result = of(KINESIS | created | {"kafka.topic": "cdc.{table}"})
+    (sink,) = pipeline(result)["sinks"]
+    assert (sink["partitions"], sink["replication_factor"]) == (6, None)
+    assert sink["cleanup"] == "compact"
+    assert kinds(result, "topic.creation.default.retention.ms") == {Kind.NO_EQUAL}
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,8 @@ def test_what_comes_out_loads(name: str) -> None:
     assert "&id" not in text, "each pipeline has values of its own, which can be changed alone"
     written = yaml.safe_load(text)
     assert written == result.config
-    schema = json.dumps(config.schema())
     for pipeline in written["pipelines"]:
-        if f'"const": "{pipeline["sinks"][0]["kind"]}"' not in schema:
+        if pipeline["sinks"][0]["kind"] not in config.SINK_CONFIGS:
             pipeline["sinks"] = [{"name": "stand-in", "kind": "postgres"}]
     loaded = config.checked(written, name)
     assert [each.name for each in loaded.pipelines] == [

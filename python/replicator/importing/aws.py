@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from replicator.importing.draft import REPLACE_ME, Draft, Kind, text
+from replicator.importing.draft import REPLACE_ME, Draft, Kind, To, text
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonkinesisdatastreams.html#amazonkinesisdatastreams-resources-for-iam-policies
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazondynamodb.html#amazondynamodb-resources-for-iam-policies
@@ -88,17 +88,18 @@ def endpoint(value: object) -> str:
     return url
 
 
-def take_endpoint(draft: Draft, option: str) -> None:
-    """An endpoint of DynamoDB: AWS's own only tells the Region, another one is for emulators
-    and private networks and serves all calls here."""
-    value = draft.get(option)
-    draft.settled.add(option)
-    if found := re.search(r"dynamodb\.([a-z0-9-]+)\.amazonaws\.com", value):
+ENDPOINT: Final = To(
+    "aws.endpoint_url", endpoint, differs="aws.endpoint_url is for all services, not for one alone"
+)
+
+
+def take_own_endpoint(draft: Draft, option: str) -> None:
+    """An endpoint of AWS's own tells the Region, and is found by it; any other is left to the
+    tables (`ENDPOINT`).
+    https://docs.aws.amazon.com/general/latest/gr/rande.html"""
+    own = (
+        r"(?:https://)?(?:streams\.)?(?:dynamodb|kinesis)\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/?"
+    )
+    if found := re.fullmatch(own, draft.get(option)):
         draft.put("aws.region", found[1])
         draft.take(option, "aws.region")
-    elif value:
-        draft.put("aws.endpoint_url", endpoint(value))
-        draft.take(option, "aws.endpoint_url")
-        draft.note(
-            Kind.DIFFERS, "aws.endpoint_url is for all services: streams are read there too", option
-        )

@@ -140,9 +140,12 @@ class Draft:
         return value
 
     def note(self, kind: Kind, why: str, option: str = "") -> None:
-        """Says it; an option that is named is explained by that."""
+        """Says it; an option that is named is explained by that, and isn't carried over when it
+        has to be filled in."""
         self.notes.append(Note(kind, why, option))
         self.settled.add(option)
+        if kind is Kind.FILL_IN:
+            self.mapped.pop(option, None)
 
     def put(self, place: str, value: object) -> None:
         """Sets a key of the configuration."""

@@ -23,6 +23,7 @@ NO_SNAPSHOT: Final = (
 )
 
 TABLE: Final[Table] = {
+    "dynamodb.service.endpoint": aws.ENDPOINT,
     "aws.region": To("aws.region", aws.region),
     "aws.dynamodb.region": To("aws.region", aws.region),
     "resource.tagging.service.endpoint": NoEqual("the tags' service is asked at its own address"),
@@ -45,7 +46,7 @@ def drafts(content: Any) -> list[Draft]:
     """A pipeline for each table, or one whose tables are found by tag."""
     draft = connect.begun(content)
     draft.source = {"kind": "streams"}
-    aws.take_endpoint(draft, "dynamodb.service.endpoint")
+    aws.take_own_endpoint(draft, "dynamodb.service.endpoint")
     _tables(draft)
     _sync(draft)
     if not draft.get("kafka.topic"):

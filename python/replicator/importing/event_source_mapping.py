@@ -154,7 +154,6 @@ def _filters(draft: Draft, content: Mapping[str, Any]) -> None:
             "dynamodb.Keys and dynamodb.NewImage only. All changes are copied until you add one",
             option,
         )
-        del draft.mapped[option]
         return
     draft.put(sinks.POSTGRES_FILTER, patterns)
     draft.note(

@@ -43,7 +43,7 @@ _PARENTS: Final = NoEqual("a child shard begins as soon as its parents are durab
 
 TABLE: Final[Table] = {
     "regionName": To("aws.region", aws.region),
-    "kinesisEndpoint": To("aws.endpoint_url", aws.endpoint),
+    "kinesisEndpoint": aws.ENDPOINT,
     "dynamoDBEndpoint": _LEASE_TABLE,
     "failoverTimeMillis": To(
         "leases.duration_seconds", lambda value: number(value, 1, 3_600, divisor=1_000)
@@ -155,6 +155,7 @@ def drafts(content: Any) -> list[Draft]:
     _stream(draft)
     _start(draft)
     _mode(draft)
+    aws.take_own_endpoint(draft, "kinesisEndpoint")
     if "|" in draft.get("awsCredentialsProvider"):  # StaticCredentialsProvider|key|secret
         draft.note(Kind.SECRET, aws.CREDENTIALS, "awsCredentialsProvider")
     region = draft.top.get("aws", {}).get("region")

@@ -19,8 +19,8 @@ _PROXY: Final = NoEqual("a proxy is told by the environment: HTTPS_PROXY, NO_PRO
 TABLE: Final[Table] = {
     "kinesis.stream": To("source.stream"),
     "kinesis.region": To("aws.region", aws.region),
-    "kinesis.base.url": To("aws.endpoint_url", aws.endpoint),
-    "kinesis.endpoint": To("aws.endpoint_url", aws.endpoint),
+    "kinesis.base.url": aws.ENDPOINT,
+    "kinesis.endpoint": aws.ENDPOINT,
     "kinesis.record.limit": NoEqual(
         "a call asks for all it can get; what is held is bounded by limits.memory_bytes_max"
     ),
@@ -51,6 +51,8 @@ def drafts(content: Any) -> list[Draft]:
     draft.note(Kind.FILL_IN, aws.TABLES)
     draft.note(Kind.FILL_IN, f"source.start: {aws.POSITION}")
     _start(draft)
+    for option in ("kinesis.base.url", "kinesis.endpoint"):
+        aws.take_own_endpoint(draft, option)
     if draft.take("kinesis.shard.id", "source") not in {"", ".*"}:
         draft.note(Kind.NO_EQUAL, "all shards are read: one alone can't be", "kinesis.shard.id")
     connect.take_format(

@@ -12,6 +12,7 @@ from replicator.importing.draft import Draft, Kind, NoEqual, Table, listed
 from replicator.importing.dynamodb_connector import NO_SNAPSHOT
 
 TABLE: Final[Table] = {
+    "dynamodb.service.endpoint": aws.ENDPOINT,
     "resource.tagging.service.endpoint": NoEqual("the tags' service is asked at its own address"),
     "kcl.table.billing.mode": NoEqual("no table of checkpoints is made"),
     "init.sync.delay.period": NoEqual(NO_SNAPSHOT),
@@ -32,7 +33,7 @@ def drafts(content: Any) -> list[Draft]:
     draft = connect.begun(content)
     draft.source = {"kind": "streams"}
     draft.put("aws.region", aws.region(draft.take("aws.region", "aws.region") or "eu-west-1"))
-    aws.take_endpoint(draft, "dynamodb.service.endpoint")
+    aws.take_own_endpoint(draft, "dynamodb.service.endpoint")
     ingestion = draft.take("dynamodb.table.ingestion.tag.key", "tables.tags") or "datalake-ingest"
     key = draft.take("dynamodb.table.env.tag.key", "tables.tags") or "environment"
     value = draft.take("dynamodb.table.env.tag.value", "tables.tags") or "dev"

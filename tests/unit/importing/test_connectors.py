@@ -254,6 +254,28 @@ def test_a_snapshot_alone_isnt_done() -> None:
     assert "snapshots are not there yet" in said(of(DYNAMODB)), "it is what it does by default"
 
 
+@pytest.mark.parametrize(
+    ("least", "option"),
+    [
+        (KINESIS, "kinesis.base.url"),
+        (KINESIS, "kinesis.endpoint"),
+        (DYNAMODB, "dynamodb.service.endpoint"),
+        (TRUSTPILOT, "dynamodb.service.endpoint"),
+    ],
+)
+def test_endpoints(least: dict[str, str], option: str) -> None:
+    service = option.partition(".")[0]
+    own = of(least | {option: f"https://{service}.us-east-2.amazonaws.com"})
+    assert own.config["aws"] == {"region": "us-east-2"}
+    other = of(least | {option: "localhost:4566"})
+    assert other.config["aws"]["endpoint_url"] == "https://localhost:4566"
+    assert kinds(other, option) == {Kind.DIFFERS}
+    secret = of(least | {option: "https://me:geheim@localhost:4566"})
+    assert "endpoint_url" not in secret.config.get("aws", {})
+    assert kinds(secret, option) == {Kind.FILL_IN}
+    assert "geheim" not in repr(secret)
+
+
 # ---- trustpilot
 
 

@@ -49,12 +49,8 @@ DESTINATION: Final[Table] = {
     ),
     "Prefix": To(sinks.S3_PREFIX, str),
     "ErrorOutputPrefix": To(sinks.S3_ERROR_PREFIX, str),
-    "BufferingHints.SizeInMBs": To(
-        sinks.S3_BYTES, lambda value: int(number(value, 1, 1_024) * 1_048_576)
-    ),
-    "BufferingHints.IntervalInSeconds": To(
-        sinks.S3_SECONDS, lambda value: number(value, 0, 86_400)
-    ),
+    "BufferingHints.SizeInMBs": To(sinks.S3_SIZE, lambda value: int(number(value, 1, 128))),
+    "BufferingHints.IntervalInSeconds": To(sinks.S3_INTERVAL, lambda value: number(value, 0, 900)),
     "EncryptionConfiguration.NoEncryptionConfig": NoEqual("the bucket's own default applies"),
     "EncryptionConfiguration.KMSEncryptionConfig.AWSKMSKeyARN": To(sinks.S3_KMS_KEY),
     "RoleARN": _ROLE,

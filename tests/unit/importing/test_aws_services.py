@@ -62,8 +62,8 @@ def test_a_delivery_stream_as_described() -> None:
     assert sink["bucket"] == "shop-archive"
     assert sink["prefix"] == "products/!{timestamp:yyyy/MM/dd/HH}/"
     assert sink["error_output_prefix"] == "errors/!{firehose:error-output-type}/"
-    assert sink["buffer_bytes"] == 64 * 1_048_576
-    assert sink["buffer_seconds"] == 120
+    assert sink["buffering"] == {"size_mb": 64, "interval_seconds": 120}
+    assert sink["kms_key"] == "arn:aws:kms:eu-north-1:111122223333:key/1234"
     assert sink["compression"] == "gzip"
     assert sink["format"] == "change", "a delimiter was asked for: lines"
     assert "no function changes records" in said(

@@ -134,6 +134,10 @@ _MEANS_POLLING: Final = (
     "idleTimeBetweenReadsInMillis",
     "maxRecords",
 )
+_ONLY_KINESIS: Final[Table] = {
+    name: NoEqual("a table's own stream can be polled only")
+    for name in ("retrievalMode", "fanoutConfig.*")
+}
 _MODES: Final = {"POLLING": "polling", "FANOUT": "fan_out"}
 
 
@@ -154,14 +158,15 @@ def drafts(content: Any) -> list[Draft]:
     draft.note(Kind.FILL_IN, f"source.start: {aws.POSITION}")
     _stream(draft)
     _start(draft)
-    _mode(draft)
+    if draft.source["kind"] == "kinesis":
+        _mode(draft)
     aws.take_own_endpoint(draft, "kinesisEndpoint")
     if "|" in draft.get("awsCredentialsProvider"):  # StaticCredentialsProvider|key|secret
         draft.note(Kind.SECRET, aws.CREDENTIALS, "awsCredentialsProvider")
     region = draft.top.get("aws", {}).get("region")
     if region and draft.get("regionName") not in {"", region}:
         draft.note(Kind.DIFFERS, "the ARN names another Region, which counts", "regionName")
-    draft.settle(TABLE)
+    draft.settle({} if draft.source["kind"] == "kinesis" else _ONLY_KINESIS, TABLE)
     return [draft]
 
 
@@ -173,12 +178,14 @@ def _bean(name: str) -> str:
 
 
 def _stream(draft: Draft) -> None:
-    arn = draft.take("streamArn", "source.stream")
+    """A Kinesis stream by ARN or name; with the DynamoDB Streams Kinesis adapter a table's own
+    stream, whose ARN is its name.
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.KCLAdapter.html"""
     name = draft.take("streamName", "source.stream")
-    if arn and aws.source_of(draft, arn):
-        return
-    draft.put("source.stream", arn or name)
-    draft.note(Kind.FILL_IN, aws.TABLES)
+    stream = draft.take("streamArn", "source.stream") or name
+    if not aws.source_of(draft, stream):
+        draft.put("source.stream", stream)
+        draft.note(Kind.FILL_IN, aws.TABLES)
 
 
 def _start(draft: Draft) -> None:

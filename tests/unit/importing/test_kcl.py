@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from replicator import config
 from replicator.importing import Kind
 from tests.imports import kinds, of, pipeline, said, sample, unknown
 
@@ -125,6 +126,15 @@ def test_where_it_begins(options: dict[str, str], start: str | None) -> None:
     assert pipeline(result)["source"].get("start") == start
     if start is None:
         assert "no timestamp is given" in said(result, "initialPositionInStream")
+
+
+def test_a_tables_own_stream_by_the_adapter() -> None:
+    arn = "arn:aws:dynamodb:eu-north-1:111122223333:table/orders/stream/2026-01-31T12:00:00.000"
+    result = of({"applicationName": "shop", "streamName": arn, "retrievalMode": "POLLING"})
+    assert pipeline(result)["tables"] == ["orders"]
+    assert pipeline(result)["source"] == {"kind": "streams", "stream": arn, "start": "LATEST"}
+    assert kinds(result, "retrievalMode") == {Kind.NO_EQUAL}
+    config.checked(result.config, "test")
 
 
 def test_a_region_that_the_arn_contradicts() -> None:

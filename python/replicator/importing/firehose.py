@@ -36,7 +36,9 @@ _GLUE: Final = NoEqual("a schema follows the items of each table, none is looked
 _PARQUET: Final = NoEqual("how Parquet is laid out isn't configured")
 _JSON: Final = NoEqual("no JSON is mapped to columns: items become typed columns by themselves")
 _ORC: Final = NoEqual("ORC isn't written: Parquet stands in its place")
-_BACKUP: Final = NoEqual("what is written is the changes as they came: there is nothing beside it")
+_BACKUP: Final = NoEqual(
+    "nothing is written beside the objects; format: change holds the records whole"
+)
 _DYNAMIC: Final = NoEqual(
     "objects aren't partitioned by what is in the records, but by table and time"
 )

@@ -28,6 +28,7 @@ from replicator.flow import Gate
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
+    Batching,
     Fence,
     Fetch,
     Horizon,
@@ -153,7 +154,7 @@ class _Turns:
         """The way of the product: one shard from its first record to its end."""
         stats, clock = Stats(), LoopClock()
         # No waiting for company, and never two frames in one transaction.
-        outlet = Outlet("bench", self._sink, clock, stats, batch_limits=(1, 1 << 40, 0.0))
+        outlet = Outlet("bench", self._sink, clock, stats, batching=Batching(1, 1 << 40, 0.0))
         async with asyncio.TaskGroup() as group:
             pipeline = Pipeline(
                 source=_FrameSource(self._frames),

@@ -14,7 +14,7 @@ from replicator.core.budget import Budget
 from replicator.core.liveness import DEADLINE_SECONDS, Liveness
 from replicator.core.retry import Backoff
 from replicator.flow import Gate
-from replicator.model import TRIM_HORIZON, Start, TableSchema
+from replicator.model import TRIM_HORIZON, Batching, Start, TableSchema
 from replicator.outlets import Outlet
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Sink, Source
@@ -49,7 +49,9 @@ class Engine:
         self.budget = Budget(self.memory_bytes_max)
         self.gate = Gate(self.budget)
         self.stopping = asyncio.Event()
-        first = Outlet("w", self.sink, self.clock, self.stats, batch_limits=self.batch_limits)
+        first = Outlet(
+            "w", self.sink, self.clock, self.stats, batching=Batching(*self.batch_limits)
+        )
         self.outlets = (first, *self.others)
         self.coordinator = Coordinator(
             name="test/p",

@@ -74,6 +74,11 @@ class Fan:
         """The sinks that something of the shard waits for."""
         return ", ".join(i.outlet.name for i in self.inlets if i.waiting_from is not None)
 
+    @property
+    def is_holding(self) -> bool:
+        """A sink waits for time to pass, which a fetch without records tells."""
+        return any(inlet.is_holding for inlet in self.inlets)
+
     def put(self, batch: ChangeBatch, fetch: Fetch, before: Position, charge: Charge) -> None:
         """Gives each sink what it is owed of the changes of a fetch, which was read from `before`
         on."""

@@ -52,6 +52,8 @@ class Inlet:
         self.outlet = outlet
         self.held = held
         self.durable: Position | None = None
+        self.is_holding = False
+        """The sink waits for time to pass, which a fetch without records tells."""
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = lane
         self._on_failed = on_failed
@@ -295,6 +297,7 @@ class Lane:
                 stats.bytes += batch.nbytes
                 if len(batch):
                     stats.observe_latency(now - pending.received_at, len(batch))
+                inlet.is_holding = inlet.fence.shard_id in result.holding
                 inlet.leave(pending.next, waiting.charge)
         stats.flushes += 1
         stats.rows += result.rows

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from replicator.core.fanout import Held, least, reached_by
 from replicator.core.trouble import Trouble
 from replicator.errors import FatalError, LeaseLost, ReplicatorError, TransientError
-from replicator.model import Fence, Position, Reached, Start, Stream, TableSchema
-from replicator.protocols import Clock, Sink
+from replicator.model import Batching, Fence, Position, Reached, Start, Stream, TableSchema
+from replicator.protocols import Batched, Clock, Sink
 from replicator.telemetry.stats import Stats
 
 # A write that has had no answer for so long is told.
@@ -38,16 +38,16 @@ class Outlet:
         clock: Clock,
         stats: Stats,
         *,
-        batch_limits: tuple[int, int, float],
+        batching: Batching,
         start: SinkStart | None = None,
         errors: Counter[str] | None = None,
     ) -> None:
-        """`batch_limits`: rows, bytes and seconds of one write; `errors` counts what it answers
+        """`batching`: of a sink that says none itself; `errors` counts what it answers
         instead of what it is asked, by code."""
         self.name = name
         self.sink = sink
         self.stats = stats
-        self.batch_limits = batch_limits
+        self.batching = sink.batching if isinstance(sink, Batched) else batching
         self.start = start
         self._errors = Counter() if errors is None else errors
         self._clock = clock

@@ -78,9 +78,11 @@ class Pipeline:
         known = self._lanes.get(id(writer))
         if known is not None and not known[0].is_over:
             return known[0]
-        rows_max, bytes_max, delay_seconds = outlet.batch_limits
+        limits = outlet.batching
         batcher: Batcher[Any] = Batcher(
-            rows_max=rows_max, bytes_max=bytes_max, delay_seconds=delay_seconds
+            rows_max=limits.rows_max,
+            bytes_max=limits.bytes_max,
+            delay_seconds=limits.delay_seconds,
         )
         lane = Lane(writer, batcher, self._clock, outlet)
         self._gate.register(lane)
@@ -164,7 +166,12 @@ class Pipeline:
                 now = self._clock.monotonic()
                 # What isn't known is shown as nothing: an idle shard is no alarm.
                 life.arrived(fetch.next, fetch.behind_ms or 0, now)
-                if not len(fetch.records) and not ended and now - stored_at < IDLE_POSITION_SECONDS:
+                if (
+                    not len(fetch.records)
+                    and not ended
+                    and not fan.is_holding
+                    and now - stored_at < IDLE_POSITION_SECONDS
+                ):
                     continue
                 await self._plan(fan, fetch, before, life)
                 stored_at, before = now, fetch.next

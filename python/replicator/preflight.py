@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -12,18 +12,25 @@ from typing import Any
 from replicator.beginning import require_sink_start
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.core import gap
-from replicator.core.start import require_comparable, resolved
-from replicator.errors import FatalError, ReplicatorError
-from replicator.model import Start, Stream, TableSchema
+from replicator.core.start import incomparable, require_comparable, require_start, resolved
+from replicator.errors import ReplicatorError
+from replicator.model import TRIM_HORIZON, SinkHeld, Start, Stream, TableSchema
 from replicator.protocols import ShownSink, Source
-from replicator.service import SystemClock, closing, make_sinks, make_source, source_settings
-from replicator.settings import parse_start
+from replicator.service import (
+    SystemClock,
+    closing,
+    configured_start,
+    make_sinks,
+    make_source,
+    source_settings,
+)
+from replicator.settings import SinkConfig, parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.streams import StreamsSource, view_type_problem
 from replicator.source.tables import describe_tables, destinations
-from replicator.tables import expand
+from replicator.tables import expand, with_stream
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -76,15 +83,24 @@ class _Checks:
             Finding(self._pipeline.name, subject, level, message, code, ddl)
         )
 
-    async def attempt(self, subject: str, look: Callable[[], Awaitable[None]]) -> None:
-        """One look; what it raises is a finding, and the next look goes on."""
+    async def attempt(self, subject: str, look: Callable[[], Awaitable[None]]) -> bool:
+        """One look; what it raises is a finding (and False), and the next look goes on."""
         try:
             await look()
         except ReplicatorError as error:
             self.say(subject, "problem", error.message, error.code)
+            return False
+        return True
 
     async def run(self) -> None:
         """Looks at the source, its tables and the sinks."""
+        if await self.attempt("source", self._at_stream):
+            await self._at_all()
+
+    async def _at_stream(self) -> None:
+        self._pipeline = await with_stream(self._config, self._pipeline)
+
+    async def _at_all(self) -> None:
         config, pipeline = self._config, self._pipeline
         source = make_source(config, pipeline, SystemClock())
         sinks = make_sinks(config, pipeline, owner="check", store_id="")
@@ -99,10 +115,10 @@ class _Checks:
                 self.say("table", "ok", f"table {table.name}: key {keys}")
 
         async def at_source() -> None:
-            stream.extend(await self._at_any_source(source, sinks))
+            stream.extend(await self._at_any_source(source))
 
         async def at_start() -> None:
-            await self._at_start(source, sinks, stream[0])
+            await self._at_start(source, sinks, stream[0], tables)
 
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
@@ -124,11 +140,10 @@ class _Checks:
     async def _at_any_source(
         self,
         source: KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource,
-        sinks: Mapping[str, ShownSink[Any]],
     ) -> list[Stream]:
         """The stream, if it can be read."""
         if isinstance(source, StreamsSource):
-            return await self._at_table_stream(source, sinks)
+            return await self._at_table_stream(source)
         return [await self._at_source(source)]
 
     async def _at_source(
@@ -170,9 +185,7 @@ class _Checks:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
-    async def _at_table_stream(
-        self, source: StreamsSource, sinks: Mapping[str, ShownSink[Any]]
-    ) -> list[Stream]:
+    async def _at_table_stream(self, source: StreamsSource) -> list[Stream]:
         found = await source.look()
         arn = found.stream.arn
         if found.status not in {"ENABLED", "ENABLING"}:
@@ -211,40 +224,55 @@ class _Checks:
         if shards:
             await source.try_reading(shards[-1].id)
             self.say("source", "ok", "listing and reading are permitted")
-        for sink in sinks.values():
-            try:
-                require_comparable(arn, await _begun(sink))
-            except FatalError as error:
-                # `run` refuses it when the tables hold rows, which `check` doesn't look for.
-                self.say("source", "warning", error.message, error.code)
         return [found.stream]
 
     async def _at_policy(self) -> None:
         gap.require_policy(self._pipeline.on_gap)
 
     async def _at_start(
-        self, source: Source, sinks: Mapping[str, ShownSink[Any]], stream: Stream
+        self,
+        source: Source,
+        sinks: Mapping[str, ShownSink[Any]],
+        stream: Stream,
+        tables: Sequence[TableSchema],
     ) -> None:
-        known: dict[str, bool] = {}
+        """As `run` does it: a stream that was begun goes on at its positions, wherever its start
+        is; any other has to fit what the tables hold, and a sink that joins others says where."""
+        held: dict[str, SinkHeld] = {}
         for name, sink in sinks.items():
             with suppress(ReplicatorError):  # the sink has a look of its own
-                rows = (await sink.report()).positions
-                known[name] = any(row["stream_arn"] == stream.arn for row in rows)
+                held[name] = await sink.held(stream, tables)
+        new = {name: each for name, each in held.items() if not each.is_known}
         for settings in self._pipeline.sinks:
-            if settings.begins == "snapshot" and not known.get(settings.name):
-                require_sink_start(self._pipeline.name, settings.name, settings.begins)
-        # A stream that was begun goes on at its positions, wherever its start is.
-        if not any(known.values()):
-            await self._at_kept(source, parse_start(self._pipeline.source.start))
+            if settings.name in new and (len(new) < len(held) or settings.begins == "snapshot"):
+                await self._at_joining(source, settings, stream, held[settings.name])
+        if len(new) < len(held):
             return
-        for settings in self._pipeline.sinks:
-            if known.get(settings.name, True):
-                continue
-            start = require_sink_start(self._pipeline.name, settings.name, settings.begins)
-            if start != "now":
-                assert start != "snapshot"
-                await self._at_kept(source, start)
-            self.say("start", "todo", f"sink {settings.name} would join the others from {start}")
+        start = configured_start(self._pipeline)
+        for each in new.values():
+            if each.holds_data:
+                name = self._config.qualified_name(self._pipeline)
+                require_start(name, stream, start, each.begun)
+            elif left := incomparable(stream.arn, each.begun):
+                self.say(
+                    "start",
+                    "warning",
+                    f"the tables are empty: {stream.arn} would be begun, the rest of "
+                    f"{', '.join(left)} isn't read",
+                    "stream_replaced",
+                )
+        await self._at_kept(source, start or TRIM_HORIZON)
+
+    async def _at_joining(
+        self, source: Source, settings: SinkConfig, stream: Stream, held: SinkHeld
+    ) -> None:
+        if held.holds_data:
+            require_comparable(stream.arn, held.begun)
+        start = require_sink_start(self._pipeline.name, settings.name, settings.begins)
+        if start != "now":
+            assert start != "snapshot"
+            await self._at_kept(source, start)
+        self.say("start", "todo", f"sink {settings.name} would join the others from {start}")
 
     async def _at_kept(self, source: Source, start: Start) -> None:
         horizon = await source.horizon()
@@ -286,14 +314,6 @@ class _Checks:
                 self.say("sink", level, message, "table_missing", finding.ddl)
 
 
-async def _begun(sink: ShownSink[Any]) -> list[str]:
-    """The streams that the sink has positions of, as far as that can be seen; where it can't
-    be reached is a finding of its own."""
-    with suppress(ReplicatorError):
-        return list(dict.fromkeys(row["stream_arn"] for row in (await sink.report()).positions))
-    return []
-
-
 async def _found(
     config: Config, pipeline: PipelineConfig, report: CheckReport
 ) -> list[PipelineConfig]:
@@ -314,15 +334,16 @@ async def _found(
     return found
 
 
-def check(config: Config) -> CheckReport:
+async def look(config: Config) -> CheckReport:
     """Looks at everything a run needs and changes nothing. Never raises for what it
     finds: that is in the report."""
     report = CheckReport()
-
-    async def look() -> None:
-        for pipeline in config.pipelines:
-            for each in await _found(config, pipeline, report):
-                await _Checks(config, each, report).run()
-
-    asyncio.run(look())
+    for pipeline in config.pipelines:
+        for each in await _found(config, pipeline, report):
+            await _Checks(config, each, report).run()
     return report
+
+
+def check(config: Config) -> CheckReport:
+    """See `look`."""
+    return asyncio.run(look(config))

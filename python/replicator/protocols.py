@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 from replicator.model import (
+    Batching,
     Fence,
     Fetch,
     Horizon,
@@ -19,6 +20,7 @@ from replicator.model import (
     Position,
     Reached,
     Shard,
+    SinkHeld,
     SinkPlan,
     SinkReport,
     Stream,
@@ -199,12 +201,28 @@ class Sink(Protocol[PayloadT]):
         ...
 
 
+@runtime_checkable
+class Batched(Protocol):
+    """What a sink may offer besides: it says how its writes are cut. The memory budget, a shard's
+    end and a stop still make them smaller."""
+
+    @property
+    def batching(self) -> Batching:
+        """The same for all its writers, at any time."""
+        ...
+
+
 class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
     """A sink that commands can look at without opening it: nothing is made or changed."""
 
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
         """What `open` would find and do, for `check`. May be called before, after and without
         `open`. Raises TransientError and FatalError."""
+        ...
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        """What `is_known`, `begun` and `holds_data` would say after `open`: of what isn't there
+        yet, nothing. Raises TransientError and FatalError."""
         ...
 
     async def report(self) -> SinkReport:

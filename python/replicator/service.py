@@ -43,7 +43,7 @@ from replicator.core.tables import selected
 from replicator.core.trouble import Trouble
 from replicator.errors import FatalError, ReplicatorError, one_cause
 from replicator.flow import Gate
-from replicator.model import Stream, TableSchema
+from replicator.model import Batching, Start, Stream, TableSchema
 from replicator.outlets import Outlet
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Measured, ShownSink, Sink, Source
@@ -229,7 +229,7 @@ class Runs:
             sink,
             self._room.clock,
             stats,
-            batch_limits=(limits.batch_rows_max, limits.batch_bytes_max, delay_seconds),
+            batching=Batching(limits.batch_rows_max, limits.batch_bytes_max, delay_seconds),
             start=settings.begins,
             errors=errors,
         )
@@ -252,11 +252,7 @@ class Runs:
 
         return Coordinator(
             name=self._config.qualified_name(pipeline),
-            start=(
-                parse_start(pipeline.source.start)
-                if "start" in pipeline.source.model_fields_set
-                else None
-            ),
+            start=configured_start(pipeline),
             owner=self._owner,
             describe=describe,
             source=source,
@@ -410,6 +406,12 @@ class FoundTables:
 
 
 # ---- what the settings name
+
+
+def configured_start(pipeline: PipelineConfig) -> Start | None:
+    """Where the pipeline is told to begin; None where it says nothing."""
+    is_said = "start" in pipeline.source.model_fields_set
+    return parse_start(pipeline.source.start) if is_said else None
 
 
 def source_settings(

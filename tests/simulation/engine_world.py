@@ -24,7 +24,7 @@ from replicator.core.budget import Budget
 from replicator.core.lineage import ShardState
 from replicator.errors import FatalError
 from replicator.flow import Gate
-from replicator.model import TRIM_HORIZON, Position, TableSchema
+from replicator.model import TRIM_HORIZON, Batching, Position, TableSchema
 from replicator.outlets import Outlet
 from replicator.telemetry.stats import Stats
 from replicator.testing.clock import LoopClock
@@ -97,7 +97,7 @@ class Worker:
                         SeamSink(self.world, owner, index),
                         LoopClock(),
                         Stats(),
-                        batch_limits=(20 * index, 16_384, 0.02 * index),
+                        batching=Batching(20 * index, 16_384, 0.02 * index),
                     )
                     for index in range(1, len(self.world.stores))
                 ],

@@ -15,6 +15,7 @@ from replicator.model import (
     LATEST,
     SHARD_END,
     TRIM_HORIZON,
+    Batching,
     Fence,
     Position,
     PositionKind,
@@ -120,7 +121,7 @@ class Worker:
                     self.sinks[name],
                     LoopClock(),
                     self.stats[name],
-                    batch_limits=(5_000, 8 << 20, 0.02),
+                    batching=Batching(5_000, 8 << 20, 0.02),
                     start=start,
                 )
                 for name in rest

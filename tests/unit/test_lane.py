@@ -11,7 +11,7 @@ from replicator.core.budget import Budget
 from replicator.errors import LeaseLost, ReplicatorError, TransientError
 from replicator.flow import Charge, Gate
 from replicator.lane import Inlet, Lane
-from replicator.model import Fence, Pending, WriteResult, after
+from replicator.model import Batching, Fence, Pending, WriteResult, after
 from replicator.outlets import SLOW_WRITE_SECONDS, Outlet
 from replicator.telemetry.stats import Stats
 from replicator.testing.clock import LoopClock
@@ -52,7 +52,11 @@ class Bench:
         self.stats = Stats()
         batcher: Batcher[object] = Batcher(rows_max=rows_max, delay_seconds=delay_seconds)
         self.outlet = Outlet(
-            "w", MemorySink(), LoopClock(), self.stats, batch_limits=(rows_max, 1, delay_seconds)
+            "w",
+            MemorySink(),
+            LoopClock(),
+            self.stats,
+            batching=Batching(rows_max, 1, delay_seconds),
         )
         self.lane = Lane(self.writer, batcher, LoopClock(), self.outlet)  # type: ignore[arg-type]
         self.failed: list[Inlet] = []

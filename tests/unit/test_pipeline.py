@@ -12,7 +12,7 @@ from replicator.core.liveness import ShardLife
 from replicator.errors import PositionLost, TransientError
 from replicator.fan import Fan
 from replicator.flow import Gate
-from replicator.model import SHARD_END, TRIM_HORIZON, Shard
+from replicator.model import SHARD_END, TRIM_HORIZON, Batching, Shard
 from replicator.outlets import Outlet, Outlets
 from replicator.pipeline import IDLE_POSITION_SECONDS, Pipeline
 from replicator.telemetry.stats import Stats
@@ -57,7 +57,9 @@ class Rig:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[asyncio.Task[tuple[Shard, ...] | None]]:
-        outlet = Outlet("w", self.sink, LoopClock(), self.stats, batch_limits=(100, 1_000_000, 0.1))
+        outlet = Outlet(
+            "w", self.sink, LoopClock(), self.stats, batching=Batching(100, 1_000_000, 0.1)
+        )
         outlets = Outlets([outlet])
         await outlets.open(TABLES)
         fences = await outlets.fence(self.source.identity, SHARD, "me")

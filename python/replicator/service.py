@@ -461,9 +461,9 @@ def make_sink(
 ) -> ShownSink[Any]:
     """One of the pipeline's sinks, not opened."""
     aws = (getattr(settings, "aws", None) or config.aws).model_dump()
-    place = SinkPlace(
-        config.qualified_name(pipeline), owner, store_id, AWSSettings(**aws, calls=APICalls())
-    )
+    settings_of_aws = AWSSettings(**aws, calls=APICalls())
+    name = config.qualified_name(pipeline)
+    place = SinkPlace(name, settings.name, owner, store_id, settings_of_aws)
     return sinks.make_sink(settings, place)
 
 

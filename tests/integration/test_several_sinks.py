@@ -3,6 +3,7 @@ goes on, and one that joins says from where."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from replicator.testing.servers import PostgresServer, start_postgres
 from replicator.testing.stream import ScriptedStream
 from tests.integration.test_admin import FIRST, SECOND, Admin, admin_of, put, serve
 from tests.integration.test_check import replicator
-from tests.shop import Shop
+from tests.shop import TABLE, Shop
 from tests.stack import Stack, run_worker, until
 
 pytestmark = pytest.mark.timeout(180)
@@ -145,3 +146,27 @@ async def test_a_sink_that_joins_says_from_where(
         assert code == 0
         assert "p/near: 2 shards" in out
         assert "p/far: 2 shards" in out
+
+
+async def test_two_sinks_of_one_database_have_positions_of_their_own(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    stream, shop = ScriptedStream(2), Shop(seed=93)
+    async with serve(stream) as server:
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = two_sinks(stack, postgres_dsn, table="copy_of_{table}")
+        async with run_worker(config, tmp_path / "log") as worker:
+            for shard_id in (FIRST, SECOND):
+                put(stream, shard_id, shop, 50)
+                await stack.until_equal(shop.plain())
+            copied = f"SELECT id, item::text FROM copy_of_{TABLE}_live"
+
+            async def equal() -> bool:
+                rows = await stack.fetch(copied)
+                return {row["id"]: json.loads(row["item"]) for row in rows} == shop.plain()
+
+            await until(equal)
+            assert "fence_lost" not in worker.log
+            assert await worker.stop() == 0
+        rows = await stack.fetch("SELECT pipeline FROM replicator_positions ORDER BY pipeline")
+        assert [row["pipeline"] for row in rows] == ["test/p/far"] * 2 + ["test/p/near"] * 2

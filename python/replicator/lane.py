@@ -42,6 +42,8 @@ class Inlet:
     def __init__(self, lane: Lane, fence: Fence) -> None:
         self.fence = fence
         self.durable: Position | None = None
+        self.is_holding = False
+        """The sink waits for time to pass, which a fetch without records tells."""
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = lane
         # When each fetch that waits here arrived, oldest first: they leave in this order.
@@ -227,6 +229,7 @@ class Lane:
                 stats.bytes += batch.nbytes
                 if len(batch):
                     stats.observe_latency(now - pending.received_at, len(batch))
+                inlet.is_holding = inlet.fence.shard_id in result.holding
                 inlet.leave(pending.next)
             self._gate.give(waiting.charge)
         stats.flushes += 1

@@ -153,7 +153,8 @@ class Pipeline:
                 now = self._clock.monotonic()
                 # What isn't known is shown as nothing: an idle shard is no alarm.
                 life.arrived(fetch.next, fetch.behind_ms or 0, now)
-                if not len(fetch.records) and not ended and now - stored_at < IDLE_POSITION_SECONDS:
+                is_idle = not len(fetch.records) and not ended and not inlet.is_holding
+                if is_idle and now - stored_at < IDLE_POSITION_SECONDS:
                     continue
                 await self._plan(inlet, fetch, life)
                 stored_at = now

@@ -34,6 +34,8 @@ def kafka_config(folder: Path, url: str, server: KafkaServer, prefix: str, **sin
                         "positions_topic": f"{prefix}.positions",
                         "dead_letters_topic": f"{prefix}.dead",
                         "partitions": 3,
+                        # Records bear the time of their change, and retention counts from there.
+                        "topic_settings": {"retention.ms": "-1"},
                         "transaction_timeout_seconds": 5,
                         **sink,
                     }

@@ -79,6 +79,7 @@ async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
                 "positions_topic": f"{prefix}.positions",
                 "dead_letters_topic": f"{prefix}.dead",
                 "partitions": 2,
+                "topic_settings": {"retention.ms": "-1"},
                 "reorder_window_seconds": 0,
                 **more,
             }

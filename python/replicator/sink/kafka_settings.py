@@ -85,7 +85,9 @@ class KafkaConfig(SinkConfig):
         "older than one written before is left out and counted; else it is marked late.",
     )
     topic_settings: dict[str, str] = Field(
-        default_factory=dict, description="More settings of created topics, by Kafka's names."
+        default_factory=dict,
+        description="More settings of created topics, by Kafka's names. Records bear the time of "
+        "their change, and retention.ms counts from there.",
     )
     positions_topic: str = Field(
         "replicator-positions",

@@ -38,7 +38,7 @@ from replicator.sink.kafka_positions import (
     key_of,
     reached,
 )
-from replicator.sink.kafka_producer import KafkaProducers, ShardProducer
+from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
@@ -263,7 +263,7 @@ class KafkaSink:
     # ----
 
     async def _store(
-        self, producer: ShardProducer, key: Key, stored: Stored | Begun, doing: str
+        self, producer: Producer, key: Key, stored: Stored | Begun, doing: str
     ) -> None:
         with mapped(doing):
             async with self._producers.use(producer) as driver:

@@ -1,4 +1,5 @@
-"""Transactional producers, one for each shard, of which only the busy ones are open.
+"""Producers: a transactional one for each shard, of which only the busy ones are open, and one
+that all shards share.
 
 Opening the first one under an id asks the broker for a new epoch (`InitProducerId`), which fences
 every older producer and ends its open transaction. One that is opened *again* goes on with the
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
@@ -32,14 +33,17 @@ _CLOSE_SECONDS: Final = 2.0
 _CANCEL_SECONDS: Final = 0.05
 
 
-class ShardProducer:
-    """The producer of one transactional id under one epoch."""
+class Producer:
+    """The producer of one transactional id under one epoch; without an id it is idempotent."""
 
-    def __init__(self, transactional_id: str, options: Options, timeout_seconds: float) -> None:
+    def __init__(
+        self, transactional_id: str | None, options: Options, timeout_seconds: float
+    ) -> None:
         self.transactional_id = transactional_id
         self._options = options
         self._timeout_seconds = timeout_seconds
         self._open: AIOKafkaProducer | None = None
+        self._opening = asyncio.Lock()
         self._identity: tuple[int, int] | None = None
         self._sequences: dict[Any, int] = {}
         self.is_broken = False
@@ -59,25 +63,29 @@ class ShardProducer:
         """The driver's producer. Raises its errors."""
         if self.is_broken:
             raise Fenced(f"{self.transactional_id} needs a new epoch")
-        if self._open is None:
-            made = AIOKafkaProducer(
-                **self._options,
-                transactional_id=self.transactional_id,
-                transaction_timeout_ms=round(self._timeout_seconds * 1_000),
-                max_request_size=_REQUEST_BYTES_MAX,
-            )
-            state = made._txn_manager
-            if self._identity is not None:
-                state.set_pid_and_epoch(*self._identity)
-                state._sequence_numbers.update(self._sequences)
-            try:
-                await made.start()
-            except BaseException:
-                await _abandoned(made)
-                raise
-            self._identity = (state.producer_id, state.producer_epoch)
-            self._open = made
-        return self._open
+        async with self._opening:
+            return self._open or await self._made()
+
+    async def _made(self) -> AIOKafkaProducer:
+        made = AIOKafkaProducer(
+            **self._options,
+            transactional_id=self.transactional_id,
+            transaction_timeout_ms=round(self._timeout_seconds * 1_000),
+            enable_idempotence=True,
+            max_request_size=_REQUEST_BYTES_MAX,
+        )
+        state = made._txn_manager
+        if self._identity is not None:
+            state.set_pid_and_epoch(*self._identity)
+            state._sequence_numbers.update(self._sequences)
+        try:
+            await made.start()
+        except BaseException:
+            await _abandoned(made)
+            raise
+        self._identity = (state.producer_id, state.producer_epoch)
+        self._open = made
+        return made
 
     async def close(self) -> None:
         """Ends its connections; it may be opened again."""
@@ -143,20 +151,30 @@ class KafkaProducers:
         self._open_max = open_max
         self._timeout_seconds = timeout_seconds
         self._monotonic = monotonic
-        self._busy: set[ShardProducer] = set()
+        self._busy: Counter[Producer] = Counter()
+        self._shared = self._make_shared()
         # The idle ones that are open, and since when; the longest idle first.
-        self._idle: OrderedDict[ShardProducer, float] = OrderedDict()
+        self._idle: OrderedDict[Producer, float] = OrderedDict()
 
-    def make(self, transactional_id: str) -> ShardProducer:
+    def make(self, transactional_id: str) -> Producer:
         """A producer that takes the id over as soon as it is used."""
-        return ShardProducer(transactional_id, self._options, self._timeout_seconds)
+        return Producer(transactional_id, self._options, self._timeout_seconds)
+
+    def shared(self) -> Producer:
+        """The one without a transactional id."""
+        if self._shared.is_broken:
+            self._shared = self._make_shared()
+        return self._shared
+
+    def _make_shared(self) -> Producer:
+        return Producer(None, self._options, self._timeout_seconds)
 
     @asynccontextmanager
-    async def use(self, producer: ShardProducer) -> AsyncIterator[AIOKafkaProducer]:
-        """The driver's producer, for one transaction. An error of the block, or no answer within
+    async def use(self, producer: Producer) -> AsyncIterator[AIOKafkaProducer]:
+        """The driver's producer, for one write. An error of the block, or no answer within
         the transaction's time, gives the producer up. Raises the driver's errors."""
         self._idle.pop(producer, None)
-        self._busy.add(producer)
+        self._busy[producer] += 1
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._make_room()
@@ -165,11 +183,13 @@ class KafkaProducers:
             await producer.give_up()
             raise
         finally:
-            self._busy.discard(producer)
-            if producer.is_open:
-                self._idle[producer] = self._monotonic()
+            self._busy[producer] -= 1
+            if not self._busy[producer]:
+                del self._busy[producer]
+                if producer.is_open:
+                    self._idle[producer] = self._monotonic()
 
-    async def drop(self, producer: ShardProducer) -> None:
+    async def drop(self, producer: Producer) -> None:
         """Its shard ended, or is another worker's."""
         self._idle.pop(producer, None)
         await producer.give_up()

@@ -7,6 +7,7 @@ commit. With `at_least_once` the records go first, by a producer that all shards
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +15,15 @@ from typing import Any, Final
 
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
-from replicator._core import ChangeBatch, KafkaBatch, Rejection
+from replicator._core import ChangeBatch, Rejection
 from replicator.errors import TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Fenced, mapped
 from replicator.sink.kafka_letters import letter_headers, letter_key
+from replicator.sink.kafka_payload import Aside, Encoded, encode
 from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes
-from replicator.sink.kafka_producer import KafkaProducers, ShardProducer
+from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.log_shard import LogPosition, LogShard, Taken
@@ -32,7 +34,6 @@ from replicator.sink.position import tip_age_seconds
 IDLE_POSITION_SECONDS: Final = 600.0
 # Below this the hop to a thread costs more than the work blocks the loop.
 _INLINE_BYTES_MAX: Final = 100_000
-_BATCH_BYTES_MAX: Final = 1_000_000
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class KafkaShard:
 
     fence: Fence
     key: Key
-    producer: ShardProducer
+    producer: Producer
     log: LogShard | None = None
     stored: Stored | None = None
     stored_at: float = float("-inf")
@@ -104,16 +105,16 @@ class KafkaWriter:
             return lost
         due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
         if self._is_idle(due):
-            return self._result(due)
+            return self._result(due, due.rejections)
         try:
             with mapped(f"writing changes of {shard.fence.shard_id}"):
                 return await self._write(due)
-        except Fenced:
-            return lost
-        finally:
-            if shard.producer.is_broken:
-                # Its memory is ahead of what is stored: the next fence begins with another.
-                shard.is_over = True
+        except BaseException as error:
+            # Its memory is ahead of what is stored: the next fence begins with another.
+            shard.is_over = True
+            if isinstance(error, Fenced):
+                return lost
+            raise
 
     def _is_idle(self, due: _Due) -> bool:
         stored = self._shard.stored
@@ -159,31 +160,25 @@ class KafkaWriter:
 
     async def _write(self, due: _Due) -> WriteResult:
         shard, room = self._shard, self._room
-        assert shard.stored is not None
-        stored = replace(
-            shard.stored,
-            log=due.position,
-            dead_letters=Counter(shard.stored.dead_letters)
-            + Counter(one.code for one in due.rejections),
-            stored_us=room.now_us(),
-        )
-        async with room.producers.use(shard.producer) as driver:
-            partitions = {
-                topic.name: len(await driver.partitions_for(topic.name))
-                for topic in self._topics(due.changes)
-            }
-            batches = await _in_thread(due.changes.nbytes, self._encoded, due.changes, partitions)
-            await driver.begin_transaction()
+        is_once = room.config.delivery == "exactly_once"
+        producer = shard.producer if is_once else room.producers.shared()
+        async with room.producers.use(producer) as driver:
+            encoded = await self._encoded(driver, due.changes)
+            rejections = (*due.rejections, *encoded.rejections)
+            stored = self._stored(due.position, rejections, encoded.aside)
             sent = Sent()
+            if is_once:
+                await driver.begin_transaction()
             try:
-                for topic, batch in batches:
-                    finished = FinishedBatch(batch, transactional=True)
+                for topic, batch in encoded.batches:
+                    finished = FinishedBatch(batch, transactional=is_once)
                     sent.add(await driver.send_batch(finished, topic, partition=batch.partition))
-                for one in due.rejections:
+                for one in rejections:
                     sent.add(await self._send_letter(driver, one))
-                sent.add(
-                    await send_position(driver, room.config.positions_topic, shard.key, stored)
-                )
+                if not is_once:
+                    await sent.acknowledged()
+                topic = room.config.positions_topic
+                sent.add(await send_position(driver, topic, shard.key, stored))
                 await sent.acknowledged()
             except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
                 await room.look_again()
@@ -192,49 +187,49 @@ class KafkaWriter:
                     f"a topic takes smaller records than it said: {error}; it was asked again",
                     retry_after_seconds=0.0,
                 ) from error
-            await driver.commit_transaction()
+            if is_once:
+                await driver.commit_transaction()
         shard.stored, shard.stored_at = stored, room.monotonic()
-        rows = sum(due.changes.tables.get(table, 0) for table in room.topics)
-        return replace(self._result(due), rows=rows)
+        return replace(self._result(due, rejections), rows=encoded.rows)
 
-    def _result(self, due: _Due) -> WriteResult:
+    async def _encoded(self, driver: Any, changes: ChangeBatch) -> Encoded:
+        room, stored = self._room, self._shard.stored
+        assert stored is not None, "the position is read before the first write"
+        # By the partitions of now: others' producers use a new one at once, too.
+        names = {room.topics[table].name for table in room.topics if table in changes.tables}
+        partitions = {name: len(await driver.partitions_for(name)) for name in names}
+        encoded: Encoded = await _in_thread(
+            changes.nbytes, encode, changes, room.config, room.topics, partitions, stored.aside
+        )
+        return encoded
+
+    def _stored(
+        self, position: LogPosition, rejections: Sequence[Rejection], aside: Aside
+    ) -> Stored:
+        before = self._shard.stored
+        assert before is not None
+        counts = Counter(before.dead_letters) + Counter(one.code for one in rejections)
+        now_us = self._room.now_us()
+        return replace(before, log=position, aside=aside, dead_letters=counts, stored_us=now_us)
+
+    def _result(self, due: _Due, rejections: Sequence[Rejection]) -> WriteResult:
         shard_id = self._shard.fence.shard_id
         return WriteResult(
             duplicates=due.duplicates,
             superseded=due.superseded,
-            dead_letters=tuple(DeadLetter(shard_id, one.table, one) for one in due.rejections),
+            dead_letters=tuple(DeadLetter(shard_id, one.table, one) for one in rejections),
             holding=frozenset({shard_id} if due.is_holding else ()),
         )
 
-    def _topics(self, changes: ChangeBatch) -> list[Topic]:
-        topics = self._room.topics
-        return [topics[table] for table in changes.tables if table is not None and table in topics]
-
-    def _encoded(
-        self, changes: ChangeBatch, partitions: Mapping[str, int]
-    ) -> list[tuple[str, KafkaBatch]]:
-        config, topics = self._room.config, self._room.topics
-        return [
-            (topics[table].name, batch)
-            for table in changes.tables
-            if table is not None and table in topics
-            for batch in changes.kafka(
-                partitions[topics[table].name],
-                form=config.format,
-                compression=config.compression,
-                table=table,
-                headers=config.headers,
-                tombstones=config.tombstones,
-                batch_bytes_max=min(_BATCH_BYTES_MAX, topics[table].bytes_max),
-            )
-        ]
-
     async def _send_letter(self, driver: Any, rejection: Rejection) -> asyncio.Future[Any]:
-        fence = self._shard.fence
+        fence, topic = self._shard.fence, self._room.config.dead_letters_topic
+        # One shard's are in one partition, in order.
+        place = zlib.crc32(f"{fence.stream.arn}/{fence.shard_id}".encode())
         sent: asyncio.Future[Any] = await driver.send(
-            self._room.config.dead_letters_topic,
+            topic,
             rejection.raw,
             letter_key(fence, rejection),
+            partition=place % len(await driver.partitions_for(topic)),
             headers=letter_headers(self._shard.key[0], fence, rejection),
         )
         return sent

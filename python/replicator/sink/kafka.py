@@ -23,6 +23,7 @@ from replicator.model import (
     Fence,
     Position,
     Reached,
+    SinkHeld,
     SinkPlan,
     SinkReport,
     Stream,
@@ -88,6 +89,20 @@ class KafkaSink:
         self._check_projection(tables)
         planned, _ = await kafka_topics.plan(self._options, self._config, tables)
         return planned
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        _, found = await kafka_topics.plan(self._options, self._config, tables)
+        names = {self._config.topic_of(table.name) for table in tables}
+        topics = [topic for name, topic in found.items() if name in names]
+        doing = f"looking into the topics of sink {self._config.name}"
+        holds_data = await kafka_topics.holds_records(self._options, topics, doing)
+        if self._config.positions_topic not in found:
+            return SinkHeld(is_known=False, begun=(), holds_data=holds_data)
+        return SinkHeld(
+            is_known=await self.is_known(stream),
+            begun=tuple(await self._begun({topic.name for topic in topics})),
+            holds_data=holds_data,
+        )
 
     async def report(self) -> SinkReport:
         try:
@@ -157,8 +172,10 @@ class KafkaSink:
         return self._positions.begun(key_of(self._pipeline, stream)) is not None
 
     async def begun(self) -> Sequence[str]:
+        return await self._begun({topic.name for topic in self._topics.values()})
+
+    async def _begun(self, mine: set[str]) -> Sequence[str]:
         await self._positions.refresh()
-        mine = {topic.name for topic in self._topics.values()}
         arns = (
             key[1]
             for key, begun in self._positions.streams().items()

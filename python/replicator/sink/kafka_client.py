@@ -8,9 +8,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiokafka import errors as kafka
+from aiokafka.conn import collect_hosts, create_conn
 
 from replicator.aws import AWSSettings
 from replicator.errors import FatalError, ReplicatorError, TransientError
@@ -60,6 +61,7 @@ _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
         "kafka_authentication",
         "check sasl: mechanism, username and password",
     ),
+    ((ssl.SSLError,), "kafka_tls", "check tls: ca_file, and that the brokers speak TLS there"),
     (
         (kafka.UnknownTopicOrPartitionError, kafka.InvalidTopicError),
         "kafka_topic_missing",
@@ -129,6 +131,32 @@ def _context(tls: TLSConfig, name: str) -> ssl.SSLContext:
             "key_file and key_password",
         ) from None
     return context
+
+
+class Startable(Protocol):
+    """A producer, consumer or administrator of aiokafka."""
+
+    async def start(self) -> None: ...
+
+
+async def started(client: Startable, using: Options) -> None:
+    """Starts a client made with these options. Raises the driver's errors; where it says only
+    that it reached no broker, what the last of them said."""
+    try:
+        await client.start()
+    except kafka.KafkaConnectionError as error:
+        raise await _why(using) or error from None
+
+
+async def _why(using: Options) -> BaseException | None:
+    cause: BaseException | None = None
+    made = {name: value for name, value in using.items() if name != "bootstrap_servers"}
+    for host, port, _ in collect_hosts(using["bootstrap_servers"]):
+        try:
+            (await create_conn(host, port, **made)).close()
+        except (kafka.KafkaError, OSError) as error:
+            cause = error
+    return cause
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import Position, Reached, Stream
-from replicator.sink.kafka_client import Options, mapped
+from replicator.sink.kafka_client import Options, mapped, started
 from replicator.sink.log_shard import LogPosition
 
 PARTITION: Final = 0
@@ -216,8 +216,8 @@ class KafkaPositions:
                 auto_offset_reset="earliest",
             )
             self._watermarks = AIOKafkaConsumer(**self._options, enable_auto_commit=False)
-            await self._reader.start()
-            await self._watermarks.start()
+            await started(self._reader, self._options)
+            await started(self._watermarks, self._options)
             known = await self._watermarks.topics()
             if self.topic not in known:
                 raise FatalError(

@@ -21,7 +21,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from replicator.sink.kafka_client import Fenced, Options
+from replicator.sink.kafka_client import Fenced, Options, started
 
 IDLE_SECONDS: Final = 60.0
 """A producer without work is closed after this, at another's next work."""
@@ -79,7 +79,7 @@ class Producer:
             state.set_pid_and_epoch(*self._identity)
             state._sequence_numbers.update(self._sequences)
         try:
-            await made.start()
+            await started(made, self._options)
         except BaseException:
             await _abandoned(made)
             raise

@@ -17,7 +17,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from replicator.errors import FatalError
 from replicator.model import SinkFinding, SinkPlan, TableSchema
-from replicator.sink.kafka_client import Options, mapped
+from replicator.sink.kafka_client import Options, mapped, started
 from replicator.sink.kafka_settings import KafkaConfig
 
 MESSAGE_BYTES_MAX: Final = 1_048_588
@@ -120,7 +120,7 @@ async def admin(options: Options, doing: str) -> AsyncIterator[AIOKafkaAdminClie
     with mapped(doing):
         client = AIOKafkaAdminClient(**options)
         try:
-            await client.start()
+            await started(client, options)
             yield client
         finally:
             await client.close()
@@ -215,7 +215,7 @@ async def holds_records(options: Options, topics: Sequence[Topic], doing: str) -
     with mapped(doing):
         consumer: Any = AIOKafkaConsumer(**options, enable_auto_commit=False)
         try:
-            await consumer.start()
+            await started(consumer, options)
             places = [
                 TopicPartition(topic.name, number)
                 for topic in topics

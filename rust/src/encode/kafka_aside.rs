@@ -4,9 +4,8 @@
 //! without those changes, which are rejections now, and the keys that joined. Invariant: of a key, what is set aside
 //! comes after everything that isn't.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-
-use hashbrown::HashSet;
 
 use crate::change::{ChangeBatch, Ref, View};
 use crate::compress::CompressFault;
@@ -70,7 +69,8 @@ fn is_larger(
     if value.len() + AROUND_MAX <= max {
         return Ok(false);
     }
-    let alone = ChangeBatch { order: Arc::new(vec![r]), ..changes.clone() };
+    let mut alone = changes.clone();
+    alone.order = Arc::new(vec![r]);
     let batches = kafka::batches(&alone, &Options { partitions: 1, tombstones: false, ..options.clone() })?;
     Ok(batches.iter().any(|batch| batch.as_bytes().len() > max))
 }

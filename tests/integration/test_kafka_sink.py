@@ -511,10 +511,15 @@ async def test_a_write_into_a_stalled_broker_fails_and_is_done_again_under_a_new
     fence = await fenced(sink)
     await write(sink, pending(fence, [product(1)]))
     last = 1
-    with rig.server.stalled(), pytest.raises(TransientError) as stalled:
+
+    async def write_on() -> None:
+        nonlocal last
         while last < 100:  # it may take a moment to stand still
             last += 1
             await write(sink, pending(fence, [product(last)], first=last))
+
+    with rig.server.stalled(), pytest.raises(TransientError) as stalled:
+        await write_on()
     assert stalled.value.code == "kafka_timeout"
     assert (await write(sink, pending(fence, [product(last)], first=last))).lost == {"shard-1"}
     fence = await fenced(sink)

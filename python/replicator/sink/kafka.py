@@ -216,10 +216,17 @@ class KafkaSink:
 
     async def position(self, fence: Fence) -> Position | None:
         shard = self._shards.get((fence.stream, fence.shard_id))
-        if shard is None or shard.fence != fence or shard.is_over:
+        if shard is None or shard.fence != fence or shard.is_lost:
             raise _lost(fence)
         await self._positions.refresh()
         log, before = self._positions.log(shard.key), self._positions.shard(shard.key)
+        if shard.is_over:
+            # After a write whose outcome was unknown: the brokers answer again. To write takes
+            # another fence.
+            if before is not None and before.owner not in {"", fence.owner} and shard.stored:
+                await self._forget(shard)
+                raise _lost(fence)
+            return None if log is None else log.start
         claim = shard.claim(log, before)
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
@@ -294,7 +301,7 @@ class KafkaSink:
         """Its fence is dead."""
         if shard is None:
             return
-        shard.is_over = True
+        shard.is_over = shard.is_lost = True
         self._writers.pop(shard.fence, None)
         place = (shard.fence.stream, shard.fence.shard_id)
         if self._shards.get(place) is shard:

@@ -47,6 +47,9 @@ class KafkaShard:
     stored: Stored | None = None
     stored_at: float = float("-inf")
     is_over: bool = False
+    """Nothing more is written under this fence."""
+    is_lost: bool = False
+    """It is known to be somebody else's."""
 
     @property
     def is_finished(self) -> bool:
@@ -113,6 +116,7 @@ class KafkaWriter:
             # Its memory is ahead of what is stored: the next fence begins with another.
             shard.is_over = True
             if isinstance(error, Fenced):
+                shard.is_lost = True
                 return lost
             raise
 

@@ -9,17 +9,12 @@ from replicator.aws import AWSSettings
 
 @dataclass(frozen=True, slots=True)
 class SinkPlace:
-    """The pipeline's full name and the sink's own, who this process is, its lease store, and how
-    AWS is reached (by the sink's own `aws:` where it has one). `store_id` is empty for a command
-    that only looks."""
+    """The name that its positions are kept under (the pipeline's full name and the sink's own:
+    two sinks of a pipeline may share a place), who this process is, its lease store, and how AWS
+    is reached (by the sink's own `aws:` where it has one). `store_id` is empty for a command that
+    only looks."""
 
     pipeline: str
-    sink: str
     owner: str
     store_id: str
     aws: AWSSettings
-
-    @property
-    def key(self) -> str:
-        """What positions are kept under: two sinks of a pipeline may share a place."""
-        return f"{self.pipeline}/{self.sink}"

@@ -34,7 +34,7 @@ class PostgresConfig(StateSinkConfig):
         return PostgresSettings(
             name=self.name,
             dsn=self.dsn.get_secret_value(),
-            pipeline=place.key,
+            pipeline=place.pipeline,
             table=self.table,
             create=self.create,
             connections=self.connections,
@@ -47,7 +47,7 @@ class PostgresConfig(StateSinkConfig):
 
 @dataclass(frozen=True, slots=True)
 class PostgresSettings:
-    """The settings of one sink of one pipeline: `pipeline` is both their names.
+    """The settings of one sink of one pipeline: `pipeline` is what positions are kept under.
 
     `dsn` empty means the standard `PG*` variables. `table` is a template over the
     source table's name: `{table}`, or `schema.{table}`. `state_schema` holds

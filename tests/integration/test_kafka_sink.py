@@ -321,6 +321,26 @@ async def test_a_transaction_that_a_zombie_left_open_is_over_before_the_position
     assert await rig.seen() == [1_000_000]
 
 
+async def test_a_position_behind_anothers_open_transaction_is_waited_for(rig: Rig) -> None:
+    """What is committed behind it is hidden from careful readers until it is decided."""
+    owner, dead, other = [await rig.worker() for _ in range(3)]
+    fence = await fenced(owner)
+    await fenced(dead, "shard-2")
+    driver = await dead._shards[STREAM, "shard-2"].producer.opened()
+    await driver.begin_transaction()
+    await (await driver.send(f"{rig.prefix}.positions", b"{}", b"{}", partition=0))
+    await write(owner, pending(fence, [product(1)], then=after(number(7))))
+    taken = await other.fence(STREAM, "shard-1", "other")
+    looking = asyncio.ensure_future(other.position(taken))
+    await asyncio.wait({looking}, timeout=1)
+    assert not looking.done()
+    await driver.abort_transaction()
+    await looking
+    assert (await other.positions(STREAM))["shard-1"] == after(number(7))
+    assert (await write(other, pending(taken, [product(1)], then=after(number(7))))).rows == 0
+    assert await rig.seen() == [1_000_000]
+
+
 async def test_a_closed_producer_goes_on_under_its_fence_and_no_other(rig: Rig) -> None:
     """Few may be open: the shards close each other's, and a zombie's stays closed for good."""
     sink, other = await rig.worker(producers_max=1), await rig.worker()
@@ -521,6 +541,8 @@ async def test_a_write_into_a_stalled_broker_fails_and_is_done_again_under_a_new
     with rig.server.stalled(), pytest.raises(TransientError) as stalled:
         await write_on()
     assert stalled.value.code == "kafka_timeout"
+    # That it answers again can be seen under the old fence, which nothing is written under.
+    assert await sink.position(fence) == TRIM_HORIZON
     assert (await write(sink, pending(fence, [product(last)], first=last))).lost == {"shard-1"}
     fence = await fenced(sink)
     await write(sink, pending(fence, [product(n) for n in range(1, last + 2)]))

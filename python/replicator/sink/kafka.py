@@ -233,6 +233,9 @@ class KafkaSink:
         except Fenced:
             await self._forget(shard)
             raise _lost(fence) from None
+        except BaseException:
+            shard.is_over = True
+            raise
         shard.stored = claim
         if shard.log is None:
             shard.log = self._memory(log or LogPosition(TRIM_HORIZON))

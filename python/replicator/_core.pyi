@@ -34,6 +34,7 @@ __all__ = [
     "Window",
     "__version__",
     "compress",
+    "crate_item",
     "decode",
 ]
 
@@ -482,6 +483,14 @@ class Rows:
         item and delete its tombstone in the table `side`, or delete the item and put the
         tombstone (its key and version); both only where what is stored is absent or older. One row
         whose condition fails undoes its whole transaction: the service takes up to 4 MB."""
+    def crate_args(
+        self, lo: int = 0, hi: int | None = None, *, generation: int = 0, dynamic: bool = True
+    ) -> bytes:
+        """Rows lo..hi as `bulk_args` of CrateDB's HTTP endpoint, an array a row: the key attributes
+        in the given order (texts all: a number in fixed-point notation, binary as base64), `item`
+        (see `crate_item`; null for a delete), `exact` (the item in plain JSON as one text),
+        `version` (ten digits of the generation, `-`, 40 of the instant, `.`, three of the
+        microseconds in it), `deleted`, `chain` (what `settle` needs, hexadecimal)."""
     def record(self, row: int, code: str, message: str) -> Rejection:
         """The change behind a row as a rejection with this code and message."""
     def without(self, rows: Sequence[int]) -> Rows:
@@ -582,3 +591,10 @@ def decode(records: Records, *, table: str | None = None, keep_all: bool = False
 def compress(data: bytes, codec: Literal["gzip", "zstd", "lz4"], level: int | None = None) -> bytes:
     """One gzip member, zstd frame or lz4 frame. Levels: gzip 1 to 12 (1), zstd -7 to 22 (3, with
     tables that fit a core's cache), lz4 None only. Raises ValueError for another."""
+
+def crate_item(plain: str, *, dynamic: bool = True) -> bytes:
+    """An item in plain JSON as CrateDB's types can hold it: a number that a double holds in all
+    its digits as such, another whole one of 64 bits as that, any other as a text. `dynamic`: every
+    attribute is a column of one type. Then doubles have a point or an exponent, in names `.`, `[`,
+    `%`, tabs and line ends are written as in a URL, and lists whose elements aren't of one kind and
+    texts of more than 32,766 bytes are left out."""

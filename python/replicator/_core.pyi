@@ -304,6 +304,9 @@ class ChangeBatch:
     def concat(batches: Sequence[ChangeBatch]) -> ChangeBatch:
         """One batch over several (of several shards, say), ordered and deduped
         across them, sharing their memory. `Rejection.part` is the index in `batches`."""
+    def split(self, sequence_number: str) -> tuple[ChangeBatch, ChangeBatch]:
+        """What came up to this sequence number, and what came behind it, in the same order and
+        memory. Counted duplicates are the first's, unless it is empty."""
     def newest(
         self,
         table: str,

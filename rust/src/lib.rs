@@ -44,6 +44,7 @@ pub mod key;
 pub mod members;
 pub mod nul;
 pub mod number;
+pub mod position;
 pub mod project;
 pub mod record;
 pub mod records;

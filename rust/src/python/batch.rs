@@ -19,6 +19,7 @@ use crate::encode::avro::{self, Avro};
 use crate::encode::json::{self, Form};
 use crate::encode::kafka::{self, Options};
 use crate::filter;
+use crate::position;
 use crate::split::Split;
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
@@ -158,6 +159,11 @@ impl PyChangeBatch {
     fn concat(py: Python<'_>, batches: Vec<Py<Self>>) -> Self {
         let batches: Vec<_> = batches.iter().map(|batch| Arc::clone(&batch.get().0)).collect();
         Self(Arc::new(py.detach(|| ChangeBatch::concat(&batches))))
+    }
+
+    fn split(&self, py: Python<'_>, sequence_number: &str) -> (Self, Self) {
+        let (until, behind) = py.detach(|| position::split(&self.0, sequence_number));
+        (Self(Arc::new(until)), Self(Arc::new(behind)))
     }
 
     #[pyo3(signature = (table, keys, pattern=None, projection=None))]

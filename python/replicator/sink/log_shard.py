@@ -1,0 +1,199 @@
+"""What a log sink remembers of one shard, and what it stores so that a restart knows it again:
+pure, for every sink that keeps each change (laws 2 and 7).
+
+The memory itself isn't stored. After a restart the shard is read again from
+`LogPosition.replay_from`, which lies before its position by the time in which copies are known
+and before everything that was still held; what lies up to the position only fills the memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from replicator._core import Window
+from replicator.model import SHARD_END, Pending, Position
+from replicator.sink.position import furthest
+
+if TYPE_CHECKING:
+    from replicator._core import ChangeBatch, Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """What is stored of a shard. `position`: everything up to there was taken. `given_us`: all of
+    that with an earlier event time was written (None: all of it). `replay_from`: where reading
+    goes on after a restart, never behind `position`. The others are those of `model.Reached`.
+    Times are UTC microseconds."""
+
+    position: Position
+    given_us: int | None = None
+    replay_from: Position | None = None
+    last_arrival_us: int | None = None
+    tip_us: int | None = None
+    begun_us: int | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON without what isn't known."""
+        members = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(
+            {
+                name: str(value) if isinstance(value, Position) else value
+                for name, value in members.items()
+                if value is not None
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> LogPosition:
+        """What `to_json` wrote; members of other names are passed over. Raises ValueError."""
+        members = json.loads(text)
+        if not isinstance(members, dict) or "position" not in members:
+            raise ValueError(f"{text!r} is no stored position")
+        known = {name: members[name] for name in cls.__slots__ if name in members}
+        for name in ("position", "replay_from"):
+            if name in known:
+                known[name] = Position.parse(known[name])
+        return cls(**known)
+
+    @property
+    def start(self) -> Position:
+        """Where reading goes on after a restart."""
+        return self.position if self.replay_from is None else self.replay_from
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is to be written now, together: the changes that are due, in order per key, the
+    records that were refused, and then `stored`. `is_holding`: some changes wait for their
+    time, so the shard wants to hear of time that passes without a record."""
+
+    changes: ChangeBatch
+    rejections: Sequence[Rejection]
+    stored: LogPosition
+    is_holding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """What a fetch brought: where it began, and its newest event."""
+
+    start: Position
+    newest_us: int
+
+
+class LogShard:
+    """One shard under one fence: takes its fetches in order, from `LogPosition.start` on."""
+
+    def __init__(
+        self,
+        stored: LogPosition,
+        *,
+        reorder_us: int = 1_000_000,
+        duplicate_us: int = 60_000_000,
+        bytes_max: int = 67_108_864,
+        compacted: bool = False,
+    ) -> None:
+        """See `_core.Window` for the limits. A shard without a stored position has
+        `LogPosition(TRIM_HORIZON)`, or the start that was resolved for it."""
+        self._window = Window(
+            reorder_us=reorder_us,
+            duplicate_us=duplicate_us,
+            bytes_max=bytes_max,
+            compacted=compacted,
+        )
+        self._duplicate_us = duplicate_us
+        self._stored = stored
+        self._next = stored.start
+        self._is_refilling = stored.start != stored.position
+        self._added: deque[_Added] = deque()
+        # The newest event, and when it came: time that passes without a change is told from it.
+        # The worker's own clock may be wrong.
+        self._newest: tuple[int, float] | None = None
+
+    @property
+    def stored(self) -> LogPosition:
+        """What the last `take` gave to store, or what was stored before."""
+        return self._stored
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What `_core.Window` counted under this fence: late, left_out, early, forgotten."""
+        window = self._window
+        return {
+            "late": window.late,
+            "left_out": window.left_out,
+            "early": window.early,
+            "forgotten": window.forgotten,
+        }
+
+    def take(self, pending: Pending, tip_us: int | None = None) -> Taken:
+        """Takes the shard's next fetch; `tip_us` is the instant up to which nothing more is
+        owed, when the source says so. Not to be called twice with the same fetch."""
+        begun_at, self._next = self._next, pending.next
+        batch = pending.batch
+        if self._is_refilling:
+            before = self._stored.position
+            assert before.sequence_number is not None
+            known, batch = batch.split(before.sequence_number)
+            self._window.refill(known, self._stored.given_us)
+            self._remember(known, begun_at, pending.received_at)
+            self._is_refilling = furthest(pending.next, before) != pending.next
+            if furthest(before, pending.next) == before:
+                # Nothing is new. What is stored stays true.
+                return Taken(batch, (), self._stored, self._window.held > 0)
+        changes = self._window.add(batch)
+        self._remember(batch, begun_at, pending.received_at)
+        if pending.next == SHARD_END:
+            changes = _both(changes, self._window.flush())
+        elif not len(batch) and pending.behind_ms == 0 and self._newest is not None:
+            # Nothing more is there: the time of the source goes on with ours.
+            event_us, received_at = self._newest
+            passed_us = int((pending.received_at - received_at) * 1_000_000)
+            changes = _both(changes, self._window.advance(event_us + passed_us))
+        self._stored = self._reached(pending, tip_us)
+        return Taken(changes, changes.rejections, self._stored, self._window.held > 0)
+
+    def _remember(self, batch: ChangeBatch, begun_at: Position, received_at: float) -> None:
+        newest_us = batch.last_event_us
+        if newest_us is not None:
+            self._added.append(_Added(begun_at, newest_us))
+            if self._newest is None or newest_us > self._newest[0]:
+                self._newest = (newest_us, received_at)
+
+    def _reached(self, pending: Pending, tip_us: int | None) -> LogPosition:
+        stored, window = self._stored, self._window
+        given_us = window.given_us if window.held else None
+        arrival_ms = pending.batch.last_arrival_ms
+        return LogPosition(
+            position=pending.next,
+            given_us=given_us,
+            replay_from=self._replay_from(given_us, pending.next),
+            last_arrival_us=_later(stored.last_arrival_us, arrival_ms and arrival_ms * 1_000),
+            tip_us=_later(stored.tip_us, tip_us),
+            begun_us=stored.begun_us,
+        )
+
+    def _replay_from(self, given_us: int | None, position: Position) -> Position | None:
+        """Where the first fetch began that a restart needs. None: nothing before `position`."""
+        if self._newest is None or position == SHARD_END:
+            return None
+        # What is held is no older than `given_us`, so it is read again too.
+        known_from_us = (self._newest[0] if given_us is None else given_us) - self._duplicate_us
+        while self._added and self._added[0].newest_us < known_from_us:
+            self._added.popleft()
+        return self._added[0].start if self._added else None
+
+
+def _both(changes: ChangeBatch, rest: ChangeBatch) -> ChangeBatch:
+    if not len(rest):
+        return changes
+    return type(rest).concat([changes, rest]) if changes.records else rest
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((us for us in (one, other) if us is not None), default=None)

@@ -1,0 +1,132 @@
+"""A log sink's memory of a shard over restarts (law 7): wherever it is killed and however the
+stream is cut anew, each distinct change is written once, in order per key."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator._core import Records, decode
+from replicator.model import SHARD_END, TRIM_HORIZON, Fence, Pending, Position, Stream, after
+from replicator.sink.log_shard import LogPosition, LogShard
+from tests.property.test_window import REORDER_US, Change, Given, T, fact, histories, in_keys, shown
+
+FENCE = Fence(Stream("s", "arn:aws:kinesis:eu-north-1:1:stream/s", 1), "shard-0", 1, "me/1")
+# No copy comes later than this in `histories`.
+DUPLICATE_US = 100_000
+
+
+def opened(stored: LogPosition, *, compacted: bool) -> LogShard:
+    return LogShard(
+        LogPosition.from_json(stored.to_json()),
+        reorder_us=REORDER_US,
+        duplicate_us=DUPLICATE_US,
+        compacted=compacted,
+    )
+
+
+def place(position: Position) -> int:
+    """How many of the stream's changes lie before it."""
+    return 0 if position.sequence_number is None else int(position.sequence_number)
+
+
+def fetch(stream: Sequence[Change], start: int, end: int, *, is_last: bool = False) -> Pending:
+    numbers = [str(i + 1) for i in range(start, end)]
+    payloads = [change.payload() for change in stream[start:end]]
+    bad = [b"{"] if is_last else []
+    batch = decode(
+        Records.pack(
+            [*payloads, *bad],
+            [*numbers, *(str(end + 1) for _ in bad)],
+            [1_700_000_000_000 + i for i in range(start, end + len(bad))],
+        )
+    )
+    following = SHARD_END if is_last else after(str(end)) if end else TRIM_HORIZON
+    newest_us = max((change.us for change in stream[:end]), default=T)
+    return Pending(FENCE, batch, following, 0, (newest_us - T) / 1_000_000)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    histories(),
+    st.booleans(),
+    st.lists(st.integers(0, 9), max_size=5),
+    # After which steps it is killed, and whether that step was committed.
+    st.dictionaries(st.integers(0, 30), st.booleans(), max_size=6),
+)
+def test_killed_anywhere_each_change_is_written_once(
+    fetches: list[list[Change]], compacted: bool, sizes: list[int], kills: dict[int, bool]
+) -> None:
+    stream = [change for fetch in fetches for change in fetch]
+    stored = LogPosition(TRIM_HORIZON, begun_us=7)
+    written: list[Given] = []
+    rejected = at = 0
+    shard = opened(stored, compacted=compacted)
+    for step, size in enumerate(itertools.cycle([*sizes, 3])):
+        end = min(len(stream), at + size)
+        is_last = at == len(stream)
+        taken = shard.take(fetch(stream, at, end, is_last=is_last))
+        at = end
+        assert is_last or place(taken.stored.start) <= place(taken.stored.position)
+        if kills.get(step, True):
+            stored = taken.stored
+            written += shown(taken.changes)
+            rejected += len(taken.rejections)
+            if stored.position == SHARD_END:
+                break
+        if step in kills:
+            shard = opened(stored, compacted=compacted)
+            at = place(stored.start)
+    distinct = {fact(change) for change in stream}
+    times = Counter(fact(one) for one in written)
+    assert not [one for one, count in times.items() if count > 1]
+    assert set(times) <= distinct
+    if not compacted:
+        assert set(times) == distinct
+    assert rejected == 1
+    for one in in_keys(written).values():
+        punctual = [change.us for change in one if not change.late]
+        assert punctual == sorted(punctual)
+    assert (stored.begun_us, stored.replay_from) == (7, None)
+
+
+def test_what_is_held_keeps_its_place_and_is_given_when_time_passes() -> None:
+    stream = [Change(i, "a", T + i * 1_000, i or None, i + 1) for i in range(3)]
+    shard = opened(LogPosition(TRIM_HORIZON), compacted=False)
+    taken = shard.take(fetch(stream, 0, 1))
+    assert (len(taken.changes), taken.is_holding, str(taken.stored.start)) == (
+        0,
+        True,
+        "TRIM_HORIZON",
+    )
+    taken = shard.take(fetch(stream, 1, 3))
+    assert (len(taken.changes), taken.is_holding) == (0, True)
+    assert str(taken.stored.position) == "AFTER_SEQUENCE_NUMBER:3"
+    later = Pending(FENCE, decode(Records.pack([])), after("3"), 0, 3.1)
+    taken = shard.take(later)
+    assert (len(taken.changes), taken.is_holding) == (3, False)
+    assert taken.stored.given_us is None
+    # Copies may still come.
+    assert str(taken.stored.start) == "TRIM_HORIZON"
+
+
+def test_a_fetch_from_far_behind_does_not_let_time_pass() -> None:
+    stream = [Change(0, "a", T, None, 1)]
+    shard = opened(LogPosition(TRIM_HORIZON), compacted=False)
+    shard.take(fetch(stream, 0, 1))
+    for behind_ms in (None, 60_000):
+        idle = Pending(FENCE, decode(Records.pack([])), after("2"), behind_ms, 100.0)
+        assert shard.take(idle).is_holding
+
+
+def test_positions_are_kept_as_text() -> None:
+    whole = LogPosition(after("7"), 1, after("3"), 2, 3, 4)
+    assert LogPosition.from_json(whole.to_json()) == whole
+    assert whole.start == after("3")
+    least = LogPosition(SHARD_END)
+    assert least.to_json() == '{"position":"SHARD_END"}'
+    assert LogPosition.from_json('{"position":"SHARD_END","later":1}') == least

@@ -217,16 +217,19 @@ class _Run:
             ):
                 fields = [self._item(item), item, self._version(int(us)), item is None, links.hex()]
                 updates[row] = [*fields, *keys[row], seq_no, primary_term]
-        results: Sequence[CrateError | None] = ()
-        if updates:
-            results = await self._session.bulk(self._sql["settle"], list(updates.values()))
+        results = await self._few("settle", list(updates.values()))
         for row, error in zip(updates, results, strict=True):
-            if error is not None and error.code in CONFLICT:
+            if error is None:
+                continue
+            if error.code in CONFLICT:
                 changed[row] = error
-            elif error is not None:
+            elif error.refuses_row:
+                error.message += " (it or a change of its instant that came before it)"
+                self.refused[row] = error
+            else:
                 raise error
         for row, one in settled.items():
-            if row not in changed:
+            if row not in changed and row not in self.refused:
                 self._count_settled(keys[row], one)
         return changed
 
@@ -243,7 +246,8 @@ class _Run:
         rows = list(failed)
         for at in range(0, len(rows), _REASONS_GIVEN):
             some = rows[at : at + _REASONS_GIVEN]
-            for row, error in zip(some, await self._few([args[row] for row in some]), strict=True):
+            results = await self._few("upsert", [args[row] for row in some])
+            for row, error in zip(some, results, strict=True):
                 if error is None:
                     self._count_written(keys, [row])
                 elif _is_not_newer(error) or error.code in CONFLICT:
@@ -254,16 +258,21 @@ class _Run:
                     raise error
         return kept_out
 
-    async def _few(self, args: Sequence[Sequence[Any]]) -> list[CrateError | None]:
-        """One answer a row, also where one of them has all of them refused."""
+    async def _few(
+        self, name: str, args: Sequence[Sequence[object]]
+    ) -> list[CrateError | None]:
+        """Runs this statement for each row: one answer each, also where one of them has all of them
+        refused."""
+        if not args:
+            return []
         try:
-            return await self._session.bulk(self._sql["upsert"], args)
+            return await self._session.bulk(self._sql[name], args)
         except CrateError as error:
             if not error.blames_data:
                 raise
             if len(args) == 1:
                 return [error]
-        return [one for each in args for one in await self._few([each])]
+        return [one for each in args for one in await self._few(name, [each])]
 
     def _count_settled(self, key: _Key, settled: Settled) -> None:
         if key not in self._written:

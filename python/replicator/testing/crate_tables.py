@@ -96,8 +96,11 @@ class CrateTables:
         """Row count or refusal of each. Raises Refused for all of them: for a wrong statement, and
         for a value that can't be cast to the column it has."""
         table = self._table(statement)
-        if not bulk_args:
+        try:
             self._db.execute(f"EXPLAIN {_translated(statement, table.name)}", _nothing(statement))
+        except sqlite3.OperationalError as error:
+            code = 4043 if "column" in str(error) else 4000
+            raise Refused(code, f"SQLParseException[{error}]") from None
         for args in bulk_args:
             self._cast(table, args)
         return [self._run_row(table, statement, args) for args in bulk_args]
@@ -155,6 +158,13 @@ class CrateTables:
         return re.fullmatch(rf"\(?{one}\)?( OR \(?{one}\)?)*", condition.strip()) is not None
 
     # ---- tables
+
+    def drop_column(self, schema: str, name: str, column: str) -> None:
+        """As an operator might."""
+        table = self._tables[schema, name]
+        del table.columns[column]
+        for source in (table.name, f"{table.name}~"):
+            self._db.execute(f'ALTER TABLE "{source}" DROP COLUMN "{column}"')
 
     def _table(self, statement: str) -> _Table:
         if (named := _RELATION.search(statement)) is None:

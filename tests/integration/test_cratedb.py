@@ -197,7 +197,7 @@ async def test_many_refused_rows_have_their_reasons(database: CrateDatabase) -> 
     """Regression: the server tells no more than ten reasons a shard of the table."""
     async with opened(database) as sink:
         fence = await sink.fence(STREAM, "shard-1", "me")
-        values: list[dict[str, Any]] = [{"S": "x"}] + [{"M": {}} for _ in range(25)]
+        values: list[dict[str, Any]] = [{"N": "1"}] + [{"M": {}} for _ in range(25)]
         changes = [product(f"p{n}", 1, v=value) for n, value in enumerate(values)]
         result = await write(sink, fence, changes)
     assert result.rejected_by_code == {"crate_type": 25}

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from replicator._core import Rejection, Rows, Settled, crate_item
+from replicator._core import Rejection, Rows, crate_item
 from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_errors import CONFLICT, CrateError
 from replicator.sink.crate_layout import INSTANT_LENGTH, CrateTable
@@ -70,11 +70,11 @@ class CrateMerge:
         rejections. In place of a refused change comes the key's next newest one, which may be
         refused as well. Raises CrateError and the driver's errors."""
         merged = Merged()
-        written: set[_Key] = set()
+        counted: set[_Key] = set()
         rows = part.rows
         bulk_args = part.bulk_args
         while len(rows):
-            run = _Run(self._table, self._sql, session, rows, written, merged)
+            run = _Run(self._table, self._sql, session, rows, counted, merged)
             await run.write(bulk_args)
             if not run.refused:
                 break
@@ -89,8 +89,8 @@ class CrateMerge:
 
 
 class _Run:
-    """One pass over rows, until all of them are written, known or refused. `written` are the keys
-    that this write stored before; what is found of them counts no more."""
+    """One pass over rows, until all of them are written, known or refused. Keys that are `counted`
+    were so in a pass before: what is found of them counts no more."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class _Run:
         sql: Mapping[str, str],
         session: CrateSession,
         rows: Rows,
-        written: set[_Key],
+        counted: set[_Key],
         merged: Merged,
     ) -> None:
         self.refused: dict[int, CrateError] = {}
@@ -106,7 +106,7 @@ class _Run:
         self._sql = sql
         self._session = session
         self._rows = rows
-        self._written = written
+        self._counted = counted
         self._merged = merged
 
     async def write(self, bulk_args: bytes) -> None:
@@ -128,8 +128,8 @@ class _Run:
         )
 
     def _count_written(self, keys: Sequence[_Key], rows: Sequence[int]) -> None:
-        new = {keys[row] for row in rows} - self._written
-        self._written |= new
+        new = {keys[row] for row in rows} - self._counted
+        self._counted |= new
         self._merged.rows += len(new)
 
     async def _upsert(self, lo: int, hi: int, bulk_args: bytes) -> dict[int, CrateError]:
@@ -186,11 +186,11 @@ class _Run:
             if (known := stored.get(keys[row])) is None:
                 left[row] = error
             elif known == [version, chain]:
-                self._merged.duplicates += keys[row] not in self._written
+                self._count(keys[row], duplicates=1)
             elif known[0][:INSTANT_LENGTH] == version[:INSTANT_LENGTH]:
                 tied[row] = error
             elif known[0] > version:
-                self._merged.superseded += keys[row] not in self._written
+                self._count(keys[row], superseded=1)
             else:
                 left[row] = error
         return left | await self._settle(tied, keys)
@@ -207,7 +207,7 @@ class _Run:
         found = await self._session.look_up(self._sql["tied"], self._table.one_key, list(rows))
         seen = {rows[tuple(one[:width])]: one[width:] for one in found}
         changed = {row: error for row, error in tied.items() if row not in seen}
-        settled: dict[int, Settled] = {}
+        settled = {}
         updates: dict[int, list[object]] = {}
         for row, (version, chain, exact, seq_no, primary_term) in seen.items():
             # One by one: should its row be changed meanwhile, nothing of it counts.
@@ -230,7 +230,7 @@ class _Run:
                 raise error
         for row, one in settled.items():
             if row not in changed and row not in self.refused:
-                self._count_settled(keys[row], one)
+                self._count(keys[row], one.later, one.duplicates, one.superseded, one.ambiguous)
         return changed
 
     async def _again(
@@ -258,9 +258,7 @@ class _Run:
                     raise error
         return kept_out
 
-    async def _few(
-        self, name: str, args: Sequence[Sequence[object]]
-    ) -> list[CrateError | None]:
+    async def _few(self, name: str, args: Sequence[Sequence[object]]) -> list[CrateError | None]:
         """Runs this statement for each row: one answer each, also where one of them has all of them
         refused."""
         if not args:
@@ -274,12 +272,16 @@ class _Run:
                 return [error]
         return [one for each in args for one in await self._few(name, [each])]
 
-    def _count_settled(self, key: _Key, settled: Settled) -> None:
-        if key not in self._written:
-            self._merged.rows += settled.later
-            self._merged.duplicates += settled.duplicates
-            self._merged.superseded += settled.superseded
-            self._merged.ambiguous += settled.ambiguous
+    def _count(
+        self, key: _Key, rows: int = 0, duplicates: int = 0, superseded: int = 0, ambiguous: int = 0
+    ) -> None:
+        """What became of a row, once."""
+        if key not in self._counted:
+            self._counted.add(key)
+            self._merged.rows += rows
+            self._merged.duplicates += duplicates
+            self._merged.superseded += superseded
+            self._merged.ambiguous += ambiguous
 
     def _item(self, item: str | None) -> orjson.Fragment | None:
         """An item in plain JSON as the object beside it."""

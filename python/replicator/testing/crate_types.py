@@ -6,6 +6,7 @@ cast to it where they can be (a BIGINT column cuts 5.5 to 5), and refused where 
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, TypeAlias
 
 TERM_BYTES_MAX: Final = 32_766
@@ -43,10 +44,12 @@ def cast(value: Any, path: tuple[str, ...], types: Types) -> Any:
 
 
 def _cast_plain(value: Any, path: tuple[str, ...], kind: str) -> Any:
-    if isinstance(value, dict | list):
+    if isinstance(value, list):
         raise _cannot_cast(value, path, kind)
     if kind == "text":
         return value if isinstance(value, str) else _text(value)
+    if isinstance(value, dict):
+        raise _cannot_cast(value, path, kind)
     if kind == "boolean":
         if isinstance(value, bool):
             return value
@@ -65,6 +68,8 @@ def _number(number: float, kind: str) -> float | int:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, separators=(",", ":"))
     return {True: "t", False: "f"}[value] if isinstance(value, bool) else str(value)
 
 

@@ -160,6 +160,8 @@ class _Run:
         try:
             await self._session.bulk(self._sql["upsert"], [])
         except CrateError as error:
+            if not error.blames_data:
+                raise
             raise FatalError(
                 "crate_refused",
                 f"table {self._table.full_name} doesn't take rows any more: {error}; `replicator"

@@ -65,11 +65,10 @@ class CrateServer(JSONServer):
         if fate == "cut_before":
             return _cut(request)
         try:
-            answer = self._run(body)
+            answer = self.json_answer(self._run(body))
         except Refused as refused:
-            status = {404: 404, 401: 401}.get(refused.code // 10, 400)
-            return self._refused(refused, status)
-        return _cut(request) if fate == "cut_after" else self.json_answer(answer)
+            answer = self._refused(refused, 404 if refused.code // 10 == 404 else 400)
+        return _cut(request) if fate == "cut_after" else answer
 
     def _run(self, body: dict[str, Any]) -> dict[str, Any]:
         if "bulk_args" not in body:

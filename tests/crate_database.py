@@ -30,7 +30,8 @@ class CrateDatabase:
     stand_in: CrateServer | None
 
     def settings(self, **changes: Any) -> CrateSettings:
-        given = {"pipeline": "shop", "schema": self.schema, "shards": 1, "replicas": "0"} | changes
+        given: dict[str, Any] = {"schema": self.schema, "shards": 1, "replicas": "0", **changes}
+        given.setdefault("pipeline", "shop")
         return CrateSettings("crate", url=self.url, **given)
 
     async def rows(self, table: str) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 from replicator.model import Pending, Stream, TableSchema, WriteResult
 from replicator.sink.crate import CrateSink
-from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.testing.servers import PostgresServer

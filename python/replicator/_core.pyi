@@ -489,11 +489,9 @@ class Rows:
     def crate_args(
         self, lo: int = 0, hi: int | None = None, *, generation: int = 0, dynamic: bool = True
     ) -> bytes:
-        """Rows lo..hi as `bulk_args` of CrateDB's HTTP endpoint, an array a row: the key attributes
-        in the given order (texts all: a number in fixed-point notation, binary as base64), `item`
-        (see `crate_item`; null for a delete), `exact` (the item in plain JSON as one text),
-        `version` (ten digits of the generation, `-`, 40 of the instant, `.`, three of the
-        microseconds in it), `deleted`, `chain` (what `settle` needs, hexadecimal)."""
+        """Rows lo..hi as `bulk_args` of CrateDB: an array a row, of its key (texts: fixed-point
+        numbers, base64), `item` (as `crate_item`), `exact` (plain JSON as a text), `version`
+        (`GGGGGGGGGG-`, 40 digits of the millisecond, `.`, 3 in it), `deleted`, `chain` (hex)."""
     def record(self, row: int, code: str, message: str) -> Rejection:
         """The change behind a row as a rejection with this code and message."""
     def without(self, rows: Sequence[int]) -> Rows:
@@ -596,8 +594,6 @@ def compress(data: bytes, codec: Literal["gzip", "zstd", "lz4"], level: int | No
     tables that fit a core's cache), lz4 None only. Raises ValueError for another."""
 
 def crate_item(plain: str, *, dynamic: bool = True) -> bytes:
-    """An item in plain JSON as CrateDB's types can hold it: a number that a double holds in all
-    its digits as such, another whole one of 64 bits as that, any other as a text. `dynamic`: every
-    attribute is a column of one type. Then doubles have a point or an exponent, in names `.`, `[`,
-    `%`, tabs and line ends are written as in a URL, and lists whose elements aren't of one kind and
-    texts of more than 32,766 bytes are left out."""
+    """An item in plain JSON as CrateDB's types can hold it: numbers as doubles, 64-bit integers or
+    texts, whichever keeps all digits. `dynamic`: attributes are columns, so doubles have a point,
+    names' `.[%` and line ends are URL-escaped, mixed lists and texts over 32,766 bytes left out."""

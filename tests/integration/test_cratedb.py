@@ -256,7 +256,7 @@ async def test_who_lost_the_shard_in_the_middle_of_a_write_moves_no_position(
             assert (await write(others, new, newer)).rows == 2
             return await the_real_one(*args)
 
-        merge.merge = paused  # type: ignore[method-assign]
+        merge.merge = paused  # type: ignore[method-assign, assignment]
         result = await writer.write(payload)
         assert result.lost == {"shard-1"}
         assert (await items(database))["a"]["v"] == 2.0
@@ -328,31 +328,30 @@ async def test_plan_makes_nothing_and_tells_what_would_be_made(database: CrateDa
     await without.close()
 
 
+_SHAPE = {
+    "item": "OBJECT(DYNAMIC)",
+    "exact": "TEXT",
+    "version": "TEXT NOT NULL",
+    "deleted": "BOOLEAN",
+    "chain": "TEXT",
+}
+
+
 @pytest.mark.parametrize(
-    ("ddl", "message"),
+    ("columns", "key", "message"),
     [
-        ('"id" TEXT,\n version TEXT,\n PRIMARY KEY ("id")', "lacks"),
-        (
-            '"id" TEXT,\n item OBJECT(DYNAMIC),\n exact TEXT,\n version TEXT,\n deleted BOOLEAN,\n'
-            ' chain TEXT,\n PRIMARY KEY ("id")\n',
-            "without NOT NULL",
-        ),
-        (
-            '"id" TEXT,\n item OBJECT(DYNAMIC),\n exact TEXT,\n version TEXT NOT NULL,\n'
-            ' deleted BOOLEAN,\n chain TEXT,\n PRIMARY KEY ("exact")\n',
-            "primary key",
-        ),
-        (
-            '"id" TEXT,\n item OBJECT(DYNAMIC),\n exact TEXT,\n version TEXT NOT NULL,\n'
-            ' deleted TEXT,\n chain TEXT,\n PRIMARY KEY ("id")\n',
-            "deleted is text, not boolean",
-        ),
+        ({"version": "TEXT"}, "id", "lacks"),
+        (_SHAPE | {"version": "TEXT"}, "id", "without NOT NULL"),
+        (_SHAPE, "exact", "primary key"),
+        (_SHAPE | {"deleted": "TEXT"}, "id", "deleted is text, not boolean"),
     ],
 )
 async def test_a_table_of_another_shape_is_refused(
-    database: CrateDatabase, ddl: str, message: str
+    database: CrateDatabase, columns: dict[str, str], key: str, message: str
 ) -> None:
     name = f'"{database.schema}"."products"'
+    lines = ['"id" TEXT', *(f"{column} {kind}" for column, kind in columns.items())]
+    ddl = ",\n".join([*lines, f'PRIMARY KEY ("{key}")'])
     await database.session.execute(f"CREATE TABLE IF NOT EXISTS {name} (\n{ddl}\n)")
     sink = CrateSink(database.settings())
     with pytest.raises(FatalError) as refused:

@@ -4,6 +4,7 @@ and no position is ever ahead of what is stored."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -207,10 +208,8 @@ async def _pause(database: CrateDatabase, at: int) -> None:
         return None
 
     server.on_request = pause
-    try:
+    with contextlib.suppress(LeaseLost, TransientError):
         await _write_on(zombie, "zombie")
-    except (LeaseLost, TransientError):
-        pass
     await _require_oracle(database)
     await zombie.close()
     await other.close()
@@ -246,7 +245,7 @@ async def test_every_order_and_every_split_of(database: CrateDatabase, name: str
         assert sum(result.ambiguous for result in results[:-1]) > 0
     else:
         states = {key: _state(row) for key, row in found.items()}
-        assert {state for state in states.values()} == {truth(changes)}
+        assert set(states.values()) == {truth(changes)}
     assert (results[-1].rows, results[-1].duplicates) == (0, len(by_key)), "known, all of it"
 
 

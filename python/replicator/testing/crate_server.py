@@ -1,4 +1,4 @@
-"""A stand-in for CrateDB over real HTTP: `_sql` with the statements of our sink, one node, one shard.
+"""A stand-in for CrateDB over real HTTP: `_sql` with our sink's statements, one node, one shard.
 
 It is no CrateDB: it shows what the sink must live with (searches behind the last refresh, answers a
 row, casts, refusals), and faults that a server of one node doesn't show at will.

@@ -1,9 +1,9 @@
 """The tables of the CrateDB stand-in, kept by SQLite.
 
 SQLite's grammar is near enough to CrateDB's for the statements that the sink writes; the rest is
-put in its own words here. Searches see what the last REFRESH showed, look-ups by primary key what is
-there, as CrateDB does it. No other statement is understood, and none is checked as CrateDB would:
-the tests ask CrateDB's own parser for that.
+put in its own words here. Searches see what the last REFRESH showed, look-ups by primary key what
+is there, as CrateDB does it. No other statement is understood, and none is checked as CrateDB
+would: the tests ask CrateDB's own parser for that.
 """
 
 from __future__ import annotations

@@ -372,6 +372,12 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     if not isinstance(data, dict):
         raise FatalError("config_invalid", f"{path} holds no mapping at its top level")
     overlay(data, environment)
+    return checked(data, str(path or "configuration"))
+
+
+def checked(data: Mapping[str, Any], where: str) -> Config:
+    """The configuration that these plain values make; `where` they come from is for messages.
+    Raises FatalError (`config_invalid`) as `load` does."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -383,7 +389,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
             if e["type"] != "too_short"
             or not any(p != e["loc"] and p[: len(e["loc"])] == e["loc"] for p in places)
         )
-        raise FatalError("config_invalid", f"{path or 'configuration'}:\n{problems}") from None
+        raise FatalError("config_invalid", f"{where}:\n{problems}") from None
 
 
 def schema() -> dict[str, Any]:

@@ -27,7 +27,8 @@ from replicator.leasing import Leasing
 from replicator.model import TRIM_HORIZON, Start, Stream, TableSchema
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Measured, Sink, Source
-from replicator.reader import Reader, Shared, sleep_unless
+from replicator.reader import Reader, Shared
+from replicator.stopping import sleep_unless, unless_stopped
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
@@ -148,17 +149,7 @@ class Coordinator:
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains: stops reading, waits for what was
         read to be durable, gives the leases up. Raises FatalError when it can't begin."""
-        beginning = asyncio.ensure_future(self._begin(stopping))
-        stop = asyncio.ensure_future(stopping.wait())
-        try:
-            await asyncio.wait({beginning, stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            if not beginning.done():
-                beginning.cancel()
-                await asyncio.wait({beginning})
-        stream = None if beginning.cancelled() else beginning.result()
-        if stream is None:
+        if (stream := await unless_stopped(stopping, self._begin(stopping))) is None:
             return
         self._has_begun = True
         async with asyncio.TaskGroup() as group:

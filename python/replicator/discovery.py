@@ -122,7 +122,7 @@ class Discovery:
                     "positions_returned",
                     f"the sink of {self._name} says that {shard_id} was read up to {position}, "
                     "but it was finished before: the sink lost its newest state (a failover to "
-                    "a replica that was behind?). Start again: reading goes on where the sink "
+                    "a replica that was behind?). It begins anew: reading goes on where the sink "
                     "stands, and nothing is lost while the stream still keeps it",
                 )
 

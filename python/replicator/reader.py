@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from replicator.lane import Inlet
 from replicator.model import SHARD_END, Fence, Position, Stream
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Sink
+from replicator.stopping import sleep_unless
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
@@ -249,10 +249,3 @@ class Reader:
             # A discovery since the take has seen its parent unfinished, or itself gone.
             raise LeaseLost("not_readable", f"{shard_id} may not be read now")
         return fence, position_to_read(self._position), behind_ms_max
-
-
-async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
-    """Returns after that long, or as soon as it happens."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -220,6 +220,20 @@ async def test_a_table_that_changed_is_no_poison(database: CrateDatabase) -> Non
         assert await sink.position(fence) is None
 
 
+async def test_a_statement_that_is_wrong_is_no_poison(database: CrateDatabase) -> None:
+    """The server says the same of it as of wrong data."""
+    async with opened(database) as sink:
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        writer = sink.writer(fence)
+        (merge,) = writer._merges.values()
+        merge._sql = {**merge._sql, "upsert": merge._sql["upsert"].replace("LEFT(", "LEFFT((")}
+        with pytest.raises(FatalError) as refused:
+            await write(sink, fence, [product("a", 1), product("b", 1)])
+        assert refused.value.code == "crate_refused"
+        assert "doesn't take rows any more" in refused.value.message
+        assert await database.rows("replicator_dead_letters") == []
+
+
 # ---- late and repeated changes
 
 

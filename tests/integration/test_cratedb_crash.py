@@ -259,6 +259,44 @@ def _state(row: dict[str, Any]) -> int | None:
     return state
 
 
+@pytest.mark.parametrize("late", [1, 2])
+async def test_two_shards_settle_one_instant_at_once(server: CrateServer, late: int) -> None:
+    """One stands still before it stores what it made of the instant, until another, of another
+    shard, has written the last change of all."""
+    changes = HISTORIES["a middle change"]
+    early = 3 - late
+    async with crate_database() as database:
+        first, second = await _opened(database), await _opened(database)
+        fences = [await first.fence(STREAM, "s-1", "me"), await second.fence(STREAM, "s-2", "it")]
+        numbers = itertools.count(1)
+
+        async def write(sink: CrateSink, place: int) -> None:
+            fence = fences[sink is second]
+            change = changes[place].payload().replace(b'"t"', b'"products"')
+            writer = sink.writer(fence)
+            one = pending(fence, [change], first=next(numbers))
+            assert (await writer.write(writer.encode([one]))).dead_letters == ()
+
+        await write(first, 0)
+        is_paused = False
+
+        async def pause(_: int, statement: str) -> Fate:
+            nonlocal is_paused
+            if statement.startswith("UPDATE") and "chain = ?" in statement and not is_paused:
+                is_paused = True
+                await write(second, late)
+            return None
+
+        assert database.stand_in is not None
+        database.stand_in.on_request = pause
+        await write(first, early)
+        assert is_paused
+        (row,) = await database.rows("products")
+        assert _state(row) == truth(changes)
+        await first.close()
+        await second.close()
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_disturbed_deliveries_end_like_the_table(database: CrateDatabase, seed: int) -> None:
     shop = Shop(seed=seed, keys=20)

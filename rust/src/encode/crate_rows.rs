@@ -14,6 +14,8 @@
 //!
 //! Bulk requests: <https://cratedb.com/docs/crate/reference/en/latest/interfaces/http.html#bulk-operations>.
 
+use std::fmt::{self, Write};
+
 use crate::change::View;
 use crate::dedupe::{Column, Rows};
 use crate::encode::copy::write_chain_bytes;
@@ -93,19 +95,25 @@ fn write_key(out: &mut Vec<u8>, view: View<'_>, (name, _): &Column) {
 
 /// Ten digits of the generation, `-`, 40 of the instant, `.`, three of the microseconds in it.
 pub fn write_version(out: &mut Vec<u8>, generation: u32, value: Version, is_sequence: bool) {
-    let mut digits = Vec::with_capacity(48);
-    value.write(&mut digits);
-    let (instant, rest) = digits.split_at(if is_sequence { digits.len() } else { digits.len().saturating_sub(3) });
-    write_padded(out, itoa::Buffer::new().format(generation).as_bytes(), 10);
+    write_padded::<10>(out, |out| out.extend_from_slice(itoa::Buffer::new().format(generation).as_bytes()));
     out.push(b'-');
-    write_padded(out, instant, 40);
-    out.push(b'.');
-    write_padded(out, rest, 3);
+    let start = out.len();
+    if is_sequence {
+        write_padded::<40>(out, |out| value.write(out));
+        out.extend_from_slice(b".000");
+    } else {
+        write_padded::<43>(out, |out| value.write(out));
+        out.insert(start + 40, b'.');
+    }
 }
 
-fn write_padded(out: &mut Vec<u8>, digits: &[u8], length: usize) {
-    out.resize(out.len() + length.saturating_sub(digits.len()), b'0');
-    out.extend_from_slice(digits);
+/// What is written, with zeros before it up to this length.
+fn write_padded<const LENGTH: usize>(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[b'0'; LENGTH]);
+    write(out);
+    let digits = out.len() - start - LENGTH;
+    out.drain(start..start + digits.min(LENGTH));
 }
 
 /// An item in plain JSON as an object of CrateDB, appended.
@@ -244,10 +252,24 @@ fn is_double(text: &[u8]) -> bool {
         return true;
     }
     let Ok(number) = Number::parse(text) else { return false };
-    let double = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
-    let shortest = double.map(|double| format!("{double:e}"));
-    let again = shortest.and_then(|text| Number::parse(text.as_bytes()).ok());
-    again == Some(number)
+    let Some(double) = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok()) else { return false };
+    let mut shortest = Shortest { text: [0; 32], len: 0 };
+    write!(shortest, "{double:e}").is_ok() && Number::parse(&shortest.text[..shortest.len]) == Ok(number)
+}
+
+/// Room for a double's shortest decimal.
+struct Shortest {
+    text: [u8; 32],
+    len: usize,
+}
+
+impl Write for Shortest {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        let room = self.text.get_mut(self.len..self.len + piece.len()).ok_or(fmt::Error)?;
+        room.copy_from_slice(piece.as_bytes());
+        self.len += piece.len();
+        Ok(())
+    }
 }
 
 /// A name as CrateDB takes it.

@@ -358,6 +358,19 @@ class ChangeBatch:
         Headers: `table`, `event`, `version`, `position`, `event_id`, those that are known.
         With `tombstones` a REMOVE is followed by the same record without a value. A batch
         holds `batch_bytes_max` before compression; a larger record has one of its own."""
+    def set_aside(
+        self,
+        table: str,
+        keys: Sequence[bytes] = ...,
+        *,
+        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
+        headers: bool = True,
+        record_bytes_max: int | None = None,
+    ) -> tuple[ChangeBatch, list[bytes]]:
+        """Without the table's changes of these keys (typed JSON), and those whose record, as
+        `kafka` writes it alone, has more bytes, with all later ones of their keys: rejections
+        now, `key_quarantined` and `record_too_large`. And the keys of the latter."""
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """(attribute, its DynamoDB type, how many) of the new images' values that don't fit
         their column, `NULL` among them: what to widen. A pass of its own."""

@@ -53,6 +53,13 @@ class DemoSource(StrEnum):
     STREAMS = "streams"
 
 
+class DemoSink(StrEnum):
+    """Where the demo's table arrives."""
+
+    POSTGRES = "postgres"
+    KAFKA = "kafka"
+
+
 @app.callback()
 def _root(*, version: VersionOption = False) -> None:
     """Copies every change of a DynamoDB table, in order and exactly once in effect."""
@@ -161,6 +168,9 @@ def demo(
     source: Annotated[
         DemoSource, typer.Option(help="Kinesis by fan-out or polling, or the table's own.")
     ] = DemoSource.KINESIS,
+    sink: Annotated[
+        DemoSink, typer.Option(help="Rows in Postgres, or records of a real Kafka.")
+    ] = DemoSink.POSTGRES,
     shard_count: Annotated[
         int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)
     ] = 4,
@@ -168,7 +178,7 @@ def demo(
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
-    """A whole replication on this machine: emulated AWS, a real Postgres, a busy shop."""
+    """A whole replication on this machine: emulated AWS, a real Postgres or Kafka, a busy shop."""
     from replicator import demo as demonstration  # noqa: PLC0415
 
     configure_logging("warning", output)
@@ -180,6 +190,7 @@ def demo(
             keep=keep,
             json_output=output is Output.JSON,
             source=source.value,
+            sink=sink.value,
         )
     )
 

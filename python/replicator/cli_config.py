@@ -62,7 +62,7 @@ def config_show(
     version: VersionOption = False,
 ) -> None:
     """The configuration in force: file, environment and defaults, secrets masked."""
-    shown = configuration.load(config).model_dump(mode="json")
+    shown = configuration.load(config).model_dump(mode="json", by_alias=True)
     print_result(output, shown, yaml.safe_dump(shown, sort_keys=False).rstrip())
 
 

@@ -27,6 +27,7 @@ from replicator.errors import FatalError
 from replicator.overlay import overlay, parsed
 from replicator.settings import NAME_PATTERN, AWSConfig, Settings, SinkConfig, StartText
 from replicator.sink.crate_settings import CrateConfig
+from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.postgres_settings import PostgresConfig
 
 
@@ -111,8 +112,9 @@ AnySource: TypeAlias = Annotated[
 
 # Each kind of sink: its settings here, the sink itself in `sinks.py`.
 SINK_CONFIGS: Mapping[str, type[SinkConfig]] = {
-    "postgres": PostgresConfig,
     "cratedb": CrateConfig,
+    "kafka": KafkaConfig,
+    "postgres": PostgresConfig,
 }
 
 
@@ -188,7 +190,7 @@ AnyTables: TypeAlias = Annotated[
 
 
 class PipelineConfig(Settings):
-    """One stream, its tables and its sink; or the same for each table that carries a tag."""
+    """One stream, its tables and its sinks; or the same for each table that carries a tag."""
 
     name: str = Field(pattern=NAME_PATTERN, description="Name in positions, metrics, leases.")
     tables: AnyTables = Field(
@@ -202,7 +204,9 @@ class PipelineConfig(Settings):
         description="What a gap does: stop ends its shard and says so. The others need snapshots, "
         "which are not there yet: they are refused.",
     )
-    sinks: tuple[AnySink, ...] = Field(min_length=1, max_length=1)
+    sinks: tuple[AnySink, ...] = Field(
+        min_length=1, description="Where the changes go; each sink keeps its own position."
+    )
 
     @property
     def tagged(self) -> TaggedTables | None:
@@ -246,6 +250,23 @@ class PipelineConfig(Settings):
         if self.tagged is None and (duplicates := _repeated(self.table_names)):
             raise ValueError(f"table {duplicates[0]!r} is named twice")
         return self
+
+    @model_validator(mode="after")
+    def _sinks_are_distinct(self) -> PipelineConfig:
+        if duplicates := _repeated(sink.name for sink in self.sinks):
+            raise ValueError(f"sink {duplicates[0]!r} is named twice")
+        return self
+
+    def sink(self, name: str | None) -> SinkConfig:
+        """The sink of this name; without a name the only one. Raises FatalError."""
+        names = [sink.name for sink in self.sinks]
+        if name is None and len(names) == 1:
+            return self.sinks[0]
+        for sink in self.sinks:
+            if sink.name == name:
+                return sink
+        asked = "name a sink with --sink" if name is None else f"there is no sink {name!r}"
+        raise FatalError("usage_sink", f"pipeline {self.name}: {asked}: {', '.join(names)}")
 
     @model_validator(mode="after")
     def _a_stream_fits_its_tables(self) -> PipelineConfig:

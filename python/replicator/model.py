@@ -218,6 +218,16 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How much a sink wants in one write, where it wants other batches than the limits give:
+    whichever of changes, bytes and seconds of waiting is reached first."""
+
+    rows_max: int
+    bytes_max: int
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that a sink will never take, as it is stored: see `_core.Rejection`."""
 
@@ -235,7 +245,8 @@ class WriteResult:
     that came in two of the write's fetches, `superseded` those that came later than a newer
     one, `filtered` those that deleted an item because it doesn't match the sink's filter.
     `ambiguous` are those, written or superseded, that only their arrival orders with one of
-    their instant that is stored or came in another fetch.
+    their instant that is stored or came in another fetch. `holding` names the shards of which
+    the sink keeps changes back until their time has come: a fetch without records says so.
     """
 
     rows: int = 0
@@ -245,6 +256,7 @@ class WriteResult:
     filtered: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
     lost: frozenset[str] = frozenset()
+    holding: frozenset[str] = frozenset()
 
     @property
     def rejected_by_code(self) -> Mapping[str, int]:

@@ -78,16 +78,20 @@ class Result:
 def is_same(comparison: Comparison) -> str:
     """`equal`, or the first differences, as text."""
     if comparison.is_equal:
-        return f"equal: {comparison.items} items in the table, {comparison.rows} rows in Postgres"
+        return f"equal: {_sizes(comparison)}"
     shown = comparison.differences[:DIFFERENCES_SHOWN]
     more = len(comparison.differences) - len(shown)
     return "\n".join(
         [
-            f"DIFFERENT: {comparison.items} items in the table, {comparison.rows} rows in Postgres",
+            f"DIFFERENT: {_sizes(comparison)}",
             *(f"  {difference}" for difference in shown),
             *([f"  and {more} more"] if more else []),
         ]
     )
+
+
+def _sizes(comparison: Comparison) -> str:
+    return f"{comparison.items} items in the table, {comparison.rows} rows in {comparison.place}"
 
 
 def summary(result: Result) -> str:
@@ -102,7 +106,7 @@ repeats, {result.late_injected} late
 replicator   {result.duplicates_dropped} duplicates dropped, {result.superseded} changes came \
 after a newer one, {result.dead_letters} dead letters
 latency      p50 {_ms(result.latency_ms_p50)}, p99 {_ms(result.latency_ms_p99)} \
-(received frame to committed row)"""
+(received frame to commit)"""
 
 
 def rows_table(title: str, rows: Sequence[tuple[str, str, str, str]]) -> Table:

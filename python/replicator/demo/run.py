@@ -8,13 +8,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import orjson
 import uvloop
 from rich.console import Console
@@ -30,10 +29,10 @@ from replicator.demo.child import (
     client,
     start_child,
 )
+from replicator.demo.places import Place
 from replicator.errors import FatalError, one_cause
 from replicator.service import Service
 from replicator.supervisor import DrainTimeout
-from replicator.testing.servers import PostgresServer
 
 PRODUCTS = 400
 DUPLICATE_SHARE = 0.02
@@ -60,6 +59,7 @@ class Options:
     keep: bool
     json_output: bool
     source: str = "kinesis"
+    sink: str = "postgres"
 
 
 class Interrupted(Exception):
@@ -89,11 +89,12 @@ async def _until_signal(options: Options, console: Console, error_console: Conso
         loop.add_signal_handler(number, interrupted.set)
     try:
         async with AsyncExitStack() as stack:
-            error_console.print("starting Postgres and the AWS emulator …", highlight=False)
-            postgres, url = await stage.start_servers(stack)
+            kind = options.sink.capitalize()
+            error_console.print(f"starting {kind} and the AWS emulator …", highlight=False)
+            place, url = await stage.start_servers(stack, options.sink)
             if interrupted.is_set():
                 raise Interrupted
-            demo = _Demo(options, console, error_console, postgres, url, interrupted)
+            demo = _Demo(options, console, error_console, place, url, interrupted)
             with stage.emulated_environment(url):
                 return await demo.run()
     finally:
@@ -109,21 +110,20 @@ class _Demo:
         options: Options,
         console: Console,
         error_console: Console,
-        postgres: PostgresServer,
+        place: Place,
         url: str,
         interrupted: asyncio.Event,
     ) -> None:
         self._options = options
         self._console = console
         self._error_console = error_console
-        self._postgres_server = postgres
+        self._place = place
         self._url = url
         self._interrupted = interrupted
         # None where the table's own stream is read: nothing needs to be carried to Kinesis.
         self._bridge: Child | None = None
         self._shop: Child
         self._service: Service
-        self._postgres: Any
         self._dynamodb: Any
 
     async def run(self) -> int:
@@ -131,8 +131,7 @@ class _Demo:
         async with AsyncExitStack() as stack:
             self._dynamodb = await stack.enter_async_context(client("dynamodb"))
             stream_arn = await stage.make_table(self._dynamodb)
-            self._postgres = await asyncpg.connect(self._postgres_server.dsn)
-            stack.push_async_callback(self._postgres.close)
+            stack.push_async_callback(self._place.close)
             state = stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-"))
             self._service = Service(self._config(Path(state)))
             shop_arguments: dict[str, object] = {
@@ -159,6 +158,8 @@ class _Demo:
         )
         stocked: int = self._shop.last["stocked"]
         await self._wait_for_records(stocked)
+        await self._place.open()
+        await self._until_quietly(self._is_stocked)
         chosen = await self._choose_rows()
         self._console.print(report.rows_table("some rows before", await self._rows(chosen)))
 
@@ -215,19 +216,28 @@ class _Demo:
                 self._bridge.until(lambda said: bool(said.get("settled")), CATCH_UP_SECONDS_MAX)
             )
             await self._wait_for_records(self._bridge.last["put"])
-            return
+            if self._options.sink == "postgres":
+                return
 
-        # A write that changes nothing makes no record, so none knows how many there will be.
+        # A write that changes nothing makes no record, so none knows how many there will be; and
+        # a log sink keeps changes back for a moment, to sort them.
         async def is_equal() -> bool:
             return (await self._compare()).is_equal
 
+        await self._until_quietly(is_equal)
+
+    async def _until_quietly(self, reached: Callable[[], Awaitable[bool]]) -> None:
+        """Waits without a word when it takes too long."""
         with suppress(FatalError):
-            await self._unless_interrupted(stage.until(is_equal, CATCH_UP_SECONDS_MAX, ""))
+            await self._unless_interrupted(stage.until(reached, CATCH_UP_SECONDS_MAX, ""))
+
+    async def _is_stocked(self) -> bool:
+        return await self._place.count() >= PRODUCTS
 
     async def _compare(self) -> compare.Comparison:
-        return compare.compare(
-            await compare.scan(self._dynamodb, TABLE), await compare.select(self._postgres, TABLE)
-        )
+        items, rows = await compare.scan(self._dynamodb, TABLE), await self._place.items()
+        compared = compare.compare(items, rows, self._place.name)
+        return replace(compared, differences=(*await self._place.faults(), *compared.differences))
 
     def _config(self, state_directory: Path) -> Config:
         """What a configuration file for this set-up would say."""
@@ -240,13 +250,7 @@ class _Demo:
                         "name": "products",
                         "tables": [TABLE],
                         "source": SOURCES[self._options.source],
-                        "sinks": [
-                            {
-                                "name": "warehouse",
-                                "kind": "postgres",
-                                "dsn": self._postgres_server.dsn,
-                            }
-                        ],
+                        "sinks": [dict(self._place.sink)],
                     }
                 ],
                 "admin": {"port": 0},
@@ -277,11 +281,10 @@ class _Demo:
 
     async def _figures(self) -> report.Figures:
         stats, said = self._service.stats, self._traffic()
-        rows = await self._postgres.fetchval(f"SELECT count(*) FROM {TABLE} WHERE NOT deleted")  # noqa: S608 our own name
         return report.Figures(
             changes=stats.changes,
             waiting=max(0, said["put"] - stats.records),
-            rows=rows,
+            rows=await self._place.count(),
             duplicates=stats.duplicates,
             late=said["late"],
             latency_ms_p50=stats.latency_ms(0.5),
@@ -312,21 +315,17 @@ class _Demo:
             stopped.cancel()
 
     async def _choose_rows(self) -> list[str]:
-        found = await self._postgres.fetch(
-            "SELECT DISTINCT ON (item->>'name') id"  # noqa: S608 our own name
-            f" FROM {TABLE} ORDER BY item->>'name', id LIMIT {ROWS_SHOWN}"
-        )
-        return [row["id"] for row in found]
+        by_name: dict[Any, str] = {}
+        for key, item in sorted((await self._place.items()).items()):
+            by_name.setdefault(item.get("name"), key)
+        return [by_name[name] for name in sorted(by_name, key=str)][:ROWS_SHOWN]
 
     async def _rows(self, ids: list[str]) -> list[tuple[str, str, str, str]]:
-        found = await self._postgres.fetch(
-            "SELECT id, item->>'name' AS name, item->>'Stock' AS stock, item->>'Price' AS price"  # noqa: S608 our own name
-            f" FROM {TABLE} WHERE id = ANY($1) ORDER BY array_position($1, id)",
-            ids,
-        )
+        items = await self._place.items()
+        found = [(key, items.get(key, {"name": "(delisted)"})) for key in ids]
         return [
-            (row["id"], row["name"] or "(delisted)", row["stock"] or "", row["price"] or "")
-            for row in found
+            (key, str(item["name"]), str(item.get("Stock", "")), str(item.get("Price", "")))
+            for key, item in found
         ]
 
     def _result(
@@ -360,7 +359,7 @@ class _Demo:
         for line in (
             "",
             "Everything stays up, and keeps replicating, until Ctrl-C.",
-            *(f"  {way}" for way in stage.ways_in(self._postgres_server, self._url)),
+            *(f"  {way}" for way in stage.ways_in(self._place, self._url)),
         ):
             self._print(line)
         await self._interrupted.wait()

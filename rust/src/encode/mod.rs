@@ -8,5 +8,6 @@ pub mod crate_rows;
 pub mod dynamodb;
 pub mod json;
 pub mod kafka;
+pub mod kafka_aside;
 #[cfg(feature = "parquet")]
 pub mod parquet;

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from replicator.errors import FatalError, TransientError
-from replicator.model import Fence, TableSchema, WriteResult, after
+from replicator.model import Fence, SinkHeld, TableSchema, WriteResult, after
 from replicator.sink.crate import CrateSink
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
@@ -322,11 +322,14 @@ async def test_plan_makes_nothing_and_tells_what_would_be_made(database: CrateDa
     assert planned.server.startswith("CrateDB 6.")
     assert len(planned.ddl) == 4
     assert (await sink.report()).positions == ()
+    assert await sink.held(STREAM, [PRODUCTS]) == SinkHeld(False, (), False)
     await sink.open([PRODUCTS])
     again = await sink.plan([PRODUCTS])
     assert (again.ddl, again.problems) == ((), ())
     fence = await sink.fence(STREAM, "shard-1", "me")
     await write(sink, fence, [product("a", 1), b"broken"])
+    await sink.begin(STREAM, {})
+    assert await sink.held(STREAM, [PRODUCTS]) == SinkHeld(True, (STREAM.arn,), True)
     report = await sink.report()
     assert report.dead_letters == {"malformed_json": 1}
     (position,) = report.positions

@@ -12,13 +12,13 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from replicator.errors import LeaseLost, TransientError
-from replicator.model import Fence, Position, Reached, SinkReport, Stream, TableSchema
+from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
 from replicator.sink.committed import Committed
-from replicator.sink.crate_layout import CrateTable
+from replicator.sink.crate_layout import CrateTable, crate_tables
 from replicator.sink.crate_schema import CratePlan, make, plan
 from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
-from replicator.sink.crate_state import CrateState
+from replicator.sink.crate_state import CrateState, holds_data
 from replicator.sink.crate_writer import CrateWriter
 
 _STORE_RETRY_SECONDS = 5.0
@@ -46,6 +46,11 @@ class CrateSink:
     async def report(self) -> SinkReport:
         async with self._session.use(f"reading sink {self._settings.name}") as session:
             return await self._state.report(session)
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        targets = crate_tables(self._settings, tables)
+        async with self._session.use(f"looking into sink {self._settings.name}") as session:
+            return await self._state.held(session, stream, targets)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
         self._settings.check_projection(tables)
@@ -80,12 +85,7 @@ class CrateSink:
 
     async def holds_data(self) -> bool:
         async with self._session.use(f"looking into sink {self._settings.name}") as session:
-            for table in self._tables:
-                sql = table.statements()
-                await session.execute(sql["refresh"])
-                if await session.fetch(sql["holds_data"]):
-                    return True
-        return False
+            return await holds_data(session, self._tables)
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         async with self._session.use(f"reading positions of {stream.name}") as session:

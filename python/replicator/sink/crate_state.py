@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 
 from replicator._core import Rejection
-from replicator.model import Fence, Position, Reached, SinkReport, Stream
+from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream
 from replicator.sink.crate_errors import CONFLICT, CrateError
-from replicator.sink.crate_layout import state_statements
+from replicator.sink.crate_layout import CrateTable, state_statements
 from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 
@@ -124,6 +124,18 @@ class CrateState:
         # The last time of each counts.
         return list(dict.fromkeys(reversed(list(mine))))[::-1]
 
+    async def held(
+        self, session: CrateSession, stream: Stream, tables: Sequence[CrateTable]
+    ) -> SinkHeld:
+        """What is there of a stream and in these tables, before any of them was made, too."""
+        is_known, begun = False, []
+        if await self._exists(session, self._schema, "replicator_streams"):
+            rows = await session.fetch(self.sql["begun_stream"], self._stream_key(stream))
+            is_known = bool(rows)
+            begun = await self.begun(session, [table.full_name for table in tables])
+        there = [table for table in tables if await self._exists(session, table.schema, table.name)]
+        return SinkHeld(is_known, tuple(begun), await holds_data(session, there))
+
     # ---- positions
 
     async def positions(self, session: CrateSession, stream: Stream) -> list[list[Any]]:
@@ -225,13 +237,15 @@ class CrateState:
     async def report(self, session: CrateSession) -> SinkReport:
         """What is stored for the pipeline; empty before the tables were made."""
         for kind in ("positions", "dead_letters"):
-            found = await session.fetch(self.sql["relation"], self._schema, f"replicator_{kind}")
-            if not found:
+            if not await self._exists(session, self._schema, f"replicator_{kind}"):
                 return SinkReport()
             await session.execute(self.sql[f"refresh_{kind}"])
         positions = await session.fetch(self.sql["report_positions"], self._pipeline)
         letters = await session.fetch(self.sql["report_dead_letters"], self._pipeline)
         return SinkReport(tuple(_reported(*row) for row in positions), dict(map(tuple, letters)))
+
+    async def _exists(self, session: CrateSession, schema: str, name: str) -> bool:
+        return bool(await session.fetch(self.sql["relation"], schema, name))
 
     async def _bulk(
         self, session: CrateSession, name: str, rows: Sequence[Sequence[object]]
@@ -252,6 +266,16 @@ class CrateState:
     def _key(self, stream: Stream, shard: str) -> str:
         # None of them holds a blank.
         return f"{self._stream_key(stream)} {shard}"
+
+
+async def holds_data(session: CrateSession, tables: Sequence[CrateTable]) -> bool:
+    """True when one of them has a row."""
+    for table in tables:
+        sql = table.statements()
+        await session.execute(sql["refresh"])
+        if await session.fetch(sql["holds_data"]):
+            return True
+    return False
 
 
 def _parsed(position: str | None) -> Position | None:

@@ -9,12 +9,14 @@ from typing import Any
 
 from replicator.protocols import ShownSink
 from replicator.settings import SinkConfig
+from replicator.sink.crate import CrateSink
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.place import SinkPlace
 from replicator.sink.postgres import PostgresSink
 
 # From the settings of that kind, and where the sink stands.
 SINKS: Mapping[str, Callable[[Any, SinkPlace], ShownSink[Any]]] = {
+    "cratedb": lambda config, place: CrateSink(config.settings(place)),
     "kafka": KafkaSink,
     "postgres": lambda config, place: PostgresSink(config.settings(place)),
 }

@@ -327,6 +327,15 @@ class ChangeBatch:
         """With both images as a sink may see them, for every form. Order, duplicates,
         patterns and `Rejection.raw` go by the images as they came. A change whose key
         would be changed goes to `rejections`. Raises ValueError beyond 4 GiB."""
+    def partition(
+        self, us: int, *, by_table: bool = False
+    ) -> list[tuple[str | None, int, ChangeBatch]]:
+        """The changes apart by periods of `us` microseconds of their creation (3,600,000,000:
+        by the hour), and by table if wanted: (table, the period's begin in UTC microseconds,
+        its changes in order), sorted; each change is in one of them. Raises ValueError when
+        `us` isn't positive."""
+    def payloads(self, delimiter: bytes) -> bytes:
+        """The changes' records as they came, each followed by the delimiter."""
     def json_lines(
         self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
     ) -> bytes:

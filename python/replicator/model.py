@@ -218,6 +218,16 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How much a sink wants in one write, where it wants other batches than the limits give:
+    whichever of changes, bytes and seconds of waiting is reached first."""
+
+    rows_max: int
+    bytes_max: int
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that a sink will never take, as it is stored: see `_core.Rejection`."""
 

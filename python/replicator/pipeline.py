@@ -27,8 +27,17 @@ from replicator.core.liveness import ShardLife
 from replicator.errors import LeaseLost, TransientError
 from replicator.flow import Gate
 from replicator.lane import INLINE_BYTES_MAX, Inlet, Lane
-from replicator.model import SHARD_END, Fence, Fetch, Pending, Position, PositionKind, Shard
-from replicator.protocols import Clock, Sink, Source
+from replicator.model import (
+    SHARD_END,
+    Batching,
+    Fence,
+    Fetch,
+    Pending,
+    Position,
+    PositionKind,
+    Shard,
+)
+from replicator.protocols import Batched, Clock, Sink, Source
 from replicator.telemetry.stats import Stats
 
 log = structlog.get_logger()
@@ -60,7 +69,7 @@ class Pipeline:
         self._sink = sink
         self._tables = frozenset(tables)
         self._gate = gate
-        self._batch_limits = batch_limits
+        self._batching = sink.batching if isinstance(sink, Batched) else Batching(*batch_limits)
         self._clock = clock
         self._stats = stats
         self._group = group
@@ -71,9 +80,11 @@ class Pipeline:
         """The lane of the writer that serves this shard."""
         writer = self._sink.writer(fence)
         if id(writer) not in self._lanes:
-            rows_max, bytes_max, delay_seconds = self._batch_limits
+            limits = self._batching
             batcher: Batcher[Any] = Batcher(
-                rows_max=rows_max, bytes_max=bytes_max, delay_seconds=delay_seconds
+                rows_max=limits.rows_max,
+                bytes_max=limits.bytes_max,
+                delay_seconds=limits.delay_seconds,
             )
             lane = Lane(writer, batcher, self._gate, self._clock, self._stats)
             self._gate.register(lane)

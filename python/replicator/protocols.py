@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 from replicator.model import (
+    Batching,
     Fence,
     Fetch,
     Horizon,
@@ -194,6 +195,17 @@ class Sink(Protocol[PayloadT]):
 
     async def close(self) -> None:
         """Releases connections. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """What a sink may offer besides: it says how its writes are cut. The memory budget, a shard's
+    end and a stop still make them smaller."""
+
+    @property
+    def batching(self) -> Batching:
+        """The same for all its writers, at any time."""
         ...
 
 

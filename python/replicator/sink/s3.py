@@ -1,0 +1,192 @@
+"""The S3 sink: positions, fences and writers over plans. `s3_writer` writes.
+
+A shard's newest plan is its position (law 7), the number of its newest fence its epoch (law 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from replicator.aws import aws_client
+from replicator.core.plan import Plan
+from replicator.errors import FatalError
+from replicator.model import (
+    TRIM_HORIZON,
+    Batching,
+    Fence,
+    Position,
+    Reached,
+    Stream,
+    TableSchema,
+)
+from replicator.sink.log_shard import LogPosition
+from replicator.sink.s3_objects import Bucket
+from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_settings import S3Settings
+from replicator.sink.s3_writer import S3Writer
+
+
+class S3Sink:
+    """Keeps every change in objects of a bucket."""
+
+    def __init__(
+        self,
+        settings: S3Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
+        self._stack = AsyncExitStack()
+        self._opened: tuple[Bucket, S3Plans] | None = None
+        self._writers: dict[tuple[Stream, str], S3Writer] = {}
+
+    @property
+    def batching(self) -> Batching:
+        """See `protocols.Batched`: the buffering hints."""
+        return self._settings.batching
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        self._check(tables)
+        bucket, _ = await self._ready()
+        # Who may not list would be told that a missing plan is a forbidden one.
+        await bucket.first(self._settings.state_prefix)
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
+        _, plans = await self._ready()
+        return await plans.begin(stream, starts, self._now_us())
+
+    async def is_known(self, stream: Stream) -> bool:
+        _, plans = await self._ready()
+        return await plans.begun(stream) is not None
+
+    async def begun(self) -> Sequence[str]:
+        _, plans = await self._ready()
+        return list(dict.fromkeys(each.arn for each in await plans.all_begun()))
+
+    async def holds_data(self) -> bool:
+        bucket, _ = await self._ready()
+        root = self._settings.prefix.root
+        others = tuple(
+            place
+            for place in (self._settings.state_prefix, self._settings.error_prefix.root)
+            if place.startswith(root) and place != root
+        )
+        first = await bucket.first(root)
+        if first is None or not first.startswith(others):
+            return first is not None
+        folders = [f"{root}{each}/" for each in await bucket.folders(root)]
+        return any(not folder.startswith(others) for folder in folders)
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        _, plans = await self._ready()
+        standings = await plans.standings(stream)
+        return {
+            shard_id: standing.stored.start
+            for shard_id, standing in standings.items()
+            if standing.stored is not None
+        }
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        _, plans = await self._ready()
+        standings = await plans.standings(stream, shard_ids)
+        return {
+            shard_id: Reached(stored.last_arrival_us, stored.tip_us, stored.begun_us)
+            for shard_id, standing in standings.items()
+            if (stored := standing.stored) is not None
+        }
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        _, plans = await self._ready()
+        fence = await plans.raise_fence(stream, shard_id, owner)
+        self._start(fence, await plans.standing(stream, shard_id))
+        return fence
+
+    async def position(self, fence: Fence) -> Position | None:
+        _, plans = await self._ready()
+        await plans.require(fence)
+        standing = await plans.standing(fence.stream, fence.shard_id)
+        self._start(fence, standing)
+        return None if standing.stored is None else standing.stored.start
+
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        # A command opens nothing and closes at its end.
+        async with self._briefly() as plans:
+            old = {}
+            for shard_id, position in positions.items():
+                fence = await plans.raise_fence(stream, shard_id, owner)
+                old[shard_id] = await self._move(plans, fence, position)
+        return old
+
+    async def _move(self, plans: S3Plans, fence: Fence, position: Position) -> Position | None:
+        """A plan without objects; one that was left incomplete is passed over."""
+        now_us = self._now_us()
+        tip_us = min(now_us, position.timestamp_us or now_us)
+        after = LogPosition(position, tip_us=tip_us, begun_us=now_us)
+        while True:
+            standing = await plans.standing(fence.stream, fence.shard_id)
+            stored = standing.stored
+            plan = Plan(
+                shard_id=fence.shard_id,
+                ordinal=standing.ordinal + (1 if standing.open is None else 2),
+                before="" if stored is None else stored.to_json(),
+                after=after.to_json(),
+                by=fence.owner,
+                is_moved=True,
+            )
+            if await plans.create(fence.stream, plan) == plan:
+                return None if stored is None else stored.start
+
+    def writer(self, fence: Fence) -> S3Writer:
+        """The shard's own writer: its batches are those of no other shard."""
+        assert self._opened is not None, "a sink is opened before it is written to"
+        bucket, plans = self._opened
+        key = (fence.stream, fence.shard_id)
+        if (known := self._writers.get(key)) is None:
+            settings = self._settings
+            known = S3Writer(bucket, plans, settings, self._monotonic, self._now_us)
+            self._writers[key] = known
+        return known
+
+    async def close(self) -> None:
+        self._opened = None
+        self._writers.clear()
+        await self._stack.aclose()
+
+    def _start(self, fence: Fence, standing: Standing) -> None:
+        first = standing.stored or LogPosition(TRIM_HORIZON)
+        self.writer(fence).start(fence, standing, first)
+
+    async def _ready(self) -> tuple[Bucket, S3Plans]:
+        if self._opened is None:
+            client = await self._stack.enter_async_context(aws_client(self._settings.aws, "s3"))
+            settings = self._settings
+            bucket = Bucket(client, settings.bucket, settings.options, self._sleep)
+            self._opened = (bucket, S3Plans(bucket, settings))
+        return self._opened
+
+    @asynccontextmanager
+    async def _briefly(self) -> AsyncIterator[S3Plans]:
+        was_open = self._opened is not None
+        try:
+            yield (await self._ready())[1]
+        finally:
+            if not was_open:
+                await self.close()
+
+    def _check(self, tables: Sequence[TableSchema]) -> None:
+        if (projection := self._settings.projection) is None:
+            return
+        for table in tables:
+            try:
+                projection.check([name for name, _ in table.keys])
+            except ValueError as error:
+                message = f"sink {self._settings.name}, attributes, table {table.name}: {error}"
+                raise FatalError("projected_key", message) from None

@@ -92,7 +92,10 @@ class S3Server(JSONServer):
         body = await http.read()
         try:
             await self.before(request)
-            answer = self._perform(http, operation, key, body)
+            try:
+                answer = self._perform(http, operation, key, body)
+            except Refusal as refusal:
+                answer = self.error_answer(refusal)
             await self.after(request)
         except Refusal as refusal:
             return self.error_answer(refusal)

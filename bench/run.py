@@ -26,6 +26,7 @@ PARTS = (
     "end-to-end",
     "small-batches",
     "kafka",
+    "kafka-send",
     "compress",
     "patterns",
     "parquet",
@@ -135,6 +136,49 @@ def _kafka_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see abo
     return report
 
 
+def _kafka_send_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
+    from bench import kafka_send  # noqa: PLC0415 - see above
+    from replicator.errors import FatalError  # noqa: PLC0415 - see above
+    from replicator.testing.kafka_server import start_kafka  # noqa: PLC0415 - see above
+
+    report: Report = {}
+    others = kafka_send.PEERS[1:]
+    if not kafka_send.has_librdkafka():
+        page.note("librdkafka: not installed")
+    try:
+        with start_kafka() as broker:
+            for transactions in (False, True):
+                way = "transactions" if transactions else "idempotent"
+                page.head(f"sent, {way}", "records/s", *(f"x {peer}, CPU" for peer in others))
+                for shape in kafka_send.SIZES:
+                    for codec in kafka_send.CODECS:
+                        result = kafka_send.measure(
+                            broker, shape, codec, transactions=transactions, is_quick=is_quick
+                        )
+                        page.row(
+                            f"{shape} {codec}",
+                            f"{result.rates['ours']:.0f}",
+                            *(
+                                f"{result.speed[peer]}, {result.cpu_share[peer]:.2f}"
+                                if peer in result.speed
+                                else "-"
+                                for peer in others
+                            ),
+                        )
+                        report[f"{shape} {codec} {way}"] = {
+                            "unit": "records/s",
+                            **result.rates,
+                            "cpu_us": result.cpu_us,
+                            "cpu_share": result.cpu_share,
+                            "speed": {peer: r.report() for peer, r in result.speed.items()},
+                        }
+    except FatalError as error:
+        if error.code != "kafka_missing":
+            raise
+        page.note(f"not sent: {error}")
+    return report
+
+
 def _compress_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
     from bench import compress  # noqa: PLC0415 - see above
 
@@ -235,6 +279,7 @@ _RUN: dict[str, Callable[[bool, Page], Report]] = {
     "ingest": _ingest_part,
     "end-to-end": _end_to_end_part,
     "kafka": _kafka_part,
+    "kafka-send": _kafka_send_part,
     "compress": _compress_part,
     "small-batches": _small_batches_part,
     "patterns": _patterns_part,

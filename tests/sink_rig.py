@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from replicator.model import Pending, Stream, TableSchema, WriteResult
-from replicator.sink import PostgresSettings, PostgresSink
+from replicator.sink.postgres import PostgresSink
+from replicator.sink.postgres_settings import PostgresSettings
 from replicator.testing.servers import PostgresServer
 from replicator.testing.sink import MemorySink, MemoryStore
 from tests.changes import STREAM

@@ -12,7 +12,8 @@ import asyncpg
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import Fence, TableSchema, WriteResult
-from replicator.sink import PostgresSettings, PostgresSink
+from replicator.sink.postgres import PostgresSink
+from replicator.sink.postgres_settings import PostgresSettings
 from tests.changes import STREAM, pending, put
 
 PRODUCTS = TableSchema("products", (("id", "S"),))

@@ -5,90 +5,32 @@ Messages name the place of what is wrong, never a value that may be a secret.
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    SecretStr,
+    GetCoreSchemaHandler,
     Tag,
     ValidationError,
     WithJsonSchema,
-    field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import core_schema
 
-from replicator._core import Pattern, Projection
 from replicator.core.liveness import DEADLINE_SECONDS
 from replicator.errors import FatalError
-from replicator.model import LATEST, TRIM_HORIZON, Ago, Position, PositionKind, Start, at_timestamp
 from replicator.overlay import overlay, parsed
-
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_nearest(cls, data: object) -> object:
-        """Refuses an unknown key with the nearest valid one."""
-        if not isinstance(data, Mapping):
-            return data
-        for key in data:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}?" if near else "remove it."
-                known = ", ".join(cls.model_fields)
-                raise PydanticCustomError(
-                    "unknown_key",
-                    "unknown key {key}: {hint} Valid keys here: {known}",
-                    {"key": repr(key), "hint": hint, "known": known},
-                )
-        return data
+from replicator.settings import NAME_PATTERN, AWSConfig, Settings, SinkConfig, StartText
+from replicator.sink.postgres_settings import PostgresConfig
+from replicator.sink.s3_settings import S3Config
 
 
-class AWSConfig(_Settings):
-    """How to reach AWS; what is left out follows the standard environment."""
-
-    region: str | None = Field(None, description="Region, else AWS_REGION or the profile's.")
-    profile: str | None = Field(None, description="Named profile, else AWS_PROFILE.")
-    endpoint_url: str | None = Field(None, description="Another endpoint, for emulators.")
-    role_arn: str | None = Field(None, description="Role to assume before anything else.")
-    external_id: str | None = Field(None, description="External id of that role.")
-
-
-def _start_as_text(value: object) -> object:
-    # YAML reads an unquoted number or date as such.
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value
-
-
-def _known_start(value: str) -> str:
-    parse_start(value)
-    return value
-
-
-StartText: TypeAlias = Annotated[str, BeforeValidator(_start_as_text), AfterValidator(_known_start)]
-
-
-class SourceConfig(_Settings):
+class SourceConfig(Settings):
     """Changes from Kinesis Data Streams for DynamoDB."""
 
     kind: Literal["kinesis"] = Field("kinesis", description="Kinesis Data Streams for DynamoDB.")
@@ -126,7 +68,7 @@ class SourceConfig(_Settings):
         return self.stream
 
 
-class StreamsSourceConfig(_Settings):
+class StreamsSourceConfig(Settings):
     """Changes from DynamoDB Streams, the table's own stream."""
 
     kind: Literal["streams"] = Field(description="DynamoDB Streams.")
@@ -150,127 +92,45 @@ class StreamsSourceConfig(_Settings):
         return "polling"
 
 
-def _kind(source: object) -> str:
-    kind = source.get("kind", "kinesis") if isinstance(source, Mapping) else "kinesis"
-    return str(getattr(source, "kind", kind))
+def _kind_else(default: str) -> Callable[[object], str]:
+    def kind(value: object) -> str:
+        named = value.get("kind", default) if isinstance(value, Mapping) else default
+        return str(getattr(value, "kind", named))
+
+    return kind
 
 
 AnySource: TypeAlias = Annotated[
     Annotated[SourceConfig, Tag("kinesis")] | Annotated[StreamsSourceConfig, Tag("streams")],
     Discriminator(
-        _kind,
+        _kind_else("kinesis"),
         custom_error_type="source_kind",
         custom_error_message="kind is kinesis or streams",
     ),
 ]
 
+# Each kind of sink: its settings here, the sink itself in `sinks.py`.
+SINK_CONFIGS: Mapping[str, type[SinkConfig]] = {
+    "postgres": PostgresConfig,
+    "s3": S3Config,
+}
 
-class AttributesConfig(_Settings):
-    """Which attributes a sink may see. Paths: names joined by dots go into maps, a list stands
-    for each of its elements, and a dot of a name is written with a backslash before it."""
 
-    include: tuple[str, ...] | None = Field(
-        None, min_length=1, description="Only these; the key attributes are always there."
-    )
-    exclude: tuple[str, ...] = Field((), description="Without these.")
-    mask: tuple[str, ...] = Field((), description="Their values become the text ***.")
-    hash: tuple[str, ...] = Field(
-        (), description="Their values become a keyed hash (HMAC-SHA-256, hexadecimal)."
-    )
-    hash_key: SecretStr = Field(
-        SecretStr(""), description="Key of the hashes, 16 bytes or more; best from HASH_KEY_FILE."
-    )
+class _ByKind:
+    """Checks a sink by the settings of its `kind`."""
 
-    @model_validator(mode="after")
-    def _can_be_made(self) -> AttributesConfig:
-        self.projection()
-        return self
-
-    def projection(self) -> Projection:
-        """The same for the core. Raises ValueError that names the list and the path."""
-        if self.hash_key.get_secret_value() and not self.hash:
-            raise ValueError("hash_key: there is nothing to hash: name attributes in hash")
-        return Projection(
-            include=self.include,
-            exclude=self.exclude,
-            mask=self.mask,
-            hash=self.hash,
-            key=self.hash_key.get_secret_value().encode(),
+    def __get_pydantic_core_schema__(
+        self, source: type[SinkConfig], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.tagged_union_schema(
+            {kind: handler.generate_schema(each) for kind, each in SINK_CONFIGS.items()},
+            _kind_else("postgres"),
+            custom_error_type="sink_kind",
+            custom_error_message=f"kind is one of {', '.join(SINK_CONFIGS)}",
         )
 
 
-def pattern_text(value: object) -> object:
-    """One filter as the JSON text of an event pattern. YAML's mappings become JSON; text stays."""
-    if isinstance(value, Mapping):
-        try:
-            value = json.dumps(_plain(value), ensure_ascii=False)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
-    if not isinstance(value, str):
-        raise ValueError("an event pattern is wanted: a mapping, or its JSON text")  # noqa: TRY004
-    Pattern(value)
-    return value
-
-
-FilterText: TypeAlias = Annotated[
-    str,
-    BeforeValidator(pattern_text),
-    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]}),
-]
-
-
-def _plain(value: object, place: str = "") -> object:
-    """The value, if JSON can say it. YAML reads NULL, yes, no, on and off as no text."""
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise TypeError(
-                    f"{place}a name is read as {name!r} by YAML: put it into quotes"
-                    ' ("NULL", "yes", "5")'
-                )
-        return {name: _plain(inner, f"{place}{name}: ") for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner, place) for inner in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise TypeError(f"{place}YAML reads a value as a {type(value).__name__}: put it into quotes")
-
-
-class PostgresConfig(_Settings):
-    """A Postgres 13+ destination."""
-
-    name: str = Field(pattern=_NAME, description="Name in metrics and logs.")
-    kind: Literal["postgres"] = "postgres"
-    dsn: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: PG* variables.")
-    layout: Literal["document"] = Field("document", description="Key columns and item jsonb.")
-    table: str = Field(
-        "{table}", description="Target table; {table} is the source's name; schema.name works."
-    )
-    create: bool = Field(default=True, description="Create missing tables; else refuse with DDL.")
-    connections: int = Field(2, ge=1, le=64, description="Connections that write.")
-    filter: tuple[FilterText, ...] = Field(
-        (),
-        description="Event patterns, as Lambda's FilterCriteria has them, over dynamodb.Keys and "
-        "dynamodb.NewImage: only items that match one of them are kept.",
-    )
-    attributes: AttributesConfig | None = Field(None, description="What is seen of an item.")
-
-    @field_validator("filter")
-    @classmethod
-    def _filter_is_about_items(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for index, text in enumerate(value):
-            for name in Pattern(text).names:
-                if name not in {"dynamodb.Keys", "dynamodb.NewImage"}:
-                    raise ValueError(
-                        f"filter {index}, {name}: this sink keeps the newest item of each key, and "
-                        "its filter says which items belong there: it can speak of dynamodb.Keys "
-                        "and dynamodb.NewImage only"
-                    )
-        return value
-
-    def pattern(self) -> Pattern | None:
-        """The filter for the core; None where everything belongs."""
-        return Pattern(self.filter) if self.filter else None
+AnySink: TypeAlias = Annotated[SinkConfig, _ByKind()]
 
 
 def _tag_values(value: object) -> object:
@@ -301,7 +161,7 @@ TagValues: TypeAlias = Annotated[
 ]
 
 
-class TaggedTables(_Settings):
+class TaggedTables(Settings):
     """Tables by their tags, looked for again every 60 s."""
 
     tags: dict[str, TagValues] = Field(
@@ -327,10 +187,10 @@ AnyTables: TypeAlias = Annotated[
 ]
 
 
-class PipelineConfig(_Settings):
+class PipelineConfig(Settings):
     """One stream, its tables and its sink; or the same for each table that carries a tag."""
 
-    name: str = Field(pattern=_NAME, description="Name in positions, metrics, leases.")
+    name: str = Field(pattern=NAME_PATTERN, description="Name in positions, metrics, leases.")
     tables: AnyTables = Field(
         description="Table names or ARNs; or which tags the tables carry: "
         '{tags: {replicate: "yes"}, include: [...], exclude: [...]}.'
@@ -342,7 +202,7 @@ class PipelineConfig(_Settings):
         description="What a gap does: stop ends its shard and says so. The others need snapshots, "
         "which are not there yet: they are refused.",
     )
-    sinks: tuple[PostgresConfig, ...] = Field(min_length=1, max_length=1)
+    sinks: tuple[AnySink, ...] = Field(min_length=1, max_length=1)
 
     @property
     def tagged(self) -> TaggedTables | None:
@@ -413,7 +273,7 @@ class PipelineConfig(_Settings):
         return self
 
 
-class LimitsConfig(_Settings):
+class LimitsConfig(Settings):
     """What may be held and how long."""
 
     memory_bytes_max: int = Field(
@@ -430,7 +290,7 @@ class LimitsConfig(_Settings):
     )
 
 
-class AdminConfig(_Settings):
+class AdminConfig(Settings):
     """Where /healthz, /readyz, /status and /metrics are served. It has no password: who can
     reach it can read it."""
 
@@ -444,17 +304,17 @@ class AdminConfig(_Settings):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-class LeasesConfig(_Settings):
+class LeasesConfig(Settings):
     """Where the leases are kept."""
 
     kind: Literal["sqlite"] = Field("sqlite", description="A file under state_directory.")
     duration_seconds: float = Field(10.0, ge=1.0, description="A silent owner loses it after this.")
 
 
-class Config(_Settings):
+class Config(Settings):
     """The whole configuration."""
 
-    name: str = Field("replicator", pattern=_NAME, description="The pipelines' namespace.")
+    name: str = Field("replicator", pattern=NAME_PATTERN, description="The pipelines' namespace.")
     aws: AWSConfig = AWSConfig()
     pipelines: tuple[PipelineConfig, ...] = Field(min_length=1)
     limits: LimitsConfig = LimitsConfig()
@@ -526,42 +386,6 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
         raise FatalError("config_invalid", f"{path or 'configuration'}:\n{problems}") from None
 
 
-_AGO = re.compile(r"([0-9]{1,9})\s*(s|m|h|d|second|minute|hour|day)(?:(?<=[a-z]{3})s)?\s+ago")
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-def parse_start(text: str) -> Start:
-    """The start that the text names; LATEST and a time before now ("2h ago", "30 minutes
-    ago") are still to be resolved to an instant, by the service's clock.
-
-    Raises ValueError naming the accepted forms.
-    """
-    plain = text.strip()
-    if plain in {"TRIM_HORIZON", "LATEST"}:
-        return TRIM_HORIZON if plain == "TRIM_HORIZON" else LATEST
-    if re.fullmatch(r"[0-9]{20,128}", plain):
-        return Position(PositionKind.AT_SEQUENCE_NUMBER, sequence_number=plain)
-    if re.fullmatch(r"[0-9]{9,10}(\.[0-9]{1,6})?", plain):
-        seconds, _, fraction = plain.partition(".")
-        return at_timestamp(int(seconds) * 1_000_000 + int(fraction.ljust(6, "0")))
-    if re.fullmatch(r"[0-9]{12,13}", plain):
-        return at_timestamp(int(plain) * 1_000)
-    if (ago := _AGO.fullmatch(plain)) is not None:
-        return Ago(int(ago[1]) * _UNIT_SECONDS[ago[2][0]] * 1_000_000)
-    try:
-        moment = datetime.fromisoformat(plain)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is no start: use TRIM_HORIZON, LATEST, an RFC 3339 time "
-            "(2026-01-31T12:00:00Z), epoch seconds or milliseconds, a time before now (2h ago; "
-            "s, m, h or d), or a sequence number"
-        ) from None
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} names no time zone: add Z or an offset")
-    since_epoch = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return at_timestamp(since_epoch // timedelta(microseconds=1))
-
-
 def schema() -> dict[str, Any]:
     """The JSON Schema of the configuration file."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
@@ -573,11 +397,16 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    # Behind these stands which kind of them was checked: no key of the file.
-    kinds = {"source": {"kinesis", "streams"}, "tables": {"by_name", "by_tag"}}
-    parts = [
-        str(part)
-        for place, part in enumerate(location)
-        if place == 0 or part not in kinds.get(str(location[place - 1]), ())
-    ]
-    return ".".join(parts) or "top level"
+    # Behind these (and a place in `sinks`) stands which kind of them was checked: no key of the
+    # file.
+    kinds = {
+        "source": {"kinesis", "streams"},
+        "tables": {"by_name", "by_tag"},
+        "sinks": SINK_CONFIGS.keys(),
+    }
+    keys: list[int | str] = []
+    for part in location:
+        of = [key for key in keys[-2:] if not isinstance(key, int)][-1:]
+        if not (of and part in kinds.get(of[0], ())):
+            keys.append(part)
+    return ".".join(map(str, keys)) or "top level"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from replicator._core import ChangeBatch, Records, Rejection
@@ -260,6 +260,51 @@ class WriteResult:
     def rejected_by_code(self) -> Mapping[str, int]:
         """How many dead letters each code has."""
         return Counter(letter.rejection.code for letter in self.dead_letters)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkFinding:
+    """One thing that a sink's `plan` saw: `code` is set when it keeps the sink from starting,
+    `ddl` when something is missing that this statement makes."""
+
+    subject: str
+    message: str
+    code: str = ""
+    ddl: str = ""
+    is_required: bool = True
+    is_warning: bool = False
+    """With a code: the sink starts all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPlan:
+    """What a sink would use and do; nothing of it is done yet. `server` names what answered;
+    `creates` is False where what is missing is left to an operator."""
+
+    server: str
+    findings: tuple[SinkFinding, ...] = ()
+    creates: bool = True
+
+    @property
+    def problems(self) -> tuple[SinkFinding, ...]:
+        """What keeps the sink from starting."""
+        return tuple(each for each in self.findings if each.code and not each.is_warning)
+
+    @property
+    def ddl(self) -> tuple[str, ...]:
+        """The statements that would be run, in order."""
+        return tuple(dict.fromkeys(finding.ddl for finding in self.findings if finding.ddl))
+
+
+@dataclass(frozen=True, slots=True)
+class SinkReport:
+    """What a sink holds for one pipeline. `dead_letters` are counted by code. Each of
+    `positions` has `stream_arn`, `shard`, `position` (text or None), `epoch`, `owner`, the times
+    `last_arrival_at`, `tip_at`, `updated_at` in ISO 8601, and in seconds before now
+    `age_seconds` (of the last record), `lag_seconds` (complete up to there), `stored_seconds`."""
+
+    positions: tuple[Mapping[str, Any], ...] = ()
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from replicator.config import Config, PipelineConfig, parse_start
+from replicator.config import Config, PipelineConfig
 from replicator.core import gap
 from replicator.core.start import first_starts, resolved, to_reset
 from replicator.errors import FatalError, ReplicatorError
@@ -32,9 +32,9 @@ from replicator.model import (
     Shard,
     Stream,
 )
-from replicator.protocols import Clock, Source
+from replicator.protocols import Clock, ShownSink, Source
 from replicator.service import SystemClock, closing, make_sink, make_source, open_store
-from replicator.sink.postgres import PostgresSink
+from replicator.settings import parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.tables import expanded
@@ -164,7 +164,7 @@ class _Look:
     config: Config
     pipeline: PipelineConfig
     source: Source
-    sink: PostgresSink
+    sink: ShownSink[Any]
     stream: Stream
     shards: Sequence[Shard]
     rows: Mapping[str, Mapping[str, Any]]
@@ -210,7 +210,7 @@ async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
         yield _Look(config, pipeline, source, sink, stream, shards, rows)
 
 
-async def _rows(sink: PostgresSink, stream: Stream) -> Mapping[str, Mapping[str, Any]]:
+async def _rows(sink: ShownSink[Any], stream: Stream) -> Mapping[str, Mapping[str, Any]]:
     rows = (await sink.report()).positions
     return {row["shard"]: row for row in rows if row["stream_arn"] == stream.arn}
 

@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from replicator.config import Config, PipelineConfig, StreamsSourceConfig, parse_start
+from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.core import gap
 from replicator.core.start import require_comparable, resolved
 from replicator.errors import FatalError, ReplicatorError
 from replicator.model import Stream, TableSchema
-from replicator.protocols import Source
+from replicator.protocols import ShownSink, Source
 from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
-from replicator.sink.postgres import PostgresSink
+from replicator.settings import parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
@@ -124,7 +124,7 @@ class _Checks:
     async def _at_any_source(
         self,
         source: KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource,
-        sink: PostgresSink,
+        sink: ShownSink[Any],
     ) -> list[Stream]:
         """The stream, if it can be read."""
         if isinstance(source, StreamsSource):
@@ -170,7 +170,7 @@ class _Checks:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
-    async def _at_table_stream(self, source: StreamsSource, sink: PostgresSink) -> list[Stream]:
+    async def _at_table_stream(self, source: StreamsSource, sink: ShownSink[Any]) -> list[Stream]:
         found = await source.look()
         arn = found.stream.arn
         if found.status not in {"ENABLED", "ENABLING"}:
@@ -219,7 +219,7 @@ class _Checks:
     async def _at_policy(self) -> None:
         gap.require_policy(self._pipeline.on_gap)
 
-    async def _at_start(self, source: Source, sink: PostgresSink, stream: Stream) -> None:
+    async def _at_start(self, source: Source, sink: ShownSink[Any], stream: Stream) -> None:
         rows: Sequence[Mapping[str, Any]] = ()
         with suppress(ReplicatorError):  # the sink has a look of its own
             rows = (await sink.report()).positions
@@ -248,16 +248,16 @@ class _Checks:
                     "destination_missing",
                 )
 
-    async def _at_sink(self, sink: PostgresSink, tables: list[TableSchema]) -> None:
+    async def _at_sink(self, sink: ShownSink[Any], tables: list[TableSchema]) -> None:
         planned = await sink.plan(tables)
         self.say("sink", "ok", planned.server)
-        create = self._pipeline.sinks[0].create
         for finding in planned.findings:
             if finding.code:
-                self.say("sink", "problem", finding.message, finding.code)
+                level = "warning" if finding.is_warning else "problem"
+                self.say("sink", level, finding.message, finding.code)
             elif not finding.ddl:
                 self.say("sink", "ok", finding.message)
-            elif create:
+            elif planned.creates:
                 message = f"{finding.message}; run would create it"
                 self.say("sink", "todo", message, ddl=finding.ddl)
             else:
@@ -266,7 +266,7 @@ class _Checks:
                 self.say("sink", level, message, "table_missing", finding.ddl)
 
 
-async def _begun(sink: PostgresSink) -> list[str]:
+async def _begun(sink: ShownSink[Any]) -> list[str]:
     """The streams that the sink has positions of, as far as that can be seen; where it can't
     be reached is a finding of its own."""
     with suppress(ReplicatorError):

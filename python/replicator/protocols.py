@@ -20,6 +20,8 @@ from replicator.model import (
     Position,
     Reached,
     Shard,
+    SinkPlan,
+    SinkReport,
     Stream,
     TableSchema,
     WriteResult,
@@ -206,6 +208,20 @@ class Batched(Protocol):
     @property
     def batching(self) -> Batching:
         """The same for all its writers, at any time."""
+        ...
+
+
+class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
+    """A sink that commands can look at without opening it: nothing is made or changed."""
+
+    async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
+        """What `open` would find and do, for `check`. May be called before, after and without
+        `open`. Raises TransientError and FatalError."""
+        ...
+
+    async def report(self) -> SinkReport:
+        """Positions and dead letters as they are stored; empty before the sink was opened for
+        the first time. May be called without `open`. Raises TransientError and FatalError."""
         ...
 
 

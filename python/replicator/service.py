@@ -1,5 +1,5 @@
 """The composition root: settings in, a running process out. The only file that knows
-concrete sources, sinks and stores, and the only one that handles signals.
+concrete sources and stores (`sinks` knows the sinks), and the only one that handles signals.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 import uvloop
 
+from replicator import sinks
 from replicator.admin import Admin, serving
 from replicator.api_calls import APICalls
 from replicator.aws import AWSSettings
@@ -30,7 +31,6 @@ from replicator.config import (
     PipelineConfig,
     SourceConfig,
     StreamsSourceConfig,
-    parse_start,
 )
 from replicator.coordinator import Coordinator
 from replicator.core import gap
@@ -43,9 +43,9 @@ from replicator.errors import FatalError, ReplicatorError, one_cause
 from replicator.flow import Gate
 from replicator.model import Stream, TableSchema
 from replicator.pipeline import Pipeline
-from replicator.protocols import Clock, Measured, Sink, Source
-from replicator.sink.postgres import PostgresSink
-from replicator.sink.postgres_settings import PostgresSettings
+from replicator.protocols import Clock, Measured, ShownSink, Sink, Source
+from replicator.settings import parse_start
+from replicator.sink.place import SinkPlace
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
@@ -428,23 +428,16 @@ def make_source(
             return FallbackSource(fan_out, polling, clock)
 
 
-def make_sink(config: Config, pipeline: PipelineConfig, owner: str, store_id: str) -> PostgresSink:
+def make_sink(
+    config: Config, pipeline: PipelineConfig, owner: str, store_id: str
+) -> ShownSink[Any]:
     """The pipeline's sink, not opened."""
     settings = pipeline.sinks[0]
-    return PostgresSink(
-        PostgresSettings(
-            name=settings.name,
-            dsn=settings.dsn.get_secret_value(),
-            pipeline=config.qualified_name(pipeline),
-            table=settings.table,
-            create=settings.create,
-            connections=settings.connections,
-            pattern=settings.pattern(),
-            projection=settings.attributes.projection() if settings.attributes else None,
-            store_id=store_id,
-            owner=owner,
-        )
+    aws = (getattr(settings, "aws", None) or config.aws).model_dump()
+    place = SinkPlace(
+        config.qualified_name(pipeline), owner, store_id, AWSSettings(**aws, calls=APICalls())
     )
+    return sinks.make_sink(settings, place)
 
 
 def lease_file(config: Config) -> Path:

@@ -18,7 +18,7 @@ import structlog
 
 from replicator import _core
 from replicator.aws import AWSSettings
-from replicator.config import Config, StreamsSourceConfig, parse_start
+from replicator.config import Config, StreamsSourceConfig
 from replicator.core import gap, lineage
 from replicator.core.retry import Backoff
 from replicator.core.start import first_starts, resolved
@@ -27,6 +27,7 @@ from replicator.inspect import rejection_line
 from replicator.model import SHARD_END, TRIM_HORIZON, Fetch, Position, Shard, Start
 from replicator.protocols import Clock, Source
 from replicator.service import SystemClock, closing, make_source, source_settings
+from replicator.settings import parse_start
 from replicator.source.kinesis_polling import KinesisPollingSource
 
 log = structlog.get_logger()

@@ -14,7 +14,7 @@ import pytest
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, TableSchema, WriteResult, after
-from replicator.sink import PostgresSink
+from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_payload import ARRAYS_BYTES_MAX
 from replicator.testing.servers import PostgresServer
 from tests.changes import STREAM, number, pending, put, remove

@@ -11,7 +11,7 @@ import pytest
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import WriteResult, after
-from replicator.sink import PostgresSink
+from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_session import PostgresSession
 from replicator.testing.servers import PostgresServer
 from tests.changes import STREAM, number

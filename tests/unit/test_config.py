@@ -9,6 +9,8 @@ import pytest
 from replicator import config
 from replicator.errors import FatalError
 from replicator.model import LATEST, TRIM_HORIZON, Ago, Position, PositionKind, at_timestamp
+from replicator.settings import parse_start
+from replicator.sink.postgres_settings import PostgresConfig
 
 MINIMAL = """
 name: shop
@@ -27,6 +29,12 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
+def warehouse(loaded: config.Config) -> PostgresConfig:
+    (sink,) = loaded.pipelines[0].sinks
+    assert isinstance(sink, PostgresConfig)
+    return sink
+
+
 def refused(path: Path, environment: dict[str, str] | None = None) -> str:
     with pytest.raises(FatalError) as caught:
         config.load(path, environment or {})
@@ -39,7 +47,7 @@ def test_defaults_are_those_of_the_documentation(path: Path) -> None:
     assert loaded.limits.memory_bytes_max == 268_435_456
     assert loaded.drain_timeout_seconds == 25
     assert loaded.pipelines[0].source.start == "TRIM_HORIZON"
-    assert loaded.pipelines[0].sinks[0].create is True
+    assert warehouse(loaded).create is True
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,7 @@ def test_the_environment_overrides_by_index_and_by_name(path: Path) -> None:
         },
     )
     assert loaded.limits.batch_rows_max == 77
-    assert loaded.pipelines[0].sinks[0].table == "raw.{table}"
+    assert warehouse(loaded).table == "raw.{table}"
     assert loaded.pipelines[0].source.start == "LATEST"
 
 
@@ -109,7 +117,7 @@ def test_a_secret_comes_from_a_file(path: Path, tmp_path: Path) -> None:
     secret = tmp_path / "dsn"
     secret.write_text("postgresql://other/db\n")
     loaded = config.load(path, {"REPLICATOR_PIPELINES__0__SINKS__0__DSN_FILE": str(secret)})
-    assert loaded.pipelines[0].sinks[0].dsn.get_secret_value() == "postgresql://other/db"
+    assert warehouse(loaded).dsn.get_secret_value() == "postgresql://other/db"
 
 
 DSN = "REPLICATOR_PIPELINES__0__SINKS__0__DSN"
@@ -160,7 +168,7 @@ def test_text_in_the_environment_is_no_yaml(path: Path, text: str) -> None:
     # `0123` was the octal 83, `yes` was true, `*x` ended in a traceback.
     loaded = config.load(path, {"REPLICATOR_AWS__EXTERNAL_ID": text, DSN: f"{text}\n"})
     assert loaded.aws.external_id == text
-    assert loaded.pipelines[0].sinks[0].dsn.get_secret_value() == text
+    assert warehouse(loaded).dsn.get_secret_value() == text
 
 
 def test_text_in_the_environment_fits_every_kind_of_field(path: Path) -> None:
@@ -177,7 +185,7 @@ def test_text_in_the_environment_fits_every_kind_of_field(path: Path) -> None:
     )
     assert loaded.limits.batch_rows_max == 77
     assert loaded.drain_timeout_seconds == 2.5
-    assert loaded.pipelines[0].sinks[0].create is False
+    assert warehouse(loaded).create is False
     assert loaded.state_directory == Path("0123")
     assert loaded.pipelines[0].source.start == "1769860800.5"
     assert loaded.leases.duration_seconds == 3
@@ -223,7 +231,7 @@ def test_two_of_one_name_are_refused(path: Path) -> None:
     ],
 )
 def test_starts(text: str, expected: object) -> None:
-    assert config.parse_start(text) == expected
+    assert parse_start(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -240,13 +248,13 @@ def test_starts(text: str, expected: object) -> None:
     ],
 )
 def test_a_start_may_be_a_time_before_now(text: str, seconds: int) -> None:
-    start = config.parse_start(text)
+    start = parse_start(text)
     assert start == Ago(seconds * 1_000_000)
-    assert config.parse_start(str(start)) == start
+    assert parse_start(str(start)) == start
 
 
 def test_a_start_may_be_a_sequence_number() -> None:
-    start = config.parse_start("49590338271490256608559692538361571095921575989136588898")
+    start = parse_start("49590338271490256608559692538361571095921575989136588898")
     assert isinstance(start, Position)
     assert start.kind is PositionKind.AT_SEQUENCE_NUMBER
 
@@ -256,15 +264,13 @@ def test_a_start_may_be_a_sequence_number() -> None:
 )
 def test_what_is_no_start_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="start|time zone"):
-        config.parse_start(text)
+        parse_start(text)
 
 
 def test_yaml_may_write_a_start_unquoted(path: Path) -> None:
     path.write_text(MINIMAL.replace("stream: products}", "stream: s, start: 2026-01-31T12:00:00Z}"))
     loaded = config.load(path, {})
-    assert config.parse_start(loaded.pipelines[0].source.start) == at_timestamp(
-        1_769_860_800_000_000
-    )
+    assert parse_start(loaded.pipelines[0].source.start) == at_timestamp(1_769_860_800_000_000)
 
 
 def test_the_schema_knows_every_section() -> None:
@@ -289,7 +295,7 @@ def with_sink(path: Path, yaml: str) -> Path:
     ],
 )
 def test_a_filter_is_a_mapping_or_its_json(path: Path, yaml: str) -> None:
-    sink = config.load(with_sink(path, yaml), {}).pipelines[0].sinks[0]
+    sink = warehouse(config.load(with_sink(path, yaml), {}))
     pattern = sink.pattern()
     assert pattern is not None
     assert pattern.names == ["dynamodb.NewImage"]
@@ -297,7 +303,7 @@ def test_a_filter_is_a_mapping_or_its_json(path: Path, yaml: str) -> None:
 
 
 def test_without_filter_and_attributes_there_is_none(path: Path) -> None:
-    sink = config.load(path, {}).pipelines[0].sinks[0]
+    sink = warehouse(config.load(path, {}))
     assert (sink.pattern(), sink.attributes) == (None, None)
 
 
@@ -345,7 +351,7 @@ def test_the_key_of_the_hashes_comes_from_a_file_and_is_never_shown(
     secret.write_text("correct horse battery\n")
     variable = "REPLICATOR_PIPELINES__products__SINKS__warehouse__ATTRIBUTES__HASH_KEY_FILE"
     loaded = config.load(with_sink(path, "attributes: {hash: [email]}"), {variable: str(secret)})
-    attributes = loaded.pipelines[0].sinks[0].attributes
+    attributes = warehouse(loaded).attributes
     assert attributes is not None
     attributes.projection().check(["id"])
     assert "horse" not in repr(loaded)
@@ -464,3 +470,17 @@ def test_tags_that_cannot_be_are_refused(
     message = refused(path)
     assert place in message
     assert hint in message
+
+
+def test_a_sink_of_no_known_kind_is_told_which_there_are(path: Path) -> None:
+    path.write_text(MINIMAL.replace("kind: postgres", "kind: postgrse"))
+    assert "pipelines.0.sinks.0: kind is one of postgres" in refused(path)
+
+
+def test_a_sink_without_a_kind_is_postgres_and_what_is_wrong_in_it_has_its_place(
+    path: Path,
+) -> None:
+    path.write_text(MINIMAL.replace("kind: postgres, ", ""))
+    assert warehouse(config.load(path, {})).kind == "postgres"
+    path.write_text(MINIMAL.replace("kind: postgres", "connections: 0"))
+    assert "pipelines.0.sinks.0.connections: " in refused(path)

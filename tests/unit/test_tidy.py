@@ -134,7 +134,7 @@ def test_the_cores_rust_has_no_unsafe_and_one_door_to_python() -> None:
 
 
 # The import linter follows Python modules only, so the door to the extension is watched here.
-# (`config` has the core read patterns and paths, to refuse them where they are written.)
+# (`settings` has the core read patterns and paths, to refuse them where they are written.)
 MAY_CALL_THE_CORE = (
     "source",
     "sink",
@@ -142,7 +142,7 @@ MAY_CALL_THE_CORE = (
     "pipeline",
     "inspect",
     "cli_options",
-    "config",
+    "settings",
     "tail",
 )
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import orjson
 
 from replicator.errors import FatalError, LeaseLost, TransientError
-from replicator.model import Fence, Position, Reached, Stream, TableSchema
+from replicator.model import Fence, Position, Reached, SinkReport, Stream, TableSchema
 from replicator.sink.committed import Committed, Shard
 from replicator.sink.postgres_layout import DocumentTable
-from replicator.sink.postgres_report import PostgresReport, report
+from replicator.sink.postgres_report import report
 from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_names
 from replicator.sink.postgres_session import PostgresSession
 from replicator.sink.postgres_settings import PostgresSettings, created_at
@@ -60,14 +60,11 @@ class PostgresSink:
         self._foreign_since: dict[str, float] = {}
 
     async def plan(self, tables: Sequence[TableSchema]) -> PostgresPlan:
-        """What `open` would find and do, without doing it: for `check`. May be called
-        before, after and without `open`. Raises TransientError and FatalError."""
         self._settings.check_projection(tables)
         async with self._control.use(f"looking at sink {self._settings.name}") as connection:
             return await plan(connection, self._settings, tables)
 
-    async def report(self) -> PostgresReport:
-        """Positions and dead letters as they are stored: for `status`, without `open`."""
+    async def report(self) -> SinkReport:
         async with self._control.use(f"reading sink {self._settings.name}") as connection:
             state = await state_names(connection, self._settings)
             return await report(connection, self._settings, state)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from replicator.errors import FatalError
-from replicator.model import TableSchema
+from replicator.model import SinkFinding, SinkPlan, TableSchema
 from replicator.sink.postgres_layout import DocumentTable, document_tables
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.sink.statements import fill, quoted, statements
@@ -36,36 +36,13 @@ _STATE_COLUMNS: Final[Mapping[str, frozenset[str]]] = {
 _STATE_NAMES: Final = {kind: f"replicator_{kind}" for kind in _STATE_COLUMNS}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing `plan` saw: `code` is set when it keeps the sink from starting, `ddl`
-    when something is missing that this statement makes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresPlan(SinkPlan):
+    """The plan, and what the sink needs of it."""
 
-    subject: str
-    message: str
-    code: str = ""
-    ddl: str = ""
-    is_required: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class PostgresPlan:
-    """What the sink would use and do; nothing of it is done yet."""
-
-    server: str
     state: Mapping[str, str]
     tables: tuple[DocumentTable, ...]
     has_lz4: bool
-    findings: tuple[Finding, ...]
-
-    @property
-    def problems(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.code)
-
-    @property
-    def ddl(self) -> tuple[str, ...]:
-        """The statements that would be run, in order."""
-        return tuple(dict.fromkeys(finding.ddl for finding in self.findings if finding.ddl))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +82,7 @@ async def plan(
         tables=tables,
         has_lz4=server["has_lz4"],
         findings=tuple(look.findings),
+        creates=settings.create,
     )
 
 
@@ -170,7 +148,7 @@ class _Look:
     """Gathers findings, one relation after the other."""
 
     def __init__(self, connection: Connection, server: Mapping[str, Any], *, create: bool) -> None:
-        self.findings: list[Finding] = []
+        self.findings: list[SinkFinding] = []
         self._connection = connection
         self._role: str = server["role"]
         self._may_create_schema: bool = server["may_create_schema"]
@@ -227,13 +205,13 @@ class _Look:
             message += f", and {self._role} may not create it in {place}: run\n{ddl};\nor"
             message += f" GRANT CREATE ON SCHEMA {place} TO {quoted(self._role)}"
             code = "permission_denied" if is_required else ""
-            self.findings.append(Finding(subject, message, code=code, is_required=is_required))
+            self.findings.append(SinkFinding(subject, message, code=code, is_required=is_required))
             return
         if row is None:
             make_schema = fill(statements("document")["create_schema"], {"schema": quoted(schema)})
             what = f"schema {quoted(schema)}"
-            self.findings.append(Finding(what, f"{what} is missing", ddl=make_schema))
-        self.findings.append(Finding(subject, message, ddl=ddl, is_required=is_required))
+            self.findings.append(SinkFinding(what, f"{what} is missing", ddl=make_schema))
+        self.findings.append(SinkFinding(subject, message, ddl=ddl, is_required=is_required))
 
     def _present(self, subject: str, relation: _Relation) -> None:
         if relation.missing_rights:
@@ -245,10 +223,10 @@ class _Look:
                 f" GRANT {rights} ON {subject} TO {quoted(self._role)}",
             )
         else:
-            self.findings.append(Finding(subject, f"{subject} is there and fits"))
+            self.findings.append(SinkFinding(subject, f"{subject} is there and fits"))
 
     def _problem(self, code: str, subject: str, message: str) -> None:
-        self.findings.append(Finding(subject, message, code=code))
+        self.findings.append(SinkFinding(subject, message, code=code))
 
     async def _relation(self, schema: str, name: str) -> _Relation | None:
         row = await self._connection.fetchrow(self._catalog["relation"], schema, name)
@@ -268,26 +246,26 @@ class _Look:
         )
 
 
-def _server_findings(server: Mapping[str, Any]) -> list[Finding]:
+def _server_findings(server: Mapping[str, Any]) -> list[SinkFinding]:
     """Problems of the database as a whole."""
     subject = f"database {quoted(server['database'])}"
     findings = []
     if server["version"] < POSTGRES_VERSION_MIN:
         message = f"Postgres {server['version_text']} is too old: 13 or newer is needed"
-        findings.append(Finding(subject, message, code="postgres_too_old"))
+        findings.append(SinkFinding(subject, message, code="postgres_too_old"))
     if server["encoding"] != "UTF8":
         message = (
             f"{subject} is encoded in {server['encoding']}, items are Unicode: use a database"
             " with ENCODING 'UTF8'"
         )
-        findings.append(Finding(subject, message, code="postgres_encoding"))
+        findings.append(SinkFinding(subject, message, code="postgres_encoding"))
     if not server["may_stage"]:
         message = (
             f"{server['role']} may make no temporary tables, which rows are staged in: run"
             f" GRANT TEMPORARY ON DATABASE {quoted(server['database'])} TO"
             f" {quoted(server['role'])}"
         )
-        findings.append(Finding(subject, message, code="permission_denied"))
+        findings.append(SinkFinding(subject, message, code="permission_denied"))
     return findings
 
 

@@ -1,15 +1,48 @@
-"""What the Postgres sink is told: one value, never changed."""
+"""What the Postgres sink is told: in the file, and by the service. Never changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr
 
 from replicator._core import Pattern, Projection
 from replicator.errors import FatalError
 from replicator.model import Stream, TableSchema
+from replicator.settings import StateSinkConfig
+from replicator.sink.place import SinkPlace
+
+
+class PostgresConfig(StateSinkConfig):
+    """A Postgres 13+ destination."""
+
+    kind: Literal["postgres"] = "postgres"
+    dsn: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: PG* variables.")
+    layout: Literal["document"] = Field("document", description="Key columns and item jsonb.")
+    table: str = Field(
+        "{table}", description="Target table; {table} is the source's name; schema.name works."
+    )
+    create: bool = Field(default=True, description="Create missing tables; else refuse with DDL.")
+    connections: int = Field(2, ge=1, le=64, description="Connections that write.")
+
+    def settings(self, place: SinkPlace) -> PostgresSettings:
+        """The same for the sink of one pipeline."""
+        return PostgresSettings(
+            name=self.name,
+            dsn=self.dsn.get_secret_value(),
+            pipeline=place.pipeline,
+            table=self.table,
+            create=self.create,
+            connections=self.connections,
+            pattern=self.pattern(),
+            projection=self.projection(),
+            store_id=place.store_id,
+            owner=place.owner,
+        )
 
 
 @dataclass(frozen=True, slots=True)

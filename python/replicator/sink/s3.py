@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
 
 from replicator.aws import aws_client
 from replicator.core.plan import Plan
@@ -19,6 +21,9 @@ from replicator.model import (
     Fence,
     Position,
     Reached,
+    SinkFinding,
+    SinkPlan,
+    SinkReport,
     Stream,
     TableSchema,
 )
@@ -27,6 +32,9 @@ from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
 from replicator.sink.s3_settings import S3Settings
 from replicator.sink.s3_writer import S3Writer
+
+# No object has such a name: where letters lie beside data they aren't told apart.
+_NOWHERE = "\0"
 
 
 class S3Sink:
@@ -57,6 +65,40 @@ class S3Sink:
         # Who may not list would be told that a missing plan is a forbidden one.
         await bucket.first(self._settings.state_prefix)
 
+    async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
+        self._check(tables)
+        settings, encoding = self._settings, self._settings.encoding
+        async with self._briefly() as (bucket, plans):
+            await bucket.first(settings.state_prefix)
+        form = f"{encoding.format}, {encoding.compression}"
+        found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})")]
+        if not encoding.is_lossless:
+            found.append(
+                SinkFinding(
+                    "format",
+                    f"format {encoding.format}: this archive can't be replayed, nor a table "
+                    "restored from it without loss; for that write format: change",
+                    code="archive_not_replayable",
+                    is_warning=True,
+                )
+            )
+        return SinkPlan(f"bucket {settings.bucket} answers", tuple(found))
+
+    async def report(self) -> SinkReport:
+        async with self._briefly() as (bucket, plans):
+            rows = []
+            for begun in await plans.all_begun():
+                if begun.is_ours:
+                    stream, standings = begun.stream, await plans.standings(begun.stream)
+                    rows += [
+                        _row(stream, shard_id, standing, self._now_us())
+                        for shard_id, standing in standings.items()
+                    ]
+            letters = 0
+            async for _ in bucket.entries(self._settings.error_prefix.root or _NOWHERE):
+                letters += 1
+        return SinkReport(tuple(rows), {"objects": letters} if letters else {})
+
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         _, plans = await self._ready()
         return await plans.begin(stream, starts, self._now_us())
@@ -67,7 +109,7 @@ class S3Sink:
 
     async def begun(self) -> Sequence[str]:
         _, plans = await self._ready()
-        return list(dict.fromkeys(each.arn for each in await plans.all_begun()))
+        return list(dict.fromkeys(each.stream.arn for each in await plans.all_begun()))
 
     async def holds_data(self) -> bool:
         bucket, _ = await self._ready()
@@ -117,8 +159,7 @@ class S3Sink:
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        # A command opens nothing and closes at its end.
-        async with self._briefly() as plans:
+        async with self._briefly() as (_, plans):
             old = {}
             for shard_id, position in positions.items():
                 fence = await plans.raise_fence(stream, shard_id, owner)
@@ -173,10 +214,11 @@ class S3Sink:
         return self._opened
 
     @asynccontextmanager
-    async def _briefly(self) -> AsyncIterator[S3Plans]:
+    async def _briefly(self) -> AsyncIterator[tuple[Bucket, S3Plans]]:
+        """For a command, which opens nothing and closes nothing."""
         was_open = self._opened is not None
         try:
-            yield (await self._ready())[1]
+            yield await self._ready()
         finally:
             if not was_open:
                 await self.close()
@@ -190,3 +232,32 @@ class S3Sink:
             except ValueError as error:
                 message = f"sink {self._settings.name}, attributes, table {table.name}: {error}"
                 raise FatalError("projected_key", message) from None
+
+
+def _row(stream: Stream, shard_id: str, standing: Standing, now_us: int) -> Mapping[str, Any]:
+    """A shard as `SinkReport` shows it."""
+    stored = standing.stored
+    last_us = None if stored is None else stored.last_arrival_us
+    tip_us = None if stored is None else stored.tip_us
+    newest_us = max((us for us in (last_us, tip_us) if us is not None), default=None)
+    return {
+        "stream_arn": stream.arn,
+        "shard": shard_id,
+        "position": None if stored is None else str(stored.position),
+        "epoch": None,
+        "owner": None,
+        "last_arrival_at": _iso(last_us),
+        "tip_at": _iso(tip_us),
+        "updated_at": None,
+        "age_seconds": _age(last_us, now_us),
+        "lag_seconds": _age(newest_us, now_us),
+        "stored_seconds": None,
+    }
+
+
+def _iso(us: int | None) -> str | None:
+    return None if us is None else datetime.fromtimestamp(us / 1_000_000, UTC).isoformat()
+
+
+def _age(us: int | None, now_us: int) -> float | None:
+    return None if us is None else max(0.0, (now_us - us) / 1_000_000)

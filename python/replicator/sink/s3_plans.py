@@ -45,10 +45,11 @@ class Begun:
     """A stream's beginning: the first position of each shard, and when it was stored (UTC
     microseconds). `place` is where its changes go."""
 
-    arn: str
+    stream: Stream
     starts: Mapping[str, Position]
     at_us: int
     place: str
+    is_ours: bool
 
     def stored(self, shard_id: str) -> LogPosition | None:
         """What is stored of a shard that has no plan yet."""
@@ -75,6 +76,7 @@ class S3Plans:
     async def begin(self, stream: Stream, starts: Mapping[str, Position], now_us: int) -> bool:
         """Stores the starts; False when they were stored before."""
         body = {
+            "stream": stream.name,
             "stream_arn": stream.arn,
             "created_at_s": stream.created_at_s,
             "begun_us": now_us,
@@ -92,7 +94,7 @@ class S3Plans:
         data = await self._bucket.read(self._begun_key(stream))
         if data is None:
             return None
-        self._beginnings[stream] = begun = _begun(data)
+        self._beginnings[stream] = begun = _begun(data, is_ours=True)
         return begun
 
     async def all_begun(self) -> list[Begun]:
@@ -102,8 +104,8 @@ class S3Plans:
         found = []
         async for entry in self._bucket.entries(root):
             if (data := await self._bucket.read(entry.key)) is not None:
-                begun = _begun(data)
-                if begun.place == self.place or entry.key.startswith(f"{root}{self._whose}/"):
+                begun = _begun(data, is_ours=entry.key.startswith(f"{root}{self._whose}/"))
+                if begun.is_ours or begun.place == self.place:
                     found.append(begun)
         return sorted(found, key=lambda begun: begun.at_us)
 
@@ -229,7 +231,8 @@ def _stored(text: str) -> LogPosition | None:
     return LogPosition.from_json(text) if text else None
 
 
-def _begun(data: bytes) -> Begun:
+def _begun(data: bytes, *, is_ours: bool) -> Begun:
     body: Mapping[str, Any] = orjson.loads(data)
     starts = {shard: Position.parse(text) for shard, text in body["starts"].items()}
-    return Begun(body["stream_arn"], starts, body["begun_us"], body["place"])
+    stream = Stream(body["stream"], body["stream_arn"], body["created_at_s"])
+    return Begun(stream, starts, body["begun_us"], body["place"], is_ours)

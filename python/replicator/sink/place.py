@@ -1,0 +1,19 @@
+"""Where a sink stands, beside its own settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicator.aws import AWSSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPlace:
+    """The pipeline's name in positions, who this process is, its lease store, and how AWS is
+    reached (by the sink's own `aws:` where it has one). `store_id` is empty for a command that
+    only looks."""
+
+    pipeline: str
+    owner: str
+    store_id: str
+    aws: AWSSettings

@@ -17,6 +17,7 @@ import yaml
 
 from replicator import cli_source
 from replicator import config as configuration
+from replicator.cli_archive import archive_app
 from replicator.cli_options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -44,6 +45,7 @@ config_app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
+app.add_typer(archive_app, name="archive")
 app.command("setup")(cli_source.setup)
 app.command("tail")(cli_source.tail)
 app.command("tables")(cli_source.tables)

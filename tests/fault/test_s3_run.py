@@ -119,10 +119,14 @@ async def test_each_change_is_there_once_whatever_was_killed(tmp_path: Path) -> 
     ]
     expected = [orjson.loads(data)["eventID"] for _, data in changes]
     assert Counter(change["eventID"] for change in found) == Counter(expected)
-    (counted,) = duckdb.sql(
-        'SELECT count(*), count(DISTINCT "eventID"), count(DISTINCT dynamodb."Keys".id."S")'
-        f" FROM read_json_auto('{folder}/**/*.gz', union_by_name = true)"
-    ).fetchall()
+    (counted,) = (
+        duckdb.connect()
+        .execute(
+            'SELECT count(*), count(DISTINCT "eventID"), count(DISTINCT dynamodb."Keys".id."S")'
+            f" FROM read_json_auto('{folder}/**/*.gz', union_by_name = true)"
+        )
+        .fetchall()
+    )
     assert counted == (1200, 1200, 50)
     # The order of a key's changes is that of its shard's plans.
     last: dict[str, Any] = {}
@@ -151,8 +155,12 @@ async def test_parquet_is_read_by_others(tmp_path: Path) -> None:
     tables = [pq.read_table(path) for path in sorted(folder.rglob("*.parquet"))]
     ids = [each for table in tables for each in table.column("event_id").to_pylist()]
     assert (len(ids), len(set(ids))) == (300, 300)
-    (counted,) = duckdb.sql(
-        'SELECT count(*), count(DISTINCT event_id), sum("Stock") > 0'
-        f" FROM read_parquet('{folder}/**/*.parquet')"
-    ).fetchall()
+    (counted,) = (
+        duckdb.connect()
+        .execute(
+            'SELECT count(*), count(DISTINCT event_id), sum("Stock") > 0'
+            f" FROM read_parquet('{folder}/**/*.parquet')"
+        )
+        .fetchall()
+    )
     assert counted == (300, 300, True)

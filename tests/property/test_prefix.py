@@ -35,6 +35,27 @@ def test_all_instants_of_a_period_lie_in_one_place(at: datetime, text: str) -> N
     assert prefix.key(us) == prefix.key(start) == prefix.key(start + prefix.period_us - 1)
 
 
+@given(
+    INSTANTS,
+    st.sampled_from(
+        ["", "x/!{timestamp:yy/DDD}/y/", "{table}/!{timestamp:yyyy'T'MMdd-HHmm}/", "a{table}b/"]
+    ),
+)
+def test_a_key_tells_where_it_lies(at: datetime, text: str) -> None:
+    prefix = Prefix.parse(text)
+    us = (at - EPOCH) // timedelta(microseconds=1)
+    start = us - us % prefix.period_us
+    if not 2000 <= at.year < 2100 and "yy/" in text:
+        return
+    table = "products" if prefix.by_table else None
+    assert prefix.place(prefix.key(us, table=table) + "name.jsonl.gz") == (table, start)
+
+
+def test_another_key_tells_nothing() -> None:
+    assert Prefix.parse("data/").place("other/2026/01/01/00/x") == (None, None)
+    assert Prefix.parse("!{timestamp:HH}/").place("05/x") == (None, None)
+
+
 def test_the_default_is_firehoses() -> None:
     prefix = Prefix.parse("shop/")
     assert prefix.key(1_700_049_600_000_000) == "shop/2023/11/15/12/"

@@ -91,6 +91,45 @@ class Prefix:
         text = self.text.replace("{table}", _segment(table) if table else "_")
         return _EXPRESSION.sub(value, text)
 
+    def place(self, key: str) -> tuple[str | None, int | None]:
+        """The table, and the begin of the period (UTC microseconds), that a key with this prefix
+        tells; None for what it doesn't tell."""
+        letters: list[str] = []
+        pieces = re.split(r"(!\{[^}]*\}|\{table\})", self.text)
+        found = re.match("".join(_matcher(piece, letters) for piece in pieces), key)
+        if found is None:
+            return None, None
+        told = dict(zip(letters, found.groups(), strict=True))
+        table = told.get("table")
+        if (text := told.get("y") or told.get("u")) is None:
+            return table, None
+        year = int(text) + (2_000 if len(text) == 2 else 0)
+        days = days_of(year, int(told.get("M", 1)), int(told.get("d", 1)))
+        days += int(told.get("D", 1)) - 1
+        return table, days * 24 * HOUR_US + int(told.get("H", 0)) * HOUR_US + (
+            int(told.get("m", 0)) * 60_000_000
+        )
+
+
+def _matcher(piece: str, letters: list[str]) -> str:
+    """A regular expression for one piece of a prefix; `letters` is told its groups, in order."""
+    if piece == "{table}":
+        letters.append("table")
+        return "([^/]+?)"
+    if (expression := _EXPRESSION.fullmatch(piece)) is None:
+        return re.escape(piece)
+    if expression[1] != "timestamp":
+        return "[^/]*?"
+
+    def digits(found: re.Match[str]) -> str:
+        if (letter := found[2]) is None:
+            return re.escape(formatted(found[0], 0))
+        letters.append(letter)
+        length = len(found[0])
+        return f"([0-9]{{{length}}})" if length > 1 else "([0-9]{1,4})"
+
+    return _PIECE.sub(digits, expression[2])
+
 
 def formatted(pattern: str, us: int) -> str:
     """The instant (UTC microseconds) by a pattern that `Prefix.parse` takes."""

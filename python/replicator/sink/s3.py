@@ -113,17 +113,8 @@ class S3Sink:
 
     async def holds_data(self) -> bool:
         bucket, _ = await self._ready()
-        root = self._settings.prefix.root
-        others = tuple(
-            place
-            for place in (self._settings.state_prefix, self._settings.error_prefix.root)
-            if place.startswith(root) and place != root
-        )
-        first = await bucket.first(root)
-        if first is None or not first.startswith(others):
-            return first is not None
-        folders = [f"{root}{each}/" for each in await bucket.folders(root)]
-        return any(not folder.startswith(others) for folder in folders)
+        entries, folders = await bucket.level(self._settings.prefix.root)
+        return bool(entries) or any(map(self._settings.is_data, folders))
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         _, plans = await self._ready()

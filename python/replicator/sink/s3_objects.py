@@ -122,14 +122,17 @@ class Bucket:
         """Every object with the prefix, behind the key `after`, in the order of keys."""
         async for answer in self._pages(prefix, StartAfter=after):
             for found in answer.get("Contents", ()):
-                yield Entry(found["Key"], found["Size"], found["LastModified"])
+                yield _entry(found)
 
-    async def folders(self, prefix: str) -> list[str]:
-        """What stands between the prefix and the next slash, each once, sorted."""
-        found: list[str] = []
+    async def level(self, prefix: str) -> tuple[list[Entry], list[str]]:
+        """The objects with the prefix and no slash behind it, and the prefixes up to the next
+        slash of all others, each once; both sorted."""
+        entries: list[Entry] = []
+        folders: list[str] = []
         async for answer in self._pages(prefix, Delimiter="/"):
-            found += [each["Prefix"][len(prefix) : -1] for each in answer.get("CommonPrefixes", ())]
-        return found
+            entries += map(_entry, answer.get("Contents", ()))
+            folders += [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+        return entries, folders
 
     async def _pages(self, prefix: str, **arguments: str) -> AsyncIterator[Mapping[str, Any]]:
         token: dict[str, str] = {}
@@ -166,6 +169,10 @@ class Bucket:
 
     def _place(self, key: str) -> str:
         return f"s3://{self.name}/{key}"
+
+
+def _entry(found: Mapping[str, Any]) -> Entry:
+    return Entry(found["Key"], found["Size"], found["LastModified"])
 
 
 def _status(error: ClientError) -> int:

@@ -160,8 +160,8 @@ class S3Plans:
         if shard_ids is None:
             begun = await self.begun(stream)
             started = () if begun is None else begun.starts
-            folders = await self._bucket.folders(self._folder("plans", stream))
-            shard_ids = sorted({*started, *folders})
+            _, folders = await self._bucket.level(self._folder("plans", stream))
+            shard_ids = sorted({*started, *(each.split("/")[-2] for each in folders)})
         looks = asyncio.Semaphore(_LOOKS_MAX)
 
         async def look(shard_id: str) -> Standing:

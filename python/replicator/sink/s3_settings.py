@@ -192,5 +192,10 @@ class S3Settings:
     duplicate_us: int = 60_000_000
     window_bytes_max: int = 67_108_864
 
+    def is_data(self, place: str) -> bool:
+        """False for a key or folder of plans, or of refused records."""
+        others = (self.state_prefix, self.error_prefix.root)
+        return not place.startswith(tuple(filter(None, others)))
+
     def __post_init__(self) -> None:
         assert self.state_prefix.endswith("/"), self

@@ -40,9 +40,10 @@ WORKDIR /var/lib/replicator
 VOLUME /var/lib/replicator
 USER 65532:65532
 STOPSIGNAL SIGTERM
-# The admin address. Loopback unless REPLICATOR_ADMIN__HOST says otherwise; a change of its port wants a check of its own.
+# The admin address. Loopback unless REPLICATOR_ADMIN__HOST says otherwise. The check knows a port that
+# REPLICATOR_ADMIN__PORT sets; one that only the file sets, or no admin address, wants a check of its own.
 EXPOSE 9464
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:9464/healthz', timeout=4)"]
+    CMD ["python", "-c", "from os import environ; from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:%s/healthz' % environ.get('REPLICATOR_ADMIN__PORT', '9464'), timeout=4)"]
 ENTRYPOINT ["replicator"]
 CMD ["run", "--config", "/etc/replicator/config.yaml"]

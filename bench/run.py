@@ -198,6 +198,12 @@ def _compress_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see 
         )
         page.row("", gzip, "", zstd)
         report[shape] = {"unit": "MB/s", **result.rates, "sizes": result.sizes}
+    page.head("objects, encode + compress", "MB/s of lines", "x compress alone")
+    for shape in compress.SIZES:
+        for codec in compress.OBJECT_CODECS:
+            rate, alone = compress.measure_objects(shape, codec, is_quick=is_quick)
+            page.row(f"{shape} {codec}", f"{rate:.0f}", str(alone))
+            report[f"{shape} object {codec}"] = {"unit": "MB/s", "ours": rate, **alone.report()}
     return report
 
 

@@ -87,7 +87,7 @@ class Admin:
         return {
             "name": self._name,
             "owner": self._owner,
-            "pipelines": [_pipeline(each) for each in self._pipelines],
+            "pipelines": [_pipeline(each, self._name) for each in self._pipelines],
         }
 
     def app(self) -> web.Application:
@@ -154,8 +154,8 @@ async def _listen(runner: web.AppRunner, settings: AdminConfig) -> None:
     log.info("admin_listening", host=host, port=port)
 
 
-def _pipeline(each: Watched) -> dict[str, Any]:
-    stats = each.stats
+def _pipeline(each: Watched, namespace: str) -> dict[str, Any]:
+    stats, name = each.stats, f"{namespace}/{each.pipeline}"
     return {
         "name": each.pipeline,
         "sink": each.sink,
@@ -173,7 +173,7 @@ def _pipeline(each: Watched) -> dict[str, Any]:
         "source": dict(each.source_counters()),
         "budget_used_bytes": each.budget.used,
         "budget_limit_bytes": each.budget.limit,
-        "stopped": [{"phase": Phase.GAP, **g.as_fields(each.pipeline)} for g in each.gaps()],
+        "stopped": [{"phase": Phase.GAP, **g.as_fields(name)} for g in each.gaps()],
         "holes": [hole.as_fields() for hole in each.holes()],
         "shards": [_shard(view) for view in each.shards()],
     }

@@ -45,7 +45,7 @@ class Durations:
 
 
 class APICalls:
-    """Counters of the clients that are `watch`ed; they only grow.
+    """Counters of the sessions that are `watch`ed; they only grow.
 
     `failures` counts attempts by call and code: the service's own code, or the driver's
     class of error where no answer came. An attempt that we gave up waiting for ourselves is
@@ -56,16 +56,11 @@ class APICalls:
         self.failures: Counter[tuple[Call, str]] = Counter()
         self.durations: dict[Call, Durations] = {}
 
-    def watch(self, client: Any) -> None:
-        """Counts every attempt of this client from here on."""
-        service = client.meta.service_model.service_id.hyphenize()
-        for event, handler in (
-            ("request-created", self._sent),
-            ("response-received", self._received),
-        ):
-            client.meta.events.register(
-                f"{event}.{service}", handler, unique_id=f"replicator-{event}"
-            )
+    def watch(self, session: Any) -> None:
+        """Counts every attempt of the clients that the session makes from here on; the driver
+        makes some by itself, for credentials."""
+        session.register("request-created", self._sent)
+        session.register("response-received", self._received)
 
     def _sent(self, request: Any, **_: object) -> None:
         request.context[_SENT_AT] = asyncio.get_running_loop().time()

@@ -83,9 +83,11 @@ def make_session(settings: AWSSettings) -> AioSession:
     """A session of these settings. Nothing is connected yet: a missing profile or
     missing credentials show when the first client is made or used."""
     session = AioSession(profile=settings.profile)
+    settings.calls.watch(session)
     if settings.role_arn is None:
         return session
     assumed = AioSession(profile=settings.profile)
+    settings.calls.watch(assumed)
     assumed.register_component("credential_provider", _RoleCredentials(session, settings))
     return assumed
 
@@ -101,7 +103,8 @@ async def aws_client(
 ) -> AsyncIterator[Any]:
     """An aiobotocore client of `service` ("kinesis"), closed at the end of the block.
 
-    `attempts_max` 1 is for callers that keep a pace of their own: no call is repeated then.
+    `attempts_max` 1 is for callers that keep a pace of their own: no call is repeated then. Calls
+    of a `session` from elsewhere are counted by who `watch`es it.
 
     Raises FatalError for settings that can't work (`profile_missing`,
     `region_missing`, `endpoint_invalid`).
@@ -118,7 +121,6 @@ async def aws_client(
     try:
         with aws_errors("connect", service):
             client = await context.__aenter__()
-            settings.calls.watch(client)
     except ValueError as error:
         raise FatalError(
             "endpoint_invalid",

@@ -152,7 +152,6 @@ def tail(
 
     Refused records go to stderr; exit code 1 when there was one.
     """
-    from replicator import tables  # noqa: PLC0415
     from replicator import tail as reader  # noqa: PLC0415
 
     configure_logging("warning", output)
@@ -163,7 +162,5 @@ def tail(
         wanted = reader.wanted(start, form.value, filters or (), limit)
     except ValueError as error:
         raise FatalError("usage_tail", str(error)) from None
-    if settings is not None and stream is None:
-        settings = asyncio.run(tables.expanded(settings))
-    source = reader.source_of(settings, pipeline, stream)
+    source = asyncio.run(reader.source_of(settings, pipeline, stream))
     raise typer.Exit(reader.main(source, wanted, sys.stdout.buffer, sys.stderr.buffer))

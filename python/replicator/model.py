@@ -308,6 +308,15 @@ class SinkReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SinkHeld:
+    """What an opened sink would say of a stream (`Sink.is_known`, `begun`, `holds_data`)."""
+
+    is_known: bool
+    begun: tuple[str, ...]
+    holds_data: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseRow:
     """One row of a lease store: who may read a shard, judged by `counter` alone.
 

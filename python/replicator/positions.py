@@ -37,7 +37,7 @@ from replicator.service import SystemClock, closing, make_sink, make_source, ope
 from replicator.settings import parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
-from replicator.tables import expanded
+from replicator.tables import chosen, expanded
 
 log = structlog.get_logger()
 
@@ -186,8 +186,7 @@ class _Look:
 
 @asynccontextmanager
 async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
-    config = await expanded(config)
-    pipeline = config.pipeline(name)
+    pipeline = await chosen(config, name)
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
             closing(make_source(config, pipeline, SystemClock()))

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.core import gap
-from replicator.core.start import require_comparable, resolved
-from replicator.errors import FatalError, ReplicatorError
-from replicator.model import Stream, TableSchema
+from replicator.core.start import incomparable, require_start, resolved
+from replicator.errors import ReplicatorError
+from replicator.model import TRIM_HORIZON, SinkHeld, Stream, TableSchema
 from replicator.protocols import ShownSink, Source
-from replicator.service import SystemClock, closing, make_sink, make_source, source_settings
+from replicator.service import (
+    SystemClock,
+    closing,
+    configured_start,
+    make_sink,
+    make_source,
+    source_settings,
+)
 from replicator.settings import parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
 from replicator.source.streams import StreamsSource, view_type_problem
 from replicator.source.tables import describe_tables, destinations
-from replicator.tables import expand
+from replicator.tables import expand, with_stream
 
 MARKS = {"ok": "ok      ", "todo": "would do", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -74,15 +81,24 @@ class _Checks:
             Finding(self._pipeline.name, subject, level, message, code, ddl)
         )
 
-    async def attempt(self, subject: str, look: Callable[[], Awaitable[None]]) -> None:
-        """One look; what it raises is a finding, and the next look goes on."""
+    async def attempt(self, subject: str, look: Callable[[], Awaitable[None]]) -> bool:
+        """One look; what it raises is a finding (and False), and the next look goes on."""
         try:
             await look()
         except ReplicatorError as error:
             self.say(subject, "problem", error.message, error.code)
+            return False
+        return True
 
     async def run(self) -> None:
         """Looks at the source, its tables and the sink."""
+        if await self.attempt("source", self._at_stream):
+            await self._at_all()
+
+    async def _at_stream(self) -> None:
+        self._pipeline = await with_stream(self._config, self._pipeline)
+
+    async def _at_all(self) -> None:
         config, pipeline = self._config, self._pipeline
         source = make_source(config, pipeline, SystemClock())
         sink = make_sink(config, pipeline, owner="check", store_id="")
@@ -97,10 +113,10 @@ class _Checks:
                 self.say("table", "ok", f"table {table.name}: key {keys}")
 
         async def at_source() -> None:
-            stream.extend(await self._at_any_source(source, sink))
+            stream.extend(await self._at_any_source(source))
 
         async def at_start() -> None:
-            await self._at_start(source, sink, stream[0])
+            await self._at_start(source, sink, stream[0], tables)
 
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
@@ -124,11 +140,10 @@ class _Checks:
     async def _at_any_source(
         self,
         source: KinesisSource | KinesisPollingSource | FallbackSource | StreamsSource,
-        sink: ShownSink[Any],
     ) -> list[Stream]:
         """The stream, if it can be read."""
         if isinstance(source, StreamsSource):
-            return await self._at_table_stream(source, sink)
+            return await self._at_table_stream(source)
         return [await self._at_source(source)]
 
     async def _at_source(
@@ -170,7 +185,7 @@ class _Checks:
             self.say("source", "ok", f"mode {mode}: consumer {source.consumer_name} is {consumer}")
         return stream
 
-    async def _at_table_stream(self, source: StreamsSource, sink: ShownSink[Any]) -> list[Stream]:
+    async def _at_table_stream(self, source: StreamsSource) -> list[Stream]:
         found = await source.look()
         arn = found.stream.arn
         if found.status not in {"ENABLED", "ENABLING"}:
@@ -209,25 +224,35 @@ class _Checks:
         if shards:
             await source.try_reading(shards[-1].id)
             self.say("source", "ok", "listing and reading are permitted")
-        try:
-            require_comparable(arn, await _begun(sink))
-        except FatalError as error:
-            # `run` refuses it when the tables hold rows, which `check` doesn't look for.
-            self.say("source", "warning", error.message, error.code)
         return [found.stream]
 
     async def _at_policy(self) -> None:
         gap.require_policy(self._pipeline.on_gap)
 
-    async def _at_start(self, source: Source, sink: ShownSink[Any], stream: Stream) -> None:
-        rows: Sequence[Mapping[str, Any]] = ()
+    async def _at_start(
+        self, source: Source, sink: ShownSink[Any], stream: Stream, tables: Sequence[TableSchema]
+    ) -> None:
+        """As `run` does it: a stream that was begun goes on at its positions, wherever its start
+        is; any other has to fit what the tables hold."""
+        held = SinkHeld(is_known=False, begun=(), holds_data=False)
         with suppress(ReplicatorError):  # the sink has a look of its own
-            rows = (await sink.report()).positions
-        # A stream that was begun goes on at its positions, wherever its start is.
-        if all(row["stream_arn"] != stream.arn for row in rows):
-            horizon = await source.horizon()
-            start = resolved(parse_start(self._pipeline.source.start), horizon.now_us)
-            gap.require_kept(start, horizon)
+            held = await sink.held(stream, tables)
+        if held.is_known:
+            return
+        start = configured_start(self._pipeline)
+        if held.holds_data:
+            name = self._config.qualified_name(self._pipeline)
+            require_start(name, stream, start, held.begun)
+        elif left := incomparable(stream.arn, held.begun):
+            self.say(
+                "start",
+                "warning",
+                f"the tables are empty: {stream.arn} would be begun, the rest of "
+                f"{', '.join(left)} isn't read",
+                "stream_replaced",
+            )
+        horizon = await source.horizon()
+        gap.require_kept(resolved(start or TRIM_HORIZON, horizon.now_us), horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
         if isinstance(self._pipeline.source, StreamsSourceConfig):
@@ -266,14 +291,6 @@ class _Checks:
                 self.say("sink", level, message, "table_missing", finding.ddl)
 
 
-async def _begun(sink: ShownSink[Any]) -> list[str]:
-    """The streams that the sink has positions of, as far as that can be seen; where it can't
-    be reached is a finding of its own."""
-    with suppress(ReplicatorError):
-        return list(dict.fromkeys(row["stream_arn"] for row in (await sink.report()).positions))
-    return []
-
-
 async def _found(
     config: Config, pipeline: PipelineConfig, report: CheckReport
 ) -> list[PipelineConfig]:
@@ -294,15 +311,16 @@ async def _found(
     return found
 
 
-def check(config: Config) -> CheckReport:
+async def look(config: Config) -> CheckReport:
     """Looks at everything a run needs and changes nothing. Never raises for what it
     finds: that is in the report."""
     report = CheckReport()
-
-    async def look() -> None:
-        for pipeline in config.pipelines:
-            for each in await _found(config, pipeline, report):
-                await _Checks(config, each, report).run()
-
-    asyncio.run(look())
+    for pipeline in config.pipelines:
+        for each in await _found(config, pipeline, report):
+            await _Checks(config, each, report).run()
     return report
+
+
+def check(config: Config) -> CheckReport:
+    """See `look`."""
+    return asyncio.run(look(config))

@@ -20,6 +20,7 @@ from replicator.model import (
     Position,
     Reached,
     Shard,
+    SinkHeld,
     SinkPlan,
     SinkReport,
     Stream,
@@ -217,6 +218,11 @@ class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
         """What `open` would find and do, for `check`. May be called before, after and without
         `open`. Raises TransientError and FatalError."""
+        ...
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        """What `is_known`, `begun` and `holds_data` would say after `open`: of what isn't there
+        yet, nothing. Raises TransientError and FatalError."""
         ...
 
     async def report(self) -> SinkReport:

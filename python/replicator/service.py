@@ -41,7 +41,7 @@ from replicator.core.pace import PaceLimits
 from replicator.core.tables import selected
 from replicator.errors import FatalError, ReplicatorError, one_cause
 from replicator.flow import Gate
-from replicator.model import Stream, TableSchema
+from replicator.model import Start, Stream, TableSchema
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Measured, ShownSink, Sink, Source
 from replicator.settings import parse_start
@@ -236,11 +236,7 @@ class Runs:
 
         return Coordinator(
             name=self._config.qualified_name(pipeline),
-            start=(
-                parse_start(pipeline.source.start)
-                if "start" in pipeline.source.model_fields_set
-                else None
-            ),
+            start=configured_start(pipeline),
             owner=self._owner,
             describe=describe,
             source=source,
@@ -384,6 +380,12 @@ class FoundTables:
 
 
 # ---- what the settings name
+
+
+def configured_start(pipeline: PipelineConfig) -> Start | None:
+    """Where the pipeline is told to begin; None where it says nothing."""
+    is_said = "start" in pipeline.source.model_fields_set
+    return parse_start(pipeline.source.start) if is_said else None
 
 
 def source_settings(

@@ -27,7 +27,7 @@ from replicator.setup_pieces import (
     StreamPiece,
     ViewPiece,
 )
-from replicator.tables import expanded
+from replicator.tables import expanded, with_stream
 
 log = structlog.get_logger()
 
@@ -103,7 +103,8 @@ async def setup(
     report = Report()
     async with AsyncExitStack() as stack:
         work: list[tuple[str, Piece]] = []
-        for pipeline in config.pipelines:
+        for each in config.pipelines:
+            pipeline = await with_stream(config, each)
             pieces = await _pieces(stack, config, pipeline, shards, from_metrics=from_metrics)
             if remove:
                 pieces = pieces[::-1]

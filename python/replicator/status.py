@@ -136,10 +136,11 @@ def status(config: Config) -> LiveStatus | StatusReport:
     """Every pipeline: live from the process at the admin address, else positions, owners and
     dead letters from the stores. Never raises for a side that can't be read: its `problem` says
     why, and the others are shown."""
-    return asyncio.run(_look(config))
+    return asyncio.run(look(config))
 
 
-async def _look(config: Config) -> LiveStatus | StatusReport:
+async def look(config: Config) -> LiveStatus | StatusReport:
+    """See `status`."""
     asked = await _ask(config)
     if isinstance(asked, LiveStatus):
         return asked

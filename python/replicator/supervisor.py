@@ -79,11 +79,13 @@ class Supervised:
                     async with self._open_run() as each:
                         await each.run(stopping)
             except ReplicatorError as error:
+                ran = self.has_begun and self.failure is None
                 self.failure = error
                 self._stats.retries[error.code] += 1
                 if stopping.is_set():
                     self._say(error)
-                    self.undrained = error
+                    # What never ran has read nothing that could be left over.
+                    self.undrained = error if ran else None
                 elif not may_try_again():
                     raise
                 else:

@@ -14,21 +14,33 @@ from replicator.source.tagged import active_destination
 
 async def expand(config: Config, pipeline: PipelineConfig) -> list[PipelineConfig]:
     """The pipeline itself where its tables are listed; else what `run` makes of the tables that
-    its tags find now: one that reads their shared stream, or one for each.
+    its tags find now: one that reads their shared stream, or one for each. What is read may
+    still be open: see `with_stream`.
 
     Raises FatalError where they can't be looked for, TransientError where that may pass."""
     if pipeline.tagged is None:
         return [pipeline]
     tables = await discover(config, pipeline)
-    if not isinstance(pipeline.source, SourceConfig):
-        return [pipeline.found([table]) for table in tables]
-    if pipeline.source.stream is not None:
+    if isinstance(pipeline.source, SourceConfig) and pipeline.source.stream is not None:
         return [pipeline.found(tables)] if tables else []
+    return [pipeline.found([table]) for table in tables]
+
+
+async def with_stream(config: Config, pipeline: PipelineConfig) -> PipelineConfig:
+    """The same with the stream that it reads, where that is its table's own Kinesis destination.
+
+    Raises FatalError (`destination_missing`, `destination_ambiguous`), TransientError."""
+    if not isinstance(pipeline.source, SourceConfig) or pipeline.source.stream is not None:
+        return pipeline
+    (table,) = pipeline.listed_tables
     settings = source_settings(config, pipeline)
-    return [
-        pipeline.found([table]).found_in(await active_destination(settings, table))
-        for table in tables
-    ]
+    return pipeline.found_in(await active_destination(settings, table))
+
+
+async def chosen(config: Config, name: str | None) -> PipelineConfig:
+    """The pipeline of this name, listed or found, with its stream; without a name the only one.
+    Raises as `expanded` and `with_stream`, and FatalError for a name that isn't there."""
+    return await with_stream(config, (await expanded(config)).pipeline(name))
 
 
 async def expanded(config: Config) -> Config:

@@ -29,6 +29,7 @@ from replicator.protocols import Clock, Source
 from replicator.service import SystemClock, closing, make_source, source_settings
 from replicator.settings import parse_start
 from replicator.source.kinesis_polling import KinesisPollingSource
+from replicator.tables import chosen
 
 log = structlog.get_logger()
 
@@ -54,17 +55,18 @@ class Output:
         self.refused = refused
 
 
-def source_of(config: Config | None, pipeline: str | None, stream: str | None) -> Source:
-    """The source to read, not opened: a pipeline's, by name (or the only one), or any stream."""
+async def source_of(config: Config | None, pipeline: str | None, stream: str | None) -> Source:
+    """The source to read, not opened: a pipeline's, by name (or the only one), or any stream.
+    Raises as `tables.chosen`."""
     clock = SystemClock()
     if stream is not None:
         settings = AWSSettings() if config is None else AWSSettings(**config.aws.model_dump())
         return KinesisPollingSource(settings, stream, clock)
     assert config is not None
-    chosen = config.pipeline(pipeline)
-    if isinstance(chosen.source, StreamsSourceConfig):
-        return make_source(config, chosen, clock)
-    return KinesisPollingSource(source_settings(config, chosen), chosen.source.named_stream, clock)
+    named = await chosen(config, pipeline)
+    if isinstance(named.source, StreamsSourceConfig):
+        return make_source(config, named, clock)
+    return KinesisPollingSource(source_settings(config, named), named.source.named_stream, clock)
 
 
 async def tail(

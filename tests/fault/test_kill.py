@@ -21,11 +21,11 @@ from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.stream import ScriptedStream
 from tests.engine import TABLES
 from tests.shop import TABLE, Shop
-from tests.stack import Stack, run_worker
+from tests.stack import Stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
-KILLS = 24
+KILLS = 16
 
 
 class Feeder:
@@ -123,8 +123,12 @@ async def test_sigkill_leaves_no_position_behind_or_ahead_of_its_data(
         heartbeat_seconds=0.5,
         subscribe_interval_seconds=0.01,
     )
-    moved = 0
     before: dict[str, Position] = {}
+
+    async def is_at_work() -> bool:
+        positions, _ = await stored(postgres_dsn)
+        return positions != before
+
     async with server, feeder.feeding():
         stack = Stack(server.url, postgres_dsn, tmp_path, None)
         config = stack.config(
@@ -132,19 +136,18 @@ async def test_sigkill_leaves_no_position_behind_or_ahead_of_its_data(
         )
         for kill in range(KILLS):
             async with run_worker(config, tmp_path / "log") as worker:
-                # A dead worker's lease is waited out (1 s); a lost file holds nobody up.
-                patience = 0.0 if kill % 3 else 1.2
-                await asyncio.sleep(patience + rng.uniform(0.8, 1.6))
+                # Three of four at work, however slow the machine is; the fourth at any moment.
+                if kill % 4:
+                    await until(is_at_work)
+                await asyncio.sleep(rng.uniform(0.0, 0.5 if kill % 4 else 2.5))
                 await worker.stop(signal.SIGKILL)
-            if kill in {6, 14}:
+            if kill in {5, 11}:
                 feeder.split()
             if (kill + 1) % 3:
                 shutil.rmtree(tmp_path / "state", ignore_errors=True)
             positions, rows = await stored(postgres_dsn)
             assert rows == folded(stream, positions), f"after kill {kill}"
-            moved += positions != before
             before = positions
-    assert moved >= KILLS // 3, "the kills must hit a worker at work"
     async with server:
         stack = Stack(server.url, postgres_dsn, tmp_path, None)
         async with run_worker(stack.config(), tmp_path / "log") as worker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -192,7 +193,7 @@ def test_all_pipelines_together_are_the_sum() -> None:
     assert (one.changes, one.retries) == (2, {"cut": 1}), "they stay as they were"
 
 
-async def test_the_images_health_check_asks_for_the_default_port() -> None:
+async def test_the_images_health_check_asks_at_the_configured_port() -> None:
     file = Path(__file__).parents[2] / "Dockerfile"
     said = {instruction.word: instruction.rest for instruction in parse(file.read_text())}
     port = str(AdminConfig().port)
@@ -202,12 +203,14 @@ async def test_the_images_health_check_asks_for_the_default_port() -> None:
     rig = Rig()
     rig.own(1)
     async with rig.served() as url:
-        check = [part.replace(f"http://127.0.0.1:{port}", url) for part in command[1:]]
-        assert check != command[1:]
+        assert f"'{port}'" in command[-1], "the default"
+        environment = {**os.environ, "REPLICATOR_ADMIN__PORT": url.rpartition(":")[2]}
 
         async def exit_code() -> int:
-            run = subprocess.run
-            return (await asyncio.to_thread(run, [sys.executable, *check], stderr=-3)).returncode
+            asked = await asyncio.to_thread(
+                subprocess.run, [sys.executable, *command[1:]], env=environment, stderr=-3
+            )
+            return asked.returncode
 
         assert await exit_code() == 0
         rig.now += 90

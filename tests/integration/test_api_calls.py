@@ -54,3 +54,20 @@ async def test_attempts_that_the_driver_repeats_are_told() -> None:
     assert attempts == {"ListShards": 3, "DescribeStreamSummary": 2}
     quick = told["replicator_api_seconds_bucket", "DescribeStreamSummary", "0.25"]
     assert quick < 2, "the slow answer shows"
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_calls_that_the_driver_makes_for_credentials_are_told(ministack_url: str) -> None:
+    """Each once, and those of a role's own client once too."""
+    calls = APICalls()
+    settings = AWSSettings(
+        region="eu-north-1",
+        endpoint_url=ministack_url,
+        role_arn="arn:aws:iam::111122223333:role/reader",
+        calls=calls,
+    )
+    async with aws_client(settings, "kinesis") as kinesis:
+        await kinesis.list_streams()
+    told = {call: sum(took.counts) for call, took in calls.durations.items()}
+    assert told == {("sts", "AssumeRole"): 1, ("kinesis", "ListStreams"): 1}
+    assert not calls.failures

@@ -132,10 +132,10 @@ async def test_a_secret_stays_one_when_the_sink_cannot_be_reached(stack: Stack) 
             assert "ge-heim" not in out + err
 
 
-def of_streams(stack: Stack, **source: str) -> Path:
+def of_streams(stack: Stack, *, name: str = "p", **source: str) -> Path:
     sink = {"name": "w", "kind": "postgres", "dsn": stack.dsn}
     pipeline = {
-        "name": "p",
+        "name": name,
         "tables": [TABLE],
         "source": {"kind": "streams", **source},
         "sinks": [sink],
@@ -187,25 +187,36 @@ async def test_what_a_stream_carries_and_who_may_read_it_is_said(
         assert (code, [each["code"] for each in found["problem"]]) == (1, ["resource_missing"])
 
 
-async def test_another_stream_than_the_one_that_was_read_is_warned_of(
+async def test_what_run_would_refuse_of_a_stream_is_a_problem(
     postgres_dsn: str, tmp_path: Path
 ) -> None:
+    """By what stands in the tables, whichever pipeline wrote it."""
     async with StreamsServer(table_stream(1)) as server:
-        stack, shop, old = (
-            Stack(server.url, postgres_dsn, tmp_path, None),
-            Shop(seed=42),
-            server.arn,
-        )
-        config = of_streams(stack)
+        stack, shop = Stack(server.url, postgres_dsn, tmp_path, None), Shop(seed=42)
+        old, config = server.arn, of_streams(stack)
         (shard,) = server.stream.shards()
         server.stream.append(shard.id, [data for _, data in shop.changes(30)])
         async with run_worker(config, tmp_path / "log") as worker:
             await stack.until_equal(shop.plain())
             assert await worker.stop() == 0
+        code, _ = await findings(config)
+        assert code == 0
         server.disable()
         new = server.enable(table_stream(1))
-        code, found = await findings(config)
+        for name in ("p", "other"):
+            code, found = await findings(of_streams(stack, name=name))
+            (problem,) = found["problem"]
+            assert (code, problem["code"], problem["subject"]) == (1, "stream_replaced", "start")
+            assert old in problem["message"]
+            assert new in problem["message"]
+        code, found = await findings(of_streams(stack, name="other", stream=old))
+        assert (code, [each["code"] for each in found["problem"]]) == (1, ["position_missing"])
+        code, found = await findings(
+            of_streams(stack, name="other", stream=old, start="TRIM_HORIZON")
+        )
+        assert code == 0
+        await stack.fetch(f"TRUNCATE {TABLE}")
+        code, found = await findings(of_streams(stack))
         (warning,) = found["warning"]
         assert (code, warning["code"]) == (0, "stream_replaced")
-        assert old in warning["message"]
-        assert new in warning["message"]
+        assert f"the rest of {old} isn't read" in warning["message"]

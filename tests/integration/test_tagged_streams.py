@@ -207,4 +207,4 @@ async def test_several_destinations_are_named(rig: Rig) -> None:
     rig.server.table_tags["users"] = YES
     loaded = configuration.load(rig.config(("shop", {"tags": YES}), stream=None), {})
     with pytest.raises(FatalError, match="several Kinesis streams"):
-        await tables.expanded(loaded)
+        await tables.chosen(loaded, "shop/users")

@@ -12,14 +12,20 @@ from replicator.core.discovery import (
     asked_seconds,
     pause_seconds,
 )
+from replicator.core.lineage import Lineage, ShardState
+from replicator.core.retry import Backoff
+from replicator.discovery import Discovery
 from replicator.errors import TransientError
-from replicator.model import Shard
+from replicator.gaps import Gaps
+from replicator.graph import Graph
+from replicator.model import SHARD_END, TRIM_HORIZON, Shard
 from replicator.store.memory import MemoryLeaseStore
+from replicator.telemetry.stats import Stats
 from replicator.testing.clock import LoopClock
 from replicator.testing.sink import MemorySink
 from replicator.testing.source import ScriptedSource
 from replicator.testing.stream import ScriptedStream
-from tests.engine import Engine
+from tests.engine import TABLES, Engine
 from tests.pausable_loop import run_virtually
 
 
@@ -93,5 +99,41 @@ def test_a_listing_that_fails_is_not_hurried_by_the_ends_of_shards() -> None:
         assert min(gaps[:3]) >= 10
         assert engine.stats.discovery_failures == {"throttled": 5}
         assert engine.stats.listings == len(source.listings) - 5 - 1, "the first start's own"
+
+    run_virtually(main())
+
+
+def test_a_shard_that_another_worker_finishes_before_it_is_trimmed_is_not_lost() -> None:
+    """The positions are read behind the list: else it would look unread, and be told as a gap."""
+
+    async def main() -> None:
+        stream, sink, clock, stats = ScriptedStream(2), MemorySink(), LoopClock(), Stats()
+        first, second = (shard.id for shard in stream.shards())
+
+        class Trimming(ScriptedSource):
+            async def shards(self) -> list[Shard]:
+                if stream.has_shard(first):
+                    sink.store.positions[sink.pipeline, opened, first] = SHARD_END
+                    stream.remove_shard(first)
+                return list(await super().shards())
+
+        source = Trimming(clock, stream)
+        opened = await source.open()
+        await sink.open(TABLES)
+        await sink.begin(opened, dict.fromkeys([first, second], TRIM_HORIZON))
+        graph = Graph(Gaps("test/p", source, sink, clock, stats))
+        graph.lineage = Lineage(await sink.positions(opened))
+        discovery = Discovery(
+            *("test/p", source, sink, MemoryLeaseStore(), graph, clock, lambda: 0.5, stats),
+            backoff=Backoff(base_seconds=0.05, cap_seconds=1.0),
+        )
+        listing = asyncio.ensure_future(discovery.run(opened))
+        await asyncio.sleep(1)
+        listing.cancel()
+        await asyncio.wait({listing})
+        assert stats.listings == 1
+        assert stats.gaps == 0
+        assert graph.lineage.state(first) in {ShardState.FINISHED, None}
+        assert graph.lineage.wanted() == (second,)
 
     run_virtually(main())

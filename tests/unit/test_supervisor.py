@@ -20,17 +20,19 @@ REPLACED = FatalError("stream_replaced", "another stream")
 
 class Pipeline:
     """Stands in for a coordinator: `fails` with one error a run, to begin or `after` so many
-    seconds, then works until told to stop, and `drains` for so long."""
+    seconds, then works until told to stop, and `drains` for so long. It `begins` as long."""
 
     def __init__(
         self,
         *fails: Exception,
         after: float | None = None,
+        begins: float = 0.0,
         drains: float = 0.0,
         undrained: Exception | None = None,
     ) -> None:
         self._fails = list(fails)
         self._after = after
+        self._begins = begins
         self._drains = drains
         self._undrained = undrained
         self.runs = 0
@@ -50,6 +52,7 @@ class Pipeline:
 
     async def run(self, stopping: asyncio.Event) -> None:
         try:
+            await asyncio.sleep(self._begins)
             if self._fails and self._after is None:
                 raise self._fails.pop(0)
             self.supervised.begun()
@@ -139,6 +142,15 @@ def test_a_stop_does_not_wait_for_the_next_attempt() -> None:
     well, ill = Pipeline(drains=2), Pipeline(MISSING)
     assert run_virtually(stopped_after(1, well, ill)) == pytest.approx(2, abs=0.1)
     assert (well.ended, ill.runs) == ("drained", 1)
+
+
+def test_what_fails_to_begin_during_the_stop_has_drained_nothing() -> None:
+    """Regression: it depended on the moment of the stop whether the exit code was 0 or 1."""
+    for begun in (1, RETRY_SECONDS + 6):
+        well, ill = Pipeline(), Pipeline(MISSING, MISSING, begins=5)
+        run_virtually(stopped_after(begun, well, ill))
+        assert (well.ended, ill.runs) == ("drained", 1 if begun == 1 else 2)
+        assert ill.supervised.undrained is None
 
 
 def test_what_fails_to_drain_is_raised_when_the_others_have_drained() -> None:

@@ -52,8 +52,9 @@ class Gap:
     held_up: tuple[str, ...] = ()
 
     def as_fields(self, pipeline: str) -> dict[str, object]:
-        """What the log says of it; `alarm` can be paged to a person as it is."""
-        name = pipeline.rsplit("/", 1)[-1]
+        """What the log says of it; `alarm` can be paged to a person as it is. `pipeline` with its
+        namespace, which commands don't want: `shop/products`, `shop/tagged/products`."""
+        name = pipeline.partition("/")[2] or pipeline
         return {
             "shard": self.shard_id,
             "cause": self.cause.value,

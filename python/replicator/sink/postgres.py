@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING
 import orjson
 
 from replicator.errors import FatalError, LeaseLost, TransientError
-from replicator.model import Fence, Position, Reached, SinkReport, Stream, TableSchema
+from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
 from replicator.sink.committed import Committed, Shard
 from replicator.sink.postgres_layout import DocumentTable
-from replicator.sink.postgres_report import report
+from replicator.sink.postgres_report import (
+    held,
+    holds_data,
+    report,
+    targets,
+)
 from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_names
 from replicator.sink.postgres_session import PostgresSession
 from replicator.sink.postgres_settings import PostgresSettings, created_at
@@ -69,6 +74,12 @@ class PostgresSink:
             state = await state_names(connection, self._settings)
             return await report(connection, self._settings, state)
 
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        """What stands there of a stream and in these tables: for `check`, without `open`."""
+        async with self._control.use(f"looking into sink {self._settings.name}") as connection:
+            planned = await plan(connection, self._settings, tables)
+            return await held(connection, self._key(stream), planned)
+
     async def open(self, tables: Sequence[TableSchema]) -> None:
         self._settings.check_projection(tables)
         async with self._control.use(f"opening sink {self._settings.name}") as connection:
@@ -90,7 +101,7 @@ class PostgresSink:
                 self._state["begin_stream"],
                 *self._key(stream),
                 orjson.dumps(texts).decode(),
-                self._targets,
+                targets(self._tables),
             )
             if is_new:
                 await connection.execute(
@@ -108,17 +119,13 @@ class PostgresSink:
     async def begun(self) -> Sequence[str]:
         async with self._control.use(f"reading streams of {self._settings.name}") as connection:
             rows = await connection.fetch(
-                self._state["begun"], self._settings.pipeline, self._targets
+                self._state["begun"], self._settings.pipeline, targets(self._tables)
             )
         return [row["stream_arn"] for row in rows]
 
     async def holds_data(self) -> bool:
-        sql = statements("document")["holds_data"]
         async with self._control.use(f"looking into sink {self._settings.name}") as connection:
-            for table in self._tables:
-                if await connection.fetchval(fill(sql, table.identifiers())):
-                    return True
-        return False
+            return await holds_data(connection, self._tables)
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         async with self._control.use(f"reading positions of {stream.name}") as connection:
@@ -215,11 +222,6 @@ class PostgresSink:
         self._writer_of.clear()
         self._load.clear()
         await asyncio.gather(*(writer.close() for writer in writers))
-
-    @property
-    def _targets(self) -> list[str]:
-        """The tables that it writes to, by their full names."""
-        return [table.identifiers()["table"] for table in self._tables]
 
     def _key(self, stream: Stream) -> tuple[object, ...]:
         return (self._settings.pipeline, stream.arn, created_at(stream))

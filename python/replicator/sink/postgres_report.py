@@ -1,12 +1,14 @@
-"""What `status` shows of the sink: positions and dead letters as they are stored."""
+"""What `status` and `check` see of the sink as it stands, without opening it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from replicator.model import SinkReport
+from replicator.model import SinkHeld, SinkReport
+from replicator.sink.postgres_layout import DocumentTable
+from replicator.sink.postgres_schema import PostgresPlan
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.sink.statements import fill, statements
 
@@ -29,6 +31,37 @@ async def report(
         positions=tuple({name: _plain(value) for name, value in row.items()} for row in positions),
         dead_letters={row["code"]: row["records"] for row in letters},
     )
+
+
+async def held(connection: Connection, key: Sequence[object], planned: PostgresPlan) -> SinkHeld:
+    """Reads only. `key` is the pipeline's and the stream's, `planned` what stands there: of state
+    tables that are still to be made or completed nothing is read."""
+    lacking = " ".join(each.subject for each in planned.findings if each.ddl or each.code)
+    is_known, begun = False, []
+    if planned.state["streams"] not in lacking:
+        sql = {name: fill(text, planned.state) for name, text in statements("state").items()}
+        is_known = bool(await connection.fetchval(sql["is_known"], *key))
+        begun = await connection.fetch(sql["begun"], key[0], targets(planned.tables))
+    return SinkHeld(
+        is_known=is_known,
+        begun=tuple(row["stream_arn"] for row in begun),
+        holds_data=await holds_data(connection, planned.tables),
+    )
+
+
+async def holds_data(connection: Connection, tables: Sequence[DocumentTable]) -> bool:
+    """True when one of those tables that are there has a row."""
+    exists, sql = statements("catalog")["exists"], statements("document")["holds_data"]
+    for table in tables:
+        is_there = await connection.fetchval(exists, *targets([table]))
+        if is_there and await connection.fetchval(fill(sql, table.identifiers())):
+            return True
+    return False
+
+
+def targets(tables: Sequence[DocumentTable]) -> list[str]:
+    """The full names of the tables that are written to."""
+    return [table.identifiers()["table"] for table in tables]
 
 
 def _plain(value: Any) -> Any:

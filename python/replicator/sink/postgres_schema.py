@@ -52,6 +52,7 @@ class _Relation:
     must_be_given: frozenset[str]
     primary_key: tuple[str, ...]
     missing_rights: tuple[str, ...]
+    may_alter: bool
 
     @property
     def shape(self) -> str:
@@ -161,15 +162,37 @@ class _Look:
         if relation is None:
             ddl = fill(statements("state")[f"create_{kind}"], state)
             await self._missing(schema, subject, ddl)
-        elif absent := _STATE_COLUMNS[kind] - set(relation.columns):
+        elif absent := sorted(_STATE_COLUMNS[kind] - set(relation.columns)):
+            self._at_absent(subject, kind, absent, state, may_alter=relation.may_alter)
+        else:
+            self._present(subject, relation)
+
+    def _at_absent(
+        self,
+        subject: str,
+        kind: str,
+        absent: Sequence[str],
+        state: Mapping[str, str],
+        *,
+        may_alter: bool,
+    ) -> None:
+        """Columns that came with a later version are added; what stands there stays."""
+        sql = statements("state")
+        if not all(f"add_{kind}_{column}" in sql for column in absent):
             self._problem(
                 "state_table_differs",
                 subject,
-                f"{subject} lacks the columns {', '.join(sorted(absent))}: it isn't this program's,"
+                f"{subject} lacks the columns {', '.join(absent)}: it isn't this program's,"
                 " or of another version; rename it, or set another state_schema",
             )
-        else:
-            self._present(subject, relation)
+            return
+        for column in absent:
+            what, ddl = f"column {column} of {subject}", fill(sql[f"add_{kind}_{column}"], state)
+            message, code = f"{what} is missing: an earlier version made the table", ""
+            if self._create and not may_alter:
+                message += f", and only its owner may add it: run as that role\n{ddl};"
+                code, ddl = "permission_denied", ""
+            self.findings.append(SinkFinding(what, message, code=code, ddl=ddl))
 
     async def at_table(self, table: DocumentTable, *, has_lz4: bool) -> None:
         identifiers = table.identifiers(has_lz4=has_lz4)
@@ -243,6 +266,7 @@ class _Look:
             ),
             primary_key=tuple(key["name"] for key in keys),
             missing_rights=tuple(right for right, is_there in rights.items() if not is_there),
+            may_alter=row["may_alter"],
         )
 
 

@@ -101,6 +101,8 @@ def test_it_says_what_happened_and_what_to_do() -> None:
     fields = found.as_fields("shop/products")
     assert "replicator positions reset --pipeline products --shard shard-1" in str(fields["action"])
     assert "shop/products" in str(fields["alarm"])
+    tagged = found.as_fields("shop/tagged/products")["action"]
+    assert "--pipeline tagged/products --shard" in str(tagged), "as the command knows it"
     refused = gap.of("shard-1", None, PositionLost("position_trimmed", "trimmed"))
     assert refused.cause == "refused"
     assert refused.as_fields("p")["position"] is None

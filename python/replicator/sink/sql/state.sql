@@ -30,6 +30,14 @@ CREATE TABLE {streams} (
     PRIMARY KEY (pipeline, stream_arn, stream_created_at)
 )
 
+-- name: add_positions_begun_at
+ALTER TABLE {positions} ADD COLUMN begun_at timestamptz
+
+-- name: add_streams_tables
+-- Of streams begun before the column came nothing is known but their pipeline. The default lets
+-- workers of that time go on beside this one.
+ALTER TABLE {streams} ADD COLUMN tables text[] NOT NULL DEFAULT '{}'
+
 -- name: create_dead_letters
 -- record_index: which user record of its aggregate it is; where the source gave no sequence
 -- number, which record of its fetch.

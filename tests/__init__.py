@@ -1,0 +1,1 @@
+"""The tests. A package, so that nothing that is installed takes its name."""

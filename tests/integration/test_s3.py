@@ -25,10 +25,21 @@ from replicator.model import (
     after,
     at_timestamp,
 )
+from replicator.sink.s3 import S3Sink
 from replicator.sink.s3_objects import ObjectOptions
 from replicator.testing.json_server import Refusal
 from replicator.testing.s3_server import Cut, Request, S3Server
-from tests.archive import HOUR_US, NOON_US, lines, opened, plans, times_each, write
+from tests.archive import (
+    HOUR_US,
+    NOON_US,
+    PRODUCTS,
+    lines,
+    opened,
+    plans,
+    settings,
+    times_each,
+    write,
+)
 from tests.changes import STREAM, number, pending, put, remove
 
 RECREATED = Stream(STREAM.name, STREAM.arn, STREAM.created_at_s + 1)
@@ -350,3 +361,34 @@ async def test_after_a_failure_the_position_is_read_before_anything_is_written(
     assert set(times_each(server).values()) == {1}
     assert len(plans(server)) == 1, "the plan that was made is the one that was completed"
     await sink.close()
+
+
+async def test_check_says_what_cannot_be_replayed(server: S3Server) -> None:
+    sink = S3Sink(settings(server.url, encoding=Encoding("plain")))
+    planned = await sink.plan([PRODUCTS])
+    (finding,) = [each for each in planned.findings if each.code]
+    assert finding.code == "archive_not_replayable"
+    assert not planned.problems, "it starts all the same"
+    whole = await S3Sink(settings(server.url)).plan([PRODUCTS])
+    assert not [each for each in whole.findings if each.code]
+    assert {request.operation for request in server.requests} == {"ListObjectsV2"}
+
+
+async def test_a_look_from_outside_tells_where_each_shard_stands(server: S3Server) -> None:
+    sink = await opened(server)
+    looking = S3Sink(settings(server.url))
+    assert (await looking.report()).positions == ()
+    assert not (await looking.held(STREAM, [PRODUCTS])).is_known
+    await sink.begin(STREAM, {"shard-1": TRIM_HORIZON, "shard-2": TRIM_HORIZON})
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    await write(sink, pending(fence, [product("a"), b"broken"], then=SHARD_END))
+    await sink.close()
+    report = await looking.report()
+    assert [(row["shard"], row["position"]) for row in report.positions] == [
+        ("shard-1", "SHARD_END"),
+        ("shard-2", "TRIM_HORIZON"),
+    ]
+    assert report.positions[0]["last_arrival_at"] == "2023-11-14T22:13:20.002000+00:00"
+    assert report.dead_letters == {"objects": 1}
+    held = await looking.held(STREAM, [PRODUCTS])
+    assert (held.is_known, held.begun, held.holds_data) == (True, (STREAM.arn,), True)

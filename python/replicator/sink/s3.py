@@ -22,6 +22,7 @@ from replicator.model import (
     Position,
     Reached,
     SinkFinding,
+    SinkHeld,
     SinkPlan,
     SinkReport,
     Stream,
@@ -83,6 +84,11 @@ class S3Sink:
                 )
             )
         return SinkPlan(f"bucket {settings.bucket} answers", tuple(found))
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        async with self._briefly():
+            begun = tuple(await self.begun())
+            return SinkHeld(await self.is_known(stream), begun, await self.holds_data())
 
     async def report(self) -> SinkReport:
         async with self._briefly() as (bucket, plans):

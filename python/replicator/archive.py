@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import itertools
+import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _FETCHES_MAX = 8
+# A member of a whole change. (In a text the quotes would be escaped, in an item its value typed.)
+_POSITION = re.compile(rb'"position":"([0-9]+)"')
 # What they are here, of what `ChangeBatch.parquet` calls them. (A time with a zone would need
 # pytz on its way to Python.)
 _COLUMNS = {
@@ -151,15 +154,25 @@ def _write_parquet(each: ArchivedObject, data: bytes, path: Path) -> None:
     if text.lstrip()[:9] == b'{"table":':  # `plain`: no whole change
         _write_plain(text, path)
         return
-    batch = _core.decode(_core.Records.document(text), keep_all=True)
+    batch = _core.decode(_records(text), keep_all=True)
     if batch.rejections:
         first = batch.rejections[0]
         raise FatalError(
             "archive_unreadable",
-            f"{each.key}, line {first.line}: {first.message}. What to do: look whether something "
-            "else writes there, or ask for a narrower time",
+            f"{each.key}, record {first.index + 1}: {first.message}. What to do: look whether "
+            "something else writes there, or ask for a narrower time",
         )
     path.write_bytes(batch.parquet(compression="none"))
+
+
+def _records(text: bytes) -> _core.Records:
+    """The records of a file; of whole changes with their positions, which stand in each line."""
+    lines = text.splitlines()
+    found = [_POSITION.search(line) for line in lines]
+    numbers = [each[1].decode() for each in found if each is not None]
+    if lines and len(numbers) == len(lines):
+        return _core.Records.pack(lines, numbers)
+    return _core.Records.document(text)
 
 
 def _write_plain(text: bytes, path: Path) -> None:

@@ -59,6 +59,13 @@ class DemoSource(StrEnum):
     STREAMS = "streams"
 
 
+class DemoSink(StrEnum):
+    """Where the demo's changes go."""
+
+    POSTGRES = "postgres"
+    S3 = "s3"
+
+
 @app.callback()
 def _root(*, version: VersionOption = False) -> None:
     """Copies every change of a DynamoDB table, in order and exactly once in effect."""
@@ -167,6 +174,9 @@ def demo(
     source: Annotated[
         DemoSource, typer.Option(help="Kinesis by fan-out or polling, or the table's own.")
     ] = DemoSource.KINESIS,
+    sink: Annotated[
+        DemoSink, typer.Option(help="Postgres, or an archive in S3.")
+    ] = DemoSink.POSTGRES,
     shard_count: Annotated[
         int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)
     ] = 4,
@@ -186,6 +196,7 @@ def demo(
             keep=keep,
             json_output=output is Output.JSON,
             source=source.value,
+            sink=sink.value,
         )
     )
 

@@ -23,7 +23,7 @@ from replicator.sink.s3 import S3Sink
 from replicator.sink.s3_settings import S3Config
 from replicator.testing.s3_server import S3Server
 from tests.archive import HOUR_US, NOON_US, write
-from tests.changes import STREAM, pending, put, remove
+from tests.changes import STREAM, number, pending, put, remove
 
 APPLE = {"id": {"S": "apple"}}
 HISTORY = [
@@ -97,6 +97,11 @@ async def test_every_format_is_asked_alike(
         ("MODIFY", "apple", "4", "5", NOON_US + 1, str(NOON_US + 1)),
         ("REMOVE", "apple", None, "4", NOON_US + HOUR_US, str(NOON_US + HOUR_US)),
     )
+    if sink.get("format") != "plain":
+        numbers = await archive.queried(
+            settings, Asked(), "SELECT position FROM changes ORDER BY 1"
+        )
+        assert numbers.rows == tuple((number(n),) for n in range(1, 5))
     # (What DuckDB takes out of JSON as a number is a double; the text has all digits.)
     exact = "SELECT item::VARCHAR FROM changes WHERE \"table\" = 'orders'"
     ((text,),) = (await archive.queried(settings, Asked(), exact)).rows

@@ -30,17 +30,19 @@ class Comparison:
         return not self.differences
 
 
-def compare(items: Mapping[str, Any], rows: Mapping[str, Any]) -> Comparison:
-    """Plain items against plain rows, both by their key."""
-    return Comparison(len(items), len(rows), tuple(_differences(items, rows)))
+def compare(
+    items: Mapping[str, Any], rows: Mapping[str, Any], place: str = "Postgres"
+) -> Comparison:
+    """Plain items against plain rows of a place, both by their key."""
+    return Comparison(len(items), len(rows), tuple(_differences(items, rows, place)))
 
 
-def _differences(items: Mapping[str, Any], rows: Mapping[str, Any]) -> Iterable[str]:
+def _differences(items: Mapping[str, Any], rows: Mapping[str, Any], place: str) -> Iterable[str]:
     for key in sorted(items.keys() | rows.keys()):
         if key not in rows:
-            yield f"{key}: an item of the table that Postgres has no row for"
+            yield f"{key}: an item of the table that {place} has no row for"
         elif key not in items:
-            yield f"{key}: a row in Postgres that the table has no item for"
+            yield f"{key}: a row in {place} that the table has no item for"
         elif items[key] != rows[key]:
             item, row = items[key], rows[key]
             names = sorted(
@@ -50,7 +52,7 @@ def _differences(items: Mapping[str, Any], rows: Mapping[str, Any]) -> Iterable[
             )
             details = ", ".join(
                 f"{name} is {item.get(name, 'absent')!s} in the table and"
-                f" {row.get(name, 'absent')!s} in Postgres"
+                f" {row.get(name, 'absent')!s} in {place}"
                 for name in names
             )
             yield f"{key}: {details}"

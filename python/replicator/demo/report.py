@@ -75,15 +75,16 @@ class Result:
         return asdict(self) | {"differences": self.differences[:DIFFERENCES_SHOWN]}
 
 
-def is_same(comparison: Comparison) -> str:
+def is_same(comparison: Comparison, place: str, changes: int) -> str:
     """`equal`, or the first differences, as text."""
+    counts = f"{comparison.items} items in the table, {comparison.rows} rows in {place}"
     if comparison.is_equal:
-        return f"equal: {comparison.items} items in the table, {comparison.rows} rows in Postgres"
+        return f"equal: {counts}, after {changes} changes"
     shown = comparison.differences[:DIFFERENCES_SHOWN]
     more = len(comparison.differences) - len(shown)
     return "\n".join(
         [
-            f"DIFFERENT: {comparison.items} items in the table, {comparison.rows} rows in Postgres",
+            f"DIFFERENT: {counts}, after {changes} changes",
             *(f"  {difference}" for difference in shown),
             *([f"  and {more} more"] if more else []),
         ]

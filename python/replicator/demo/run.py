@@ -10,11 +10,10 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import orjson
 import uvloop
 from rich.console import Console
@@ -30,10 +29,10 @@ from replicator.demo.child import (
     client,
     start_child,
 )
+from replicator.demo.destination import Bucket, Destination, Warehouse
 from replicator.errors import FatalError, one_cause
 from replicator.service import Service
 from replicator.supervisor import DrainTimeout
-from replicator.testing.servers import PostgresServer
 
 PRODUCTS = 400
 DUPLICATE_SHARE = 0.02
@@ -60,6 +59,7 @@ class Options:
     keep: bool
     json_output: bool
     source: str = "kinesis"
+    sink: str = "postgres"
 
 
 class Interrupted(Exception):
@@ -89,11 +89,14 @@ async def _until_signal(options: Options, console: Console, error_console: Conso
         loop.add_signal_handler(number, interrupted.set)
     try:
         async with AsyncExitStack() as stack:
-            error_console.print("starting Postgres and the AWS emulator …", highlight=False)
-            postgres, url = await stage.start_servers(stack)
+            is_postgres = options.sink == "postgres"
+            servers = "Postgres and the AWS emulator" if is_postgres else "the AWS emulator"
+            error_console.print(f"starting {servers} …", highlight=False)
+            postgres, url = await stage.start_servers(stack, with_postgres=is_postgres)
             if interrupted.is_set():
                 raise Interrupted
-            demo = _Demo(options, console, error_console, postgres, url, interrupted)
+            destination = Bucket(url) if postgres is None else Warehouse(postgres)
+            demo = _Demo(options, console, error_console, destination, url, interrupted)
             with stage.emulated_environment(url):
                 return await demo.run()
     finally:
@@ -109,21 +112,20 @@ class _Demo:
         options: Options,
         console: Console,
         error_console: Console,
-        postgres: PostgresServer,
+        destination: Destination,
         url: str,
         interrupted: asyncio.Event,
     ) -> None:
         self._options = options
         self._console = console
         self._error_console = error_console
-        self._postgres_server = postgres
+        self._destination = destination
         self._url = url
         self._interrupted = interrupted
         # None where the table's own stream is read: nothing needs to be carried to Kinesis.
         self._bridge: Child | None = None
         self._shop: Child
         self._service: Service
-        self._postgres: Any
         self._dynamodb: Any
 
     async def run(self) -> int:
@@ -131,8 +133,8 @@ class _Demo:
         async with AsyncExitStack() as stack:
             self._dynamodb = await stack.enter_async_context(client("dynamodb"))
             stream_arn = await stage.make_table(self._dynamodb)
-            self._postgres = await asyncpg.connect(self._postgres_server.dsn)
-            stack.push_async_callback(self._postgres.close)
+            stack.push_async_callback(self._destination.close)
+            await self._destination.open()
             state = stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-"))
             self._service = Service(self._config(Path(state)))
             shop_arguments: dict[str, object] = {
@@ -159,8 +161,8 @@ class _Demo:
         )
         stocked: int = self._shop.last["stocked"]
         await self._wait_for_records(stocked)
-        chosen = await self._choose_rows()
-        self._console.print(report.rows_table("some rows before", await self._rows(chosen)))
+        chosen = await self._destination.chosen(ROWS_SHOWN)
+        await self._show("some rows before", chosen)
 
         opened = time.monotonic()
         if self._bridge is not None:
@@ -178,10 +180,12 @@ class _Demo:
 
         comparison = await self._compare()
         result = self._result(comparison, stocked, seconds)
-        self._console.print(report.rows_table("the same rows after", await self._rows(chosen)))
+        await self._show("the same rows after", chosen)
         self._print(report.summary(result))
         self._print(report.STREAMS_NOTE if self._bridge is None else report.BRIDGE_NOTE)
-        self._print(report.is_same(comparison))
+        for line in await self._destination.ending():
+            self._print(line)
+        self._print(report.is_same(comparison, self._destination.place, result.changes))
         if self._options.json_output:
             sys.stdout.write(orjson.dumps(result.as_dict()).decode() + "\n")
             sys.stdout.flush()
@@ -215,9 +219,11 @@ class _Demo:
                 self._bridge.until(lambda said: bool(said.get("settled")), CATCH_UP_SECONDS_MAX)
             )
             await self._wait_for_records(self._bridge.last["put"])
-            return
+            if self._options.sink == "postgres":
+                return
 
-        # A write that changes nothing makes no record, so none knows how many there will be.
+        # A write that changes nothing makes no record, so none knows how many there will be; and
+        # a log sink holds the last changes until time has passed.
         async def is_equal() -> bool:
             return (await self._compare()).is_equal
 
@@ -225,9 +231,16 @@ class _Demo:
             await self._unless_interrupted(stage.until(is_equal, CATCH_UP_SECONDS_MAX, ""))
 
     async def _compare(self) -> compare.Comparison:
-        return compare.compare(
-            await compare.scan(self._dynamodb, TABLE), await compare.select(self._postgres, TABLE)
+        destination = self._destination
+        found = compare.compare(
+            await compare.scan(self._dynamodb, TABLE), await destination.items(), destination.place
         )
+        flaws = await destination.flaws()
+        return replace(found, differences=(*flaws, *found.differences))
+
+    async def _show(self, title: str, ids: list[str]) -> None:
+        if ids:
+            self._console.print(report.rows_table(title, await self._destination.rows(ids)))
 
     def _config(self, state_directory: Path) -> Config:
         """What a configuration file for this set-up would say."""
@@ -240,13 +253,7 @@ class _Demo:
                         "name": "products",
                         "tables": [TABLE],
                         "source": SOURCES[self._options.source],
-                        "sinks": [
-                            {
-                                "name": "warehouse",
-                                "kind": "postgres",
-                                "dsn": self._postgres_server.dsn,
-                            }
-                        ],
+                        "sinks": [self._destination.settings],
                     }
                 ],
                 "admin": {"port": 0},
@@ -277,11 +284,11 @@ class _Demo:
 
     async def _figures(self) -> report.Figures:
         stats, said = self._service.stats, self._traffic()
-        rows = await self._postgres.fetchval(f"SELECT count(*) FROM {TABLE} WHERE NOT deleted")  # noqa: S608 our own name
+        rows = await self._destination.count()
         return report.Figures(
             changes=stats.changes,
             waiting=max(0, said["put"] - stats.records),
-            rows=rows,
+            rows=stats.rows if rows is None else rows,
             duplicates=stats.duplicates,
             late=said["late"],
             latency_ms_p50=stats.latency_ms(0.5),
@@ -310,24 +317,6 @@ class _Demo:
         finally:
             doing.cancel()
             stopped.cancel()
-
-    async def _choose_rows(self) -> list[str]:
-        found = await self._postgres.fetch(
-            "SELECT DISTINCT ON (item->>'name') id"  # noqa: S608 our own name
-            f" FROM {TABLE} ORDER BY item->>'name', id LIMIT {ROWS_SHOWN}"
-        )
-        return [row["id"] for row in found]
-
-    async def _rows(self, ids: list[str]) -> list[tuple[str, str, str, str]]:
-        found = await self._postgres.fetch(
-            "SELECT id, item->>'name' AS name, item->>'Stock' AS stock, item->>'Price' AS price"  # noqa: S608 our own name
-            f" FROM {TABLE} WHERE id = ANY($1) ORDER BY array_position($1, id)",
-            ids,
-        )
-        return [
-            (row["id"], row["name"] or "(delisted)", row["stock"] or "", row["price"] or "")
-            for row in found
-        ]
 
     def _result(
         self, comparison: compare.Comparison, stocked: int, seconds: float
@@ -360,7 +349,7 @@ class _Demo:
         for line in (
             "",
             "Everything stays up, and keeps replicating, until Ctrl-C.",
-            *(f"  {way}" for way in stage.ways_in(self._postgres_server, self._url)),
+            *(f"  {way}" for way in (self._destination.way_in(), stage.way_into_table(self._url))),
         ):
             self._print(line)
         await self._interrupted.wait()

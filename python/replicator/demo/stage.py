@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,20 +30,25 @@ POLL_SECONDS = 0.02
 ValueT = TypeVar("ValueT")
 
 
-async def start_servers(stack: AsyncExitStack) -> tuple[PostgresServer, str]:
-    """A Postgres and the emulator's URL; both are stopped and removed with the stack.
+async def start_servers(
+    stack: AsyncExitStack, *, with_postgres: bool = True
+) -> tuple[PostgresServer | None, str]:
+    """A Postgres, if it is wanted, and the emulator's URL; both are stopped and removed with the
+    stack.
 
     Raises FatalError when one can't be started.
     """
     # Not a task group: it would cancel one while its server starts, and lose it.
     results = await asyncio.gather(
-        _enter(stack, start_postgres()), _enter(stack, start_ministack()), return_exceptions=True
+        _enter(stack, start_postgres() if with_postgres else nullcontext()),
+        _enter(stack, start_ministack()),
+        return_exceptions=True,
     )
     for result in results:
         if isinstance(result, BaseException):
             raise result
     postgres, url = results
-    assert isinstance(postgres, PostgresServer)
+    assert postgres is None or isinstance(postgres, PostgresServer)
     assert isinstance(url, str)
     return postgres, url
 
@@ -114,15 +119,21 @@ async def until(reached: Callable[[], Awaitable[bool]], seconds_max: float, othe
         ) from error
 
 
-def ways_in(postgres: PostgresServer, url: str) -> tuple[str, str]:
-    """Two commands for a shell: one looks into Postgres, one into the table."""
+def way_into_postgres(postgres: PostgresServer) -> str:
+    """A command for a shell that looks into Postgres."""
+    return f"{_psql()} {shlex.quote(postgres.dsn)} -c 'TABLE {TABLE}_live LIMIT 5'"
+
+
+def way_into_table(url: str) -> str:
+    """A command for a shell that looks into the table."""
+    return f"{settings(url)} aws dynamodb scan --table-name {TABLE} --max-items 5"
+
+
+def settings(url: str) -> str:
+    """What of the environment a command of AWS's needs before it."""
     wanted = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL")
     variables = environment(url)
-    settings = " ".join(f"{name}={variables[name]}" for name in wanted)
-    return (
-        f"{_psql()} {shlex.quote(postgres.dsn)} -c 'TABLE {TABLE}_live LIMIT 5'",
-        f"{settings} aws dynamodb scan --table-name {TABLE} --max-items 5",
-    )
+    return " ".join(f"{name}={variables[name]}" for name in wanted)
 
 
 def _psql() -> str:

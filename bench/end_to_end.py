@@ -28,6 +28,7 @@ from replicator.flow import Gate
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
+    Batching,
     Fence,
     Fetch,
     Horizon,
@@ -37,6 +38,7 @@ from replicator.model import (
     Stream,
     after,
 )
+from replicator.outlets import Outlet, Stand
 from replicator.pipeline import Pipeline
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_layout import DocumentTable
@@ -150,22 +152,22 @@ class _Turns:
 
     async def ours(self) -> None:
         """The way of the product: one shard from its first record to its end."""
-        stats = Stats()
+        stats, clock = Stats(), LoopClock()
+        # No waiting for company, and never two frames in one transaction.
+        outlet = Outlet("bench", self._sink, clock, stats, batching=Batching(1, 1 << 40, 0.0))
         async with asyncio.TaskGroup() as group:
             pipeline = Pipeline(
                 source=_FrameSource(self._frames),
-                sink=self._sink,
                 tables=[TABLE.name],
                 gate=Gate(Budget(268_435_456)),
-                # No waiting for company, and never two frames in one transaction.
-                batch_limits=(1, 1 << 40, 0.0),
-                clock=LoopClock(),
+                clock=clock,
                 stats=stats,
                 group=group,
             )
-            inlet = pipeline.lane(self._fence).open(self._fence)
+            stand = Stand(outlet, self._fence, TRIM_HORIZON, {})
+            fan = pipeline.open([stand], lambda *_: 1.0)
             life, cut = ShardLife(0.0, 90.0), asyncio.get_running_loop().create_future()
-            await pipeline.run(inlet, TRIM_HORIZON, asyncio.Event(), life, cut)
+            await pipeline.run(fan, TRIM_HORIZON, asyncio.Event(), life, cut)
             pipeline.close()
         assert stats.flushes == len(self._frames)
         assert not stats.dead_letters

@@ -14,7 +14,8 @@ from replicator.core.budget import Budget
 from replicator.core.liveness import DEADLINE_SECONDS, Liveness
 from replicator.core.retry import Backoff
 from replicator.flow import Gate
-from replicator.model import TRIM_HORIZON, Start, TableSchema
+from replicator.model import TRIM_HORIZON, Batching, Start, TableSchema
+from replicator.outlets import Outlet
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Sink, Source
 from replicator.telemetry.stats import Stats
@@ -41,19 +42,24 @@ class Engine:
     batch_limits: tuple[int, int, float] = (5_000, 8_388_608, 0.02)
     clock: Clock = field(default_factory=LoopClock)
     stats: Stats = field(default_factory=Stats)
+    others: Sequence[Outlet] = ()
     gap_margin_us: int = gap.MARGIN_US
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.memory_bytes_max)
         self.gate = Gate(self.budget)
         self.stopping = asyncio.Event()
+        first = Outlet(
+            "w", self.sink, self.clock, self.stats, batching=Batching(*self.batch_limits)
+        )
+        self.outlets = (first, *self.others)
         self.coordinator = Coordinator(
             name="test/p",
             start=self.start,
             owner=self.owner,
             describe=self.describe or self._describe,
             source=self.source,
-            sink=self.sink,
+            outlets=self.outlets,
             store=self.store,
             make_pipeline=self._make_pipeline,
             clock=self.clock,
@@ -72,10 +78,8 @@ class Engine:
     def _make_pipeline(self, group: asyncio.TaskGroup) -> Pipeline:
         return Pipeline(
             source=self.source,
-            sink=self.sink,
             tables=[table.name for table in TABLES],
             gate=self.gate,
-            batch_limits=self.batch_limits,
             clock=self.clock,
             stats=self.stats,
             group=group,

@@ -105,12 +105,12 @@ class Records:
         Raises ValueError when the lengths differ, or beyond 4 GiB."""
     @staticmethod
     def document(data: bytes) -> Records:
-        """Records of a whole file: JSON lines (one payload a line, blank lines
-        skipped), or one object with `Records` (a DynamoDB Streams answer, a Lambda
-        event of DynamoDB Streams or of Kinesis, whose `data` is base64). A document
-        whose `Records` can't be told apart becomes one record, which decoding rejects.
-        Answers of Kinesis GetRecords, and one record formatted over several lines, are
-        read too. Raises ValueError beyond 4 GiB."""
+        """Records of a whole file: JSON lines (one payload a line, or several objects that
+        follow each other, as Firehose writes them; blank lines skipped), or one object
+        with `Records` (a DynamoDB Streams answer, a Lambda event of DynamoDB Streams or of
+        Kinesis, whose `data` is base64). A document whose `Records` can't be told apart
+        becomes one record, which decoding rejects. Answers of Kinesis GetRecords, and one
+        record formatted over several lines, are read too. Raises ValueError beyond 4 GiB."""
     def __len__(self) -> int: ...
     @property
     def nbytes(self) -> int:

@@ -2,8 +2,8 @@
 
     /healthz   200 while every shard of this worker makes progress or waits for its sink,
                503 as long as one is past its deadline, or a pipeline failed and waits to be
-               begun anew; names them and the reasons. Shards that stand at a gap are named
-               too, and leave it green: no restart mends them
+               begun anew; names them and the reasons. Shards that stand at a gap and sinks
+               that fail are named too, and leave it green: no restart mends them
     /readyz    200 once every pipeline has begun and its leases run, else 503 with reasons
     /status    everything as JSON: what `replicator status` shows
     /metrics   for Prometheus, see `telemetry.metrics`
@@ -28,7 +28,7 @@ from replicator.config import AdminConfig
 from replicator.core.liveness import Phase, ShardView
 from replicator.errors import FatalError
 from replicator.telemetry.metrics import Metrics
-from replicator.telemetry.watched import Watched
+from replicator.telemetry.watched import Watched, WatchedSink
 
 log = structlog.get_logger()
 
@@ -53,10 +53,15 @@ class Admin:
         waiting: list[dict[str, Any]] = []
         stopped: list[dict[str, Any]] = []
         failed: list[dict[str, Any]] = []
+        failing: list[dict[str, Any]] = []
         for each in self._pipelines:
             if (error := each.failure()) is not None:
                 why = {"code": error.code, "why": error.message}
                 failed.append({"pipeline": each.pipeline, **why})
+            for sink in each.sinks:
+                if (trouble := sink.trouble()) is not None:
+                    said = {"pipeline": each.pipeline, "sink": sink.name, "why": trouble.why}
+                    failing.append(said | {"seconds": round(trouble.seconds, 3)})
             for view in each.shards():
                 said = {"pipeline": each.pipeline, "shard": view.shard, "why": view.why}
                 if view.is_late:
@@ -69,6 +74,7 @@ class Admin:
         return {
             "healthy": not late and not failed,
             "failed": failed,
+            "failing_sinks": failing,
             "late_count": len(late),
             "late": late[:SHARDS_NAMED],
             "waiting_for_sink_count": len(waiting),
@@ -158,7 +164,7 @@ def _pipeline(each: Watched, namespace: str) -> dict[str, Any]:
     stats, name = each.stats, f"{namespace}/{each.pipeline}"
     return {
         "name": each.pipeline,
-        "sink": each.sink,
+        "sinks": [_sink(sink) for sink in each.sinks],
         "unready": each.unready(),
         "records": stats.records,
         "changes": stats.changes,
@@ -176,6 +182,23 @@ def _pipeline(each: Watched, namespace: str) -> dict[str, Any]:
         "stopped": [{"phase": Phase.GAP, **g.as_fields(name)} for g in each.gaps()],
         "holes": [hole.as_fields() for hole in each.holes()],
         "shards": [_shard(view) for view in each.shards()],
+    }
+
+
+def _sink(sink: WatchedSink) -> dict[str, Any]:
+    stats, trouble = sink.stats, sink.trouble()
+    return {
+        "name": sink.name,
+        "failing": "" if trouble is None else trouble.why,
+        "failing_seconds": None if trouble is None else round(trouble.seconds, 3),
+        "failing_shards": 0 if trouble is None else trouble.shards,
+        "errors": dict(sink.errors()),
+        "records": stats.records,
+        "changes": stats.changes,
+        "rows": stats.rows,
+        "duplicates": stats.duplicates,
+        "superseded": stats.superseded,
+        "dead_letters": dict(stats.rejected),
     }
 
 

@@ -11,13 +11,12 @@ import sys
 from enum import StrEnum
 from typing import Annotated
 
-import orjson
 import typer
-import yaml
 
 from replicator import cli_source
 from replicator import config as configuration
 from replicator.cli_archive import archive_app
+from replicator.cli_config import config_app
 from replicator.cli_options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -39,9 +38,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
-config_app = typer.Typer(
-    no_args_is_help=True, help="The configuration: its schema, and what is in force."
 )
 app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
@@ -137,8 +133,8 @@ def inspect(
 ) -> None:
     """Decode records of a file: one JSON line a change; refused records go to stderr.
 
-    Takes Kinesis payload lines, a DynamoDB Streams answer or a Lambda event; gzip is
-    recognised. Exit code 1 when a record was refused.
+    Takes Kinesis payload lines, Firehose's objects, a DynamoDB Streams answer or a Lambda
+    event; gzip is recognised. Exit code 1 when a record was refused.
     """
     from replicator import inspect as inspector  # noqa: PLC0415
 
@@ -199,24 +195,6 @@ def demo(
             sink=sink.value,
         )
     )
-
-
-@config_app.command("schema")
-def config_schema(*, output: OutputOption = Output.JSON, version: VersionOption = False) -> None:
-    """The JSON Schema of the configuration file."""
-    typer.echo(orjson.dumps(configuration.schema(), option=orjson.OPT_INDENT_2))
-
-
-@config_app.command("show")
-def config_show(
-    *,
-    config: ConfigOption = DEFAULT_CONFIG,
-    output: OutputOption = Output.TEXT,
-    version: VersionOption = False,
-) -> None:
-    """The configuration in force: file, environment and defaults, secrets masked."""
-    shown = configuration.load(config).model_dump(mode="json")
-    print_result(output, shown, yaml.safe_dump(shown, sort_keys=False).rstrip())
 
 
 def main() -> None:

@@ -30,6 +30,9 @@ positions_app = typer.Typer(
 PipelineOption = Annotated[
     str | None, typer.Option("--pipeline", "-p", help="Its name; needed where there are several.")
 ]
+SinkOption = Annotated[
+    str | None, typer.Option("--sink", help="A sink's name; needed where there are several.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
@@ -37,6 +40,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 def show(
     *,
     pipeline: PipelineOption = None,
+    sink: SinkOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
@@ -48,7 +52,7 @@ def show(
     from replicator import positions  # noqa: PLC0415
 
     configure_logging("error", output)
-    shown = asyncio.run(positions.show(configuration.load(config), pipeline))
+    shown = asyncio.run(positions.show(configuration.load(config), pipeline, sink))
     print_result(output, shown.as_dict(), shown.as_text())
     raise typer.Exit(1 if shown.problems else 0)
 
@@ -61,17 +65,19 @@ def set_(
     ],
     *,
     pipeline: PipelineOption = None,
+    sink: SinkOption = None,
     yes: YesOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
-    """Move one shard to a position. Refused while a worker reads it."""
+    """Move one shard to a position at one sink. Refused while a worker reads it."""
     from replicator import positions  # noqa: PLC0415
 
     configure_logging("warning", output)
     settings, confirm = configuration.load(config), _confirm(yes=yes)
-    _done(output, asyncio.run(positions.set_position(settings, pipeline, shard, position, confirm)))
+    moving = positions.set_position(settings, pipeline, shard, position, confirm, sink=sink)
+    _done(output, asyncio.run(moving))
 
 
 @positions_app.command("reset")
@@ -79,12 +85,13 @@ def reset(
     *,
     shard: Annotated[str | None, typer.Option("--shard", help="This one; else all.")] = None,
     pipeline: PipelineOption = None,
+    sink: SinkOption = None,
     yes: YesOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
-    """Read a shard, or all of them, again from the oldest record that is kept.
+    """Read a shard, or all of them, again into one sink, from the oldest record that is kept.
 
     After a gap this accepts what is lost. Refused while a worker reads the shard.
     """
@@ -92,7 +99,7 @@ def reset(
 
     configure_logging("warning", output)
     settings, confirm = configuration.load(config), _confirm(yes=yes)
-    _done(output, asyncio.run(positions.reset(settings, pipeline, shard, confirm)))
+    _done(output, asyncio.run(positions.reset(settings, pipeline, shard, confirm, sink=sink)))
 
 
 def _confirm(*, yes: bool) -> Confirm:

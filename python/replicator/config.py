@@ -188,7 +188,7 @@ AnyTables: TypeAlias = Annotated[
 
 
 class PipelineConfig(Settings):
-    """One stream, its tables and its sink; or the same for each table that carries a tag."""
+    """One stream, its tables and its sinks; or the same for each table that carries a tag."""
 
     name: str = Field(pattern=NAME_PATTERN, description="Name in positions, metrics, leases.")
     tables: AnyTables = Field(
@@ -202,7 +202,9 @@ class PipelineConfig(Settings):
         description="What a gap does: stop ends its shard and says so. The others need snapshots, "
         "which are not there yet: they are refused.",
     )
-    sinks: tuple[AnySink, ...] = Field(min_length=1, max_length=1)
+    sinks: tuple[AnySink, ...] = Field(
+        min_length=1, description="Where the changes go; each sink keeps its own position."
+    )
 
     @property
     def tagged(self) -> TaggedTables | None:
@@ -246,6 +248,23 @@ class PipelineConfig(Settings):
         if self.tagged is None and (duplicates := _repeated(self.table_names)):
             raise ValueError(f"table {duplicates[0]!r} is named twice")
         return self
+
+    @model_validator(mode="after")
+    def _sinks_are_distinct(self) -> PipelineConfig:
+        if duplicates := _repeated(sink.name for sink in self.sinks):
+            raise ValueError(f"sink {duplicates[0]!r} is named twice")
+        return self
+
+    def sink(self, name: str | None) -> SinkConfig:
+        """The sink of this name; without a name the only one. Raises FatalError."""
+        names = [sink.name for sink in self.sinks]
+        if name is None and len(names) == 1:
+            return self.sinks[0]
+        for sink in self.sinks:
+            if sink.name == name:
+                return sink
+        asked = "name a sink with --sink" if name is None else f"there is no sink {name!r}"
+        raise FatalError("usage_sink", f"pipeline {self.name}: {asked}: {', '.join(names)}")
 
     @model_validator(mode="after")
     def _a_stream_fits_its_tables(self) -> PipelineConfig:
@@ -372,6 +391,12 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     if not isinstance(data, dict):
         raise FatalError("config_invalid", f"{path} holds no mapping at its top level")
     overlay(data, environment)
+    return checked(data, str(path or "configuration"))
+
+
+def checked(data: Mapping[str, Any], where: str) -> Config:
+    """The configuration that these plain values make; `where` they come from is for messages.
+    Raises FatalError (`config_invalid`) as `load` does."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -383,7 +408,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
             if e["type"] != "too_short"
             or not any(p != e["loc"] and p[: len(e["loc"])] == e["loc"] for p in places)
         )
-        raise FatalError("config_invalid", f"{path or 'configuration'}:\n{problems}") from None
+        raise FatalError("config_invalid", f"{where}:\n{problems}") from None
 
 
 def schema() -> dict[str, Any]:

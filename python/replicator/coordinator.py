@@ -11,23 +11,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
+from replicator.beginning import Beginning
 from replicator.core import gap, lease, lineage, liveness
 from replicator.core.holes import Hole
 from replicator.core.retry import Backoff
-from replicator.core.start import first_starts, incomparable, require_start
 from replicator.discovery import DISCOVERY_SECONDS, Discovery
 from replicator.errors import TransientError
 from replicator.gaps import Gaps
 from replicator.graph import Graph
 from replicator.leasing import Leasing
-from replicator.model import TRIM_HORIZON, Start, Stream, TableSchema
+from replicator.model import Start, Stream, TableSchema
+from replicator.outlets import Outlet, Outlets
 from replicator.pipeline import Pipeline
-from replicator.protocols import Clock, LeaseStore, Measured, Sink, Source
-from replicator.reader import Reader, Shared, sleep_unless
+from replicator.protocols import Clock, LeaseStore, Measured, Source
+from replicator.reader import Reader, Shared
+from replicator.stopping import sleep_unless, unless_stopped
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
@@ -37,8 +38,7 @@ RETRY_BACKOFF = Backoff(base_seconds=0.5, cap_seconds=30.0)
 class Coordinator:
     """Runs one pipeline's shards: `run` until told to stop.
 
-    `start` is where a stream that was never read begins; None means the oldest record,
-    and only into a sink that holds nothing yet.
+    `start`: see `Beginning`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Coordinator:
         owner: str,
         describe: Callable[[], Awaitable[Sequence[TableSchema]]],
         source: Source,
-        sink: Sink[Any],
+        outlets: Sequence[Outlet],
         store: LeaseStore,
         make_pipeline: Callable[[asyncio.TaskGroup], Pipeline],
         clock: Clock,
@@ -62,11 +62,10 @@ class Coordinator:
         gap_margin_us: int = gap.MARGIN_US,
     ) -> None:
         self._name = name
-        self._start = start
         self._owner = owner
         self._describe = describe
         self._source = source
-        self._sink = sink
+        self._outlets = Outlets(outlets)
         self._store = store
         self._make_pipeline = make_pipeline
         self._clock = clock
@@ -75,12 +74,13 @@ class Coordinator:
         self._backoff = backoff
         self._alive = alive or liveness.Liveness()
         self._calls = source.calls if isinstance(source, Measured) else None
-        self._gaps = Gaps(name, source, sink, clock, stats, margin_us=gap_margin_us)
+        self._gaps = Gaps(name, source, self._outlets, clock, stats, margin_us=gap_margin_us)
+        self._beginning = Beginning(name, start, source, self._outlets, self._gaps)
         self._graph = Graph(self._gaps)
         self._discovery = Discovery(
             name,
             source,
-            sink,
+            self._outlets,
             store,
             self._graph,
             clock,
@@ -128,9 +128,13 @@ class Coordinator:
                 continue  # its position was moved
             gapped.pop(shard_id, None)
             reader = self._leasing.readers.get(shard_id)
-            waiting_from = reader.inlet.waiting_from if reader and reader.inlet else None
+            fan = reader.fan if reader else None
+            waiting_from = fan.waiting_from if fan else None
+            sink = (fan.waits_for if fan else "") or self._outlets.in_trouble
             calls = self._calls(shard_id) if self._calls is not None else None
-            view = self._alive.view(shard_id, life, now, calls=calls, waiting_from=waiting_from)
+            view = self._alive.view(
+                shard_id, life, now, calls=calls, waiting_from=waiting_from, sink=sink
+            )
             views.append(view)
         for shard_id, found in gapped.items():
             seconds = self._gaps.seconds(shard_id)
@@ -148,17 +152,7 @@ class Coordinator:
     async def run(self, stopping: asyncio.Event) -> None:
         """Replicates until `stopping`, then drains: stops reading, waits for what was
         read to be durable, gives the leases up. Raises FatalError when it can't begin."""
-        beginning = asyncio.ensure_future(self._begin(stopping))
-        stop = asyncio.ensure_future(stopping.wait())
-        try:
-            await asyncio.wait({beginning, stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            if not beginning.done():
-                beginning.cancel()
-                await asyncio.wait({beginning})
-        stream = None if beginning.cancelled() else beginning.result()
-        if stream is None:
+        if (stream := await unless_stopped(stopping, self._begin(stopping))) is None:
             return
         self._has_begun = True
         async with asyncio.TaskGroup() as group:
@@ -177,15 +171,16 @@ class Coordinator:
     # ---- the beginning
 
     async def _begin(self, stopping: asyncio.Event) -> Stream | None:
-        """Opens both sides and resolves the first start; None when stopped before."""
+        """Opens both sides and resolves the first start; None when stopped before. All sinks must
+        answer: reading starts at the least of their positions."""
         attempt = 0
         while not stopping.is_set():
             try:
                 await self._store.open()
-                await self._sink.open(await self._describe())
+                await self._outlets.open(await self._describe())
                 stream = await self._source.open()
-                await self._resolve_start(stream)
-                self._graph.lineage = lineage.Lineage(await self._sink.positions(stream))
+                await self._beginning.resolve(stream)
+                self._graph.lineage = lineage.Lineage(await self._outlets.positions(stream))
             except TransientError as error:
                 wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
                 attempt += 1
@@ -197,20 +192,6 @@ class Coordinator:
                 return stream
         return None
 
-    async def _resolve_start(self, stream: Stream) -> None:
-        """Law 5: the start becomes an instant once, stored before the first read."""
-        if await self._sink.is_known(stream):
-            return
-        begun = await self._sink.begun()
-        if await self._sink.holds_data():
-            require_start(self._name, stream, self._start, begun)
-        elif left := incomparable(stream.arn, begun):
-            action = "the tables are empty: this stream is begun, the rest of the others isn't read"
-            self._log.warning("stream_replaced", stream=stream.arn, left=left, action=action)
-        start = await self._gaps.first_start(self._start or TRIM_HORIZON)
-        starts = first_starts(await self._source.shards(), start)
-        await self._sink.begin(stream, starts)
-
     # ---- the readers
 
     def _starter(
@@ -219,7 +200,7 @@ class Coordinator:
         shared = Shared(
             pipeline=pipeline,
             stream=stream,
-            sink=self._sink,
+            outlets=self._outlets,
             owner=self._owner,
             graph=self._graph,
             leases=self._leasing,

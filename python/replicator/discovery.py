@@ -1,4 +1,4 @@
-"""Which shards there are: the service and the sink are asked again and again, the graph is told,
+"""Which shards there are: the service and the sinks are asked again and again, the graph is told,
 and what nobody reads is looked for. It waits for nobody that reads."""
 
 from __future__ import annotations
@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import structlog
 
@@ -17,7 +16,8 @@ from replicator.core.start import require_successor
 from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.graph import Graph
 from replicator.model import SHARD_END, Position, Stream
-from replicator.protocols import Clock, LeaseStore, Paged, Sink, Source
+from replicator.outlets import Outlets
+from replicator.protocols import Clock, LeaseStore, Paged, Source
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
@@ -31,7 +31,7 @@ class Discovery:
         self,
         name: str,
         source: Source,
-        sink: Sink[Any],
+        outlets: Outlets,
         store: LeaseStore,
         graph: Graph,
         clock: Clock,
@@ -43,7 +43,7 @@ class Discovery:
     ) -> None:
         self._name = name
         self._source = source
-        self._sink = sink
+        self._outlets = outlets
         self._store = store
         self._graph = graph
         self._clock = clock
@@ -70,7 +70,7 @@ class Discovery:
             calls = self._listing_calls()
             try:
                 found, newest = await self._ask(stream)
-                is_left = newest != stream and not await self._sink.holds_data()
+                is_left = newest != stream and not await self._outlets.holds_data()
             except TransientError as error:
                 least = wait = self._backoff.next(
                     attempt, self._jitter(), error.retry_after_seconds
@@ -105,7 +105,7 @@ class Discovery:
         shards = await self._source.shards()
         # Read after the list, so that what was finished and trimmed meanwhile isn't taken
         # for lost.
-        positions = await self._sink.positions(stream)
+        positions = await self._outlets.positions(stream)
         # A table's stream that was disabled may have been replaced by another.
         is_over = self._graph.lineage.is_over(shards)
         newest = await self._source.open() if is_over else stream
@@ -120,9 +120,9 @@ class Discovery:
             if (position := positions.get(shard_id, SHARD_END)) != SHARD_END:
                 raise FatalError(
                     "positions_returned",
-                    f"the sink of {self._name} says that {shard_id} was read up to {position}, "
+                    f"a sink of {self._name} says that {shard_id} was read up to {position}, "
                     "but it was finished before: the sink lost its newest state (a failover to "
-                    "a replica that was behind?). Start again: reading goes on where the sink "
+                    "a replica that was behind?). It begins anew: reading goes on where the sink "
                     "stands, and nothing is lost while the stream still keeps it",
                 )
 

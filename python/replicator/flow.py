@@ -96,3 +96,29 @@ class Gate:
     def _relieve(self) -> None:
         if self._holders:
             max(self._holders, key=lambda holder: holder.nbytes).relieve()
+
+
+class Charge:
+    """The bytes of one fetch, in the budget until everybody who was given it is done with it.
+    Who makes it holds it first."""
+
+    __slots__ = ("_gate", "_holders", "nbytes")
+
+    def __init__(self, gate: Gate, nbytes: int) -> None:
+        """`nbytes` are charged already."""
+        self.nbytes = nbytes
+        self._gate = gate
+        self._holders = 1
+
+    def hold(self) -> Charge:
+        """One more is given the fetch."""
+        assert self._holders, "its bytes were given back"
+        self._holders += 1
+        return self
+
+    def release(self) -> None:
+        """One of them is done with it."""
+        assert self._holders, "its bytes were given back"
+        self._holders -= 1
+        if not self._holders:
+            self._gate.give(self.nbytes)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import structlog
 
@@ -14,7 +13,8 @@ from replicator.core import gap
 from replicator.core.start import resolved
 from replicator.errors import ReplicatorError
 from replicator.model import Horizon, Position, Reached, Start, Stream
-from replicator.protocols import Clock, Dated, Sink, Source
+from replicator.outlets import Outlets
+from replicator.protocols import Clock, Dated, Source
 from replicator.telemetry.stats import Stats
 
 # So long the service's clock is believed before it is asked again: many shards start at once.
@@ -28,7 +28,7 @@ class Gaps:
         self,
         pipeline: str,
         source: Source,
-        sink: Sink[Any],
+        outlets: Outlets,
         clock: Clock,
         stats: Stats,
         *,
@@ -36,13 +36,13 @@ class Gaps:
     ) -> None:
         self._pipeline = pipeline
         self._source = source
-        self._sink = sink
+        self._outlets = outlets
         self._clock = clock
         self._stats = stats
         self._margin_us = margin_us
         self._found: dict[str, gap.Gap] = {}
         self._since: dict[str, float] = {}
-        self._marks: dict[str, Reached | None] = {}
+        self._marks: dict[str, tuple[Reached | None, ...]] = {}
         self._seen: tuple[float, Horizon] | None = None
         self._looking = asyncio.Lock()
         self._log = structlog.get_logger().bind(pipeline=pipeline)
@@ -72,7 +72,8 @@ class Gaps:
         reached: Mapping[str, Reached],
     ) -> int | None:
         """How far behind a reader of the shard may be, in milliseconds (None: the service says
-        what is lost); `reached` is what the sink says of it and its ancestors. Raises
+        what is lost); `reached` is what the sink that stands there says of it and its
+        ancestors. Raises
         PositionLost when what comes after the stored position may be gone already."""
         horizon = await self._horizon()
         margin_us = gap.margin_us_of(reached.get(shard_id), horizon, self._margin_us)
@@ -106,10 +107,11 @@ class Gaps:
 
     async def _marks_of(
         self, stream: Stream, shard_ids: Sequence[str]
-    ) -> dict[str, Reached | None]:
-        """What changes whenever a position does: moving it by hand sets its times, too."""
-        reached = await self._sink.reached(stream, shard_ids)
-        return {shard_id: reached.get(shard_id) for shard_id in shard_ids}
+    ) -> dict[str, tuple[Reached | None, ...]]:
+        """What changes whenever a position does, at any sink: moving it by hand sets its times,
+        too."""
+        reached = await self._outlets.reached(stream, shard_ids)
+        return {s: tuple(each.get(s) for each in reached) for s in shard_ids}
 
     def vanished(self, shard_id: str, position: Position | None, held_up: Sequence[str]) -> None:
         """A shard was taken away before it was read to its end."""

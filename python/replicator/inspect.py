@@ -2,7 +2,9 @@
 
 Nothing is folded, ordered or dropped here: one JSON line a change on standard output
 and one JSON line a refused record on standard error. JSON lines are read in pieces,
-so a file may be larger than memory; an event document is read whole.
+so a file may be larger than memory; an event document is read whole, and so are objects
+that follow each other without line feeds, as Firehose writes them unless it is told to add
+a delimiter (https://docs.aws.amazon.com/firehose/latest/dev/create-destination.html).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import json
 import os
 import re
 import zlib
@@ -31,6 +34,40 @@ DOCUMENT_BYTES_MAX = 1_024 * 1_048_576
 EXIT_DECODED = 0
 EXIT_REJECTED = 1
 _GZIP_MAGIC = b"\x1f\x8b"
+# What else lies in a bucket: how it begins or is named, what it is, and how it can be read.
+# https://docs.aws.amazon.com/firehose/latest/APIReference/API_S3DestinationConfiguration.html
+# https://github.com/google/snappy/blob/main/framing_format.txt
+_UNREAD = (
+    ((b"PK\x03\x04",), (".zip",), "a ZIP archive", "unzip -p {file} | replicator inspect -"),
+    (
+        (b"\xff\x06\x00\x00sNaPpY",),
+        (".snappy", ".sz", ".hsnappy"),
+        "compressed with Snappy",
+        (
+            "decompress it first, say by python -m snappy -d {file} OUT (package python-snappy); "
+            "objects of CompressionFormat GZIP are read as they are"
+        ),
+    ),
+    (
+        (b"\x28\xb5\x2f\xfd",),
+        (".zst",),
+        "compressed with zstd",
+        "zstd -dc {file} | replicator inspect -",
+    ),
+    (
+        (b"PAR1",),
+        (".parquet",),
+        "Parquet, which holds columns and no records",
+        "duckdb -c \"SELECT * FROM read_parquet('{file}')\"",
+    ),
+    (
+        (b"ORC",),
+        (".orc",),
+        "ORC, which holds columns and no records",
+        "orc-contents {file} (of Apache ORC)",
+    ),
+)
+_MAGIC_BYTES = max(len(magic) for magics, *_ in _UNREAD for magic in magics)
 _HEAD_BYTES = 65_536
 _DOCUMENT_HEAD = re.compile(rb'"Records"\s*:\s*\[')
 
@@ -109,7 +146,7 @@ def pieces(source: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
         if pending:
             yield 0, pending
         return
-    if _begins_a_document(pending):
+    if _begins_a_document(pending) or _begins_a_row_of_objects(pending):
         yield 0, _whole(source, name, pending)
         return
     lines_before = 0
@@ -130,7 +167,7 @@ def _whole(source: IO[bytes], name: str, head: bytes) -> bytes:
         parts.append(more)
         nbytes += len(more)
         if nbytes > DOCUMENT_BYTES_MAX:
-            raise _too_large(name, "an event document", DOCUMENT_BYTES_MAX)
+            raise _too_large(name, "what must be read whole", DOCUMENT_BYTES_MAX)
     return b"".join(parts)
 
 
@@ -146,19 +183,41 @@ def _begins_a_document(head: bytes) -> bool:
     return start.startswith(b"{") and _DOCUMENT_HEAD.search(start, 0, _HEAD_BYTES) is not None
 
 
+def _begins_a_row_of_objects(head: bytes) -> bool:
+    """True when another object follows the first one on its line: its end can't be told from
+    a brace inside a text without reading all before it."""
+    text = head.lstrip().decode(errors="replace")
+    with suppress(ValueError, RecursionError):
+        _, end = json.JSONDecoder().raw_decode(text)
+        return text.startswith("{") and text[end:].lstrip(" \t\r").startswith("{")
+    return False
+
+
 @contextmanager
 def _opened(file: str, stdin: BinaryIO) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         try:
             raw = stdin if file == "-" else stack.enter_context(Path(file).open("rb"))
-            magic = raw.read(len(_GZIP_MAGIC))
+            magic = raw.read(_MAGIC_BYTES)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise FatalError("usage_input", f"can't read {file}: {reason}") from error
         source = cast(IO[bytes], io.BufferedReader(_Rejoined(magic, raw), _HEAD_BYTES))
-        if magic == _GZIP_MAGIC:
+        _refuse_what_is_no_text(magic, file)
+        if magic.startswith(_GZIP_MAGIC):
             source = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=source, mode="rb")))
         yield source
+
+
+def _refuse_what_is_no_text(head: bytes, file: str) -> None:
+    # gzip and text are known by how they begin, whatever the name says: `data.zip.gz`.
+    is_readable = head.startswith((_GZIP_MAGIC, b"{", b"\n"))
+    for magics, suffixes, what, instead in _UNREAD:
+        if head.startswith(magics) or (not is_readable and file.lower().endswith(suffixes)):
+            raise FatalError(
+                "input_unsupported",
+                f"{file} is {what}, which isn't read here: {instead.format(file=file)}",
+            )
 
 
 class _Rejoined(io.RawIOBase):

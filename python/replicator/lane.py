@@ -1,4 +1,4 @@
-"""The second half of the way: one writer, the shards it serves, and what waits for it.
+"""The second half of the way: one writer of one sink, the shards it serves, and what waits for it.
 
 Changes of several shards are gathered and go in one write. A lane writes one
 payload at a time, in order of arrival, so a shard's durable position is always
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ import structlog
 
 from replicator.core.batch import Batcher, FlushReason
 from replicator.errors import LeaseLost, ReplicatorError
-from replicator.flow import Gate
+from replicator.flow import Charge
 from replicator.model import Fence, Pending, Position, WriteResult
+from replicator.outlets import Outlet
 from replicator.protocols import Clock, Writer
-from replicator.telemetry.stats import Stats
 
 log = structlog.get_logger()
 
@@ -33,32 +33,56 @@ INLINE_BYTES_MAX = 100_000
 class _Waiting:
     inlet: Inlet
     pending: Pending
-    charge: int
+    charge: Charge
 
 
 class Inlet:
-    """One shard's way into a lane, for as long as one fence holds."""
+    """One shard's way into a lane, for as long as one fence holds. `held`: what its sink held
+    when that began."""
 
-    def __init__(self, lane: Lane, fence: Fence) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        fence: Fence,
+        outlet: Outlet,
+        held: Position | None,
+        on_failed: Callable[[Inlet, ReplicatorError], None],
+    ) -> None:
         self.fence = fence
+        self.outlet = outlet
+        self.held = held
         self.durable: Position | None = None
+        self.is_holding = False
+        """The sink waits for time to pass, which a fetch without records tells."""
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = lane
+        self._on_failed = on_failed
         # When each fetch that waits here arrived, oldest first: they leave in this order.
         self._waiting: deque[float] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._is_closed = False
+        self._failed_from: float | None = None
+        # What a failed sink is owed: it isn't written, but the others must not run on for ever.
+        self._owed: list[Charge] = []
 
-    def put(self, pending: Pending, charge: int) -> None:
-        """Queues a decoded fetch whose bytes are already charged; `charge` is given
-        back once it is durable or dropped."""
+    def put(self, pending: Pending, charge: Charge) -> None:
+        """Queues a decoded fetch; `charge` is held by it and released once it is durable, or
+        the shard's run is over."""
+        if self.is_over:
+            self._keep(charge)
+            return
         self._waiting.append(pending.received_at)
         self._idle.clear()
         self._lane.add(_Waiting(self, pending, charge))
 
+    def flush(self) -> None:
+        """Has what waits here written now."""
+        self._lane.flush(FlushReason.DRAIN)
+
     async def drain(self) -> None:
         """Returns when everything that was put is durable. Raises what failed it."""
-        self._lane.flush(FlushReason.DRAIN)
+        self.flush()
         idle = asyncio.ensure_future(self._idle.wait())
         ends: set[asyncio.Future[Any]] = {idle, self.failure}
         try:
@@ -71,13 +95,23 @@ class Inlet:
     def fail(self, error: ReplicatorError) -> None:
         """Ends the inlet: what it still has in the lane will be dropped, not written."""
         if not self.failure.done():
+            if not isinstance(error, LeaseLost):
+                self.outlet.failed(self.fence.shard_id, error)
+            self._failed_from = self.waiting_from
             self.failure.set_exception(error)
             # The shard's run looks at it when it can; it may also be gone already.
             self.failure.exception()
+            self._on_failed(self, error)
 
     def close(self) -> None:
-        """The shard's run is over: what is still queued is dropped."""
+        """The shard's run is over: what is still queued is dropped. May be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self.failure.cancel()
+        while self._owed:
+            self._owed.pop().release()
+        self._lane.closed()
 
     @property
     def is_over(self) -> bool:
@@ -87,15 +121,28 @@ class Inlet:
     @property
     def waiting_from(self) -> float | None:
         """When the oldest fetch that is not durable yet arrived; None when all are."""
+        if self._failed_from is not None:
+            return self._failed_from
         return self._waiting[0] if self._waiting else None
 
-    def leave(self, durable: Position | None) -> None:
+    def leave(self, durable: Position | None, charge: Charge) -> None:
         """One queued fetch left the lane: durable up to there, or dropped (None)."""
         self._waiting.popleft()
         if durable is not None:
             self.durable = durable
+            self.outlet.works(self.fence.shard_id)
+        if self.is_over:
+            self._keep(charge)
+        else:
+            charge.release()
         if not self._waiting:
             self._idle.set()
+
+    def _keep(self, charge: Charge) -> None:
+        if self._is_closed:
+            charge.release()
+        else:
+            self._owed.append(charge)
 
 
 class Lane:
@@ -105,16 +152,16 @@ class Lane:
         self,
         writer: Writer[Any],
         batcher: Batcher[_Waiting],
-        gate: Gate,
         clock: Clock,
-        stats: Stats,
+        outlet: Outlet,
     ) -> None:
         self._writer = writer
         self._batcher = batcher
-        self._gate = gate
         self._clock = clock
-        self._stats = stats
+        self._outlet = outlet
+        self._stats = outlet.stats
         self._changed = asyncio.Event()
+        self._inlets: int | None = None
         self._is_over = False
 
     @property
@@ -122,9 +169,27 @@ class Lane:
         """Bytes that wait here."""
         return self._batcher.nbytes
 
-    def open(self, fence: Fence) -> Inlet:
+    @property
+    def is_over(self) -> bool:
+        """True once it takes nothing more."""
+        return self._is_over
+
+    def open(
+        self,
+        fence: Fence,
+        outlet: Outlet,
+        held: Position | None,
+        on_failed: Callable[[Inlet, ReplicatorError], None],
+    ) -> Inlet:
         """A way in for one shard under one fence."""
-        return Inlet(self, fence)
+        self._inlets = (self._inlets or 0) + 1
+        return Inlet(self, fence, outlet, held, on_failed)
+
+    def closed(self) -> None:
+        """One of its inlets is closed. With the last one the lane ends."""
+        assert self._inlets
+        self._inlets -= 1
+        self._changed.set()
 
     def add(self, waiting: _Waiting) -> None:
         """Queues one fetch; see `Inlet.put`."""
@@ -133,7 +198,9 @@ class Lane:
             return
         batch = waiting.pending.batch
         rows = len(batch) + len(batch.rejections)
-        self._batcher.add(waiting, rows=rows, nbytes=waiting.charge, now=self._clock.monotonic())
+        self._batcher.add(
+            waiting, rows=rows, nbytes=waiting.charge.nbytes, now=self._clock.monotonic()
+        )
         self._changed.set()
 
     def relieve(self) -> None:
@@ -146,11 +213,10 @@ class Lane:
         self._changed.set()
 
     async def run(self) -> None:
-        """Writes for ever: encode, write, resolve. Ends by cancellation only, and gives back
+        """Encode, write, resolve, until the last inlet is closed or it is cancelled. Gives back
         the bytes of what it then still holds."""
         try:
-            while True:
-                reason = await self._due()
+            while (reason := await self._due()) is not None:
                 if work := self._take():
                     await self._write(work, reason)
         finally:
@@ -167,6 +233,7 @@ class Lane:
         try:
             payload = await self._encode([waiting.pending for waiting in work])
             begun_at = self._clock.monotonic()
+            self._outlet.begins_write(self)
             result = await self._writer.write(payload)
         except ReplicatorError as error:
             self._fail(work, error)
@@ -177,10 +244,14 @@ class Lane:
             self._stats.flush_reasons[reason] += 1
             self._stats.write_seconds += self._clock.monotonic() - begun_at
             self._resolve(work, result)
+        finally:
+            self._outlet.ends_write(self)
 
-    async def _due(self) -> FlushReason:
+    async def _due(self) -> FlushReason | None:
         while True:
             self._changed.clear()
+            if self._inlets == 0:
+                return None
             now = self._clock.monotonic()
             if (reason := self._batcher.due(now)) is not None:
                 return reason
@@ -195,8 +266,7 @@ class Lane:
 
     def _drop(self, work: Sequence[_Waiting]) -> None:
         for waiting in work:
-            waiting.inlet.leave(None)
-            self._gate.give(waiting.charge)
+            waiting.inlet.leave(None, waiting.charge)
 
     async def _encode(self, pending: Sequence[Pending]) -> Any:
         if sum(p.batch.nbytes for p in pending) <= INLINE_BYTES_MAX:
@@ -217,7 +287,7 @@ class Lane:
                 inlet.fail(
                     LeaseLost("fence_lost", f"another worker owns {inlet.fence.shard_id} now")
                 )
-                inlet.leave(None)
+                inlet.leave(None, waiting.charge)
             else:
                 batch = pending.batch
                 stats.records += batch.records
@@ -227,8 +297,8 @@ class Lane:
                 stats.bytes += batch.nbytes
                 if len(batch):
                     stats.observe_latency(now - pending.received_at, len(batch))
-                inlet.leave(pending.next)
-            self._gate.give(waiting.charge)
+                inlet.is_holding = inlet.fence.shard_id in result.holding
+                inlet.leave(pending.next, waiting.charge)
         stats.flushes += 1
         stats.rows += result.rows
         # A copy that only the sink could tell was decoded as a change.

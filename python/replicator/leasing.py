@@ -154,11 +154,14 @@ class Leasing:
         now = self._clock.monotonic()
         free = {row.shard_id for row in rows if row.owner in {None, self._owner}}
         for shard_id in set(given_back) - (free & frozenset(self._graph.lineage.wanted())):
-            life = self._alive.drop(shard_id)
-            if life is not None and life.is_late(now):
-                # Who could not read it takes it from nobody for as long as it tried.
-                patience = self._alive.misses_max * self._alive.deadline_seconds
-                self._avoided[shard_id] = now + patience
+            self._drop(shard_id, now)
+
+    def _drop(self, shard_id: str, now: float) -> None:
+        life = self._alive.drop(shard_id)
+        if life is not None and life.is_late(now):
+            # Who could not read it takes it from nobody for as long as it tries.
+            patience = self._alive.misses_max * self._alive.deadline_seconds
+            self._avoided[shard_id] = now + patience
 
     def _wanted(self, now: float) -> frozenset[str]:
         if self._draining.is_set():
@@ -260,5 +263,5 @@ class Leasing:
             del self.readers[shard_id]
             # At a gap it stays to be seen.
             if not reader.given_back and reader.life.phase is not Phase.GAP:
-                self._alive.drop(shard_id)
+                self._drop(shard_id, now)
             self._graph.lease_now.set()

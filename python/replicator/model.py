@@ -245,7 +245,8 @@ class WriteResult:
     that came in two of the write's fetches, `superseded` those that came later than a newer
     one, `filtered` those that deleted an item because it doesn't match the sink's filter.
     `ambiguous` are those, written or superseded, that only their arrival orders with one of
-    their instant that is stored or came in another fetch.
+    their instant that is stored or came in another fetch. `holding` names the shards of which
+    the sink keeps changes back until their time has come: a fetch without records says so.
     """
 
     rows: int = 0
@@ -255,6 +256,7 @@ class WriteResult:
     filtered: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
     lost: frozenset[str] = frozenset()
+    holding: frozenset[str] = frozenset()
 
     @property
     def rejected_by_code(self) -> Mapping[str, int]:

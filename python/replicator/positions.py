@@ -99,21 +99,23 @@ class Shown:
         return "\n".join(lines) if lines else "no positions: nothing was read yet"
 
 
-async def show(config: Config, pipeline: str | None = None) -> Shown:
-    """Every stored position of the configuration, or of one pipeline. Raises FatalError for a
-    pipeline that isn't there."""
+async def show(config: Config, pipeline: str | None = None, sink: str | None = None) -> Shown:
+    """Every stored position of the configuration, of one pipeline, or of the sinks of one name.
+    Raises FatalError for a pipeline that isn't there."""
     shown = Shown()
     config = await expanded(config)
     chosen = config.pipelines if pipeline is None else (config.pipeline(pipeline),)
-    for one in chosen:
-        sink_name = one.sinks[0].name
+    places = [(one, each) for one in chosen for each in one.sinks if sink in {None, each.name}]
+    if not places:
+        raise FatalError("usage_sink", f"there is no sink {sink!r}")
+    for one, settings in places:
         try:
-            async with closing(make_sink(config, one, owner=_OWNER, store_id="")) as sink:
-                rows = (await sink.report()).positions
+            async with closing(make_sink(config, one, settings, _OWNER, "")) as opened:
+                rows = (await opened.report()).positions
         except ReplicatorError as error:
-            shown.problems.append(f"{one.name}/{sink_name}: {error}")
+            shown.problems.append(f"{one.name}/{settings.name}: {error}")
             continue
-        shown.rows += [{"pipeline": one.name, "sink": sink_name, **row} for row in rows]
+        shown.rows += [{"pipeline": one.name, "sink": settings.name, **row} for row in rows]
     return shown
 
 
@@ -124,12 +126,15 @@ async def set_position(
     text: str,
     confirm: Confirm,
     clock: Clock | None = None,
+    *,
+    sink: str | None = None,
 ) -> Move | None:
-    """Moves one shard to the position that the text names: a start (times by the service's
-    clock), or a position as `show` prints it. None when `confirm` says no.
+    """Moves one shard, at one sink (it may be left out where there is only one), to the position
+    that the text names: a start (times by the service's clock), or a position as `show` prints
+    it. None when `confirm` says no.
 
     Raises FatalError when somebody reads the shard, or the position can't be."""
-    async with _looking(config, pipeline) as look:
+    async with _looking(config, pipeline, sink) as look:
         look.require_shard(shard_id)
         position = await _named(look, shard_id, text)
         return await _move(look, {shard_id: position}, confirm, clock or SystemClock())
@@ -141,11 +146,13 @@ async def reset(
     shard_id: str | None,
     confirm: Confirm,
     clock: Clock | None = None,
+    *,
+    sink: str | None = None,
 ) -> Move | None:
-    """Moves a shard, or every listed one, back to its oldest record. With a shard go those
-    descendants that have no position yet; one that is no longer listed counts as finished,
+    """Moves a shard, or every listed one, at one sink back to its oldest record. With a shard
+    go those descendants that have no position yet; one that is no longer listed counts as finished,
     so that its children are read. None when `confirm` says no. Raises as `set_position`."""
-    async with _looking(config, pipeline) as look:
+    async with _looking(config, pipeline, sink) as look:
         listed = [shard.id for shard in look.shards]
         if shard_id is None:
             wanted = dict.fromkeys(listed, TRIM_HORIZON)
@@ -163,6 +170,7 @@ async def reset(
 class _Look:
     config: Config
     pipeline: PipelineConfig
+    sink_name: str
     source: Source
     sink: ShownSink[Any]
     stream: Stream
@@ -185,14 +193,15 @@ class _Look:
 
 
 @asynccontextmanager
-async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
+async def _looking(config: Config, name: str | None, sink_name: str | None) -> AsyncIterator[_Look]:
     pipeline = await chosen(config, name)
+    settings = pipeline.sink(sink_name)
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
             closing(make_source(config, pipeline, SystemClock()))
         )
         sink = await stack.enter_async_context(
-            closing(make_sink(config, pipeline, owner=_OWNER, store_id=""))
+            closing(make_sink(config, pipeline, settings, _OWNER, ""))
         )
         if isinstance(source, KinesisSource | FallbackSource):
             stream, _ = await source.look()  # `open` would register the consumer
@@ -202,11 +211,12 @@ async def _looking(config: Config, name: str | None) -> AsyncIterator[_Look]:
         if not rows:
             raise FatalError(
                 "position_unknown",
-                f"pipeline {pipeline.name} has read nothing of stream {stream.name} yet: set where "
-                "it begins with `start:` at its source",
+                f"pipeline {pipeline.name} has read nothing of stream {stream.name} into sink "
+                f"{settings.name} yet: set where it begins with `start:` at its source, or with "
+                "`from:` at a sink that joins others",
             )
         shards = await source.shards()
-        yield _Look(config, pipeline, source, sink, stream, shards, rows)
+        yield _Look(config, pipeline, settings.name, source, sink, stream, shards, rows)
 
 
 async def _rows(sink: ShownSink[Any], stream: Stream) -> Mapping[str, Mapping[str, Any]]:
@@ -243,7 +253,7 @@ async def _move(
 ) -> Move | None:
     shards = _concerned(look, wanted)
     held = await _require_no_reader(look, shards, clock)
-    sink = look.pipeline.sinks[0].name
+    sink = look.sink_name
     name = look.config.qualified_name(look.pipeline)
 
     def described(old: Mapping[str, Position | None]) -> Move:

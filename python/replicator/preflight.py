@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+from replicator.beginning import require_sink_start
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.core import gap
-from replicator.core.start import incomparable, require_start, resolved
+from replicator.core.start import incomparable, require_comparable, require_start, resolved
 from replicator.errors import ReplicatorError
-from replicator.model import TRIM_HORIZON, SinkHeld, Stream, TableSchema
+from replicator.model import TRIM_HORIZON, SinkHeld, Start, Stream, TableSchema
 from replicator.protocols import ShownSink, Source
 from replicator.service import (
     SystemClock,
     closing,
     configured_start,
-    make_sink,
+    make_sinks,
     make_source,
     source_settings,
 )
-from replicator.settings import parse_start
+from replicator.settings import SinkConfig, parse_start
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
 from replicator.source.kinesis_polling import KinesisPollingSource
@@ -91,7 +93,7 @@ class _Checks:
         return True
 
     async def run(self) -> None:
-        """Looks at the source, its tables and the sink."""
+        """Looks at the source, its tables and the sinks."""
         if await self.attempt("source", self._at_stream):
             await self._at_all()
 
@@ -101,7 +103,7 @@ class _Checks:
     async def _at_all(self) -> None:
         config, pipeline = self._config, self._pipeline
         source = make_source(config, pipeline, SystemClock())
-        sink = make_sink(config, pipeline, owner="check", store_id="")
+        sinks = make_sinks(config, pipeline, owner="check", store_id="")
         tables: list[TableSchema] = []
         stream: list[Stream] = []
 
@@ -116,26 +118,24 @@ class _Checks:
             stream.extend(await self._at_any_source(source))
 
         async def at_start() -> None:
-            await self._at_start(source, sink, stream[0], tables)
+            await self._at_start(source, sinks, stream[0], tables)
 
         async def at_destination() -> None:
             await self._at_destinations(stream[0])
 
-        async def at_sink() -> None:
-            await self._at_sink(sink, tables)
-
         async with AsyncExitStack() as stack:
             await self.attempt("on_gap", self._at_policy)
             await stack.enter_async_context(closing(source))
-            await stack.enter_async_context(closing(sink))
+            for sink in sinks.values():
+                await stack.enter_async_context(closing(sink))
             await self.attempt("table", at_tables)
             await self.attempt("source", at_source)
             if stream:
                 await self.attempt("start", at_start)
             if stream and tables:
                 await self.attempt("destination", at_destination)
-            if tables:
-                await self.attempt("sink", at_sink)
+            for name, sink in sinks.items() if tables else ():
+                await self.attempt("sink", partial(self._at_sink, name, sink, tables))
 
     async def _at_any_source(
         self,
@@ -230,29 +230,53 @@ class _Checks:
         gap.require_policy(self._pipeline.on_gap)
 
     async def _at_start(
-        self, source: Source, sink: ShownSink[Any], stream: Stream, tables: Sequence[TableSchema]
+        self,
+        source: Source,
+        sinks: Mapping[str, ShownSink[Any]],
+        stream: Stream,
+        tables: Sequence[TableSchema],
     ) -> None:
         """As `run` does it: a stream that was begun goes on at its positions, wherever its start
-        is; any other has to fit what the tables hold."""
-        held = SinkHeld(is_known=False, begun=(), holds_data=False)
-        with suppress(ReplicatorError):  # the sink has a look of its own
-            held = await sink.held(stream, tables)
-        if held.is_known:
+        is; any other has to fit what the tables hold, and a sink that joins others says where."""
+        held: dict[str, SinkHeld] = {}
+        for name, sink in sinks.items():
+            with suppress(ReplicatorError):  # the sink has a look of its own
+                held[name] = await sink.held(stream, tables)
+        new = {name: each for name, each in held.items() if not each.is_known}
+        for settings in self._pipeline.sinks:
+            if settings.name in new and (len(new) < len(held) or settings.begins == "snapshot"):
+                await self._at_joining(source, settings, stream, held[settings.name])
+        if len(new) < len(held):
             return
         start = configured_start(self._pipeline)
+        for each in new.values():
+            if each.holds_data:
+                name = self._config.qualified_name(self._pipeline)
+                require_start(name, stream, start, each.begun)
+            elif left := incomparable(stream.arn, each.begun):
+                self.say(
+                    "start",
+                    "warning",
+                    f"the tables are empty: {stream.arn} would be begun, the rest of "
+                    f"{', '.join(left)} isn't read",
+                    "stream_replaced",
+                )
+        await self._at_kept(source, start or TRIM_HORIZON)
+
+    async def _at_joining(
+        self, source: Source, settings: SinkConfig, stream: Stream, held: SinkHeld
+    ) -> None:
         if held.holds_data:
-            name = self._config.qualified_name(self._pipeline)
-            require_start(name, stream, start, held.begun)
-        elif left := incomparable(stream.arn, held.begun):
-            self.say(
-                "start",
-                "warning",
-                f"the tables are empty: {stream.arn} would be begun, the rest of "
-                f"{', '.join(left)} isn't read",
-                "stream_replaced",
-            )
+            require_comparable(stream.arn, held.begun)
+        start = require_sink_start(self._pipeline.name, settings.name, settings.begins)
+        if start != "now":
+            assert start != "snapshot"
+            await self._at_kept(source, start)
+        self.say("start", "todo", f"sink {settings.name} would join the others from {start}")
+
+    async def _at_kept(self, source: Source, start: Start) -> None:
         horizon = await source.horizon()
-        gap.require_kept(resolved(start or TRIM_HORIZON, horizon.now_us), horizon)
+        gap.require_kept(resolved(start, horizon.now_us), horizon)
 
     async def _at_destinations(self, stream: Stream) -> None:
         if isinstance(self._pipeline.source, StreamsSourceConfig):
@@ -273,9 +297,9 @@ class _Checks:
                     "destination_missing",
                 )
 
-    async def _at_sink(self, sink: ShownSink[Any], tables: list[TableSchema]) -> None:
+    async def _at_sink(self, name: str, sink: ShownSink[Any], tables: list[TableSchema]) -> None:
         planned = await sink.plan(tables)
-        self.say("sink", "ok", planned.server)
+        self.say("sink", "ok", f"sink {name}: {planned.server}")
         for finding in planned.findings:
             if finding.code:
                 level = "warning" if finding.is_warning else "problem"

@@ -1,13 +1,13 @@
-"""One shard's reader: raises the fence, reads from the sink's position, and begins again after
-every failure that may pass, for as long as its lease holds."""
+"""One shard's reader: raises the fences, reads from the least position of its sinks, and begins
+again after every failure that may pass, for as long as its lease holds."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -15,12 +15,20 @@ from replicator.core import gap, lineage
 from replicator.core.liveness import Liveness, ShardLife
 from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
 from replicator.core.start import position_to_read
-from replicator.errors import FatalError, LeaseLost, PositionLost, TransientError
+from replicator.errors import (
+    FatalError,
+    LeaseLost,
+    PositionLost,
+    ReplicatorError,
+    TransientError,
+)
+from replicator.fan import Fan
 from replicator.graph import Graph
-from replicator.lane import Inlet
-from replicator.model import SHARD_END, Fence, Position, Stream
+from replicator.model import SHARD_END, Position, Stream
+from replicator.outlets import Outlet, Outlets, Stand, start_of
 from replicator.pipeline import Pipeline
-from replicator.protocols import Clock, Sink
+from replicator.protocols import Clock
+from replicator.stopping import sleep_unless
 from replicator.telemetry.logging import say
 from replicator.telemetry.stats import Stats
 
@@ -51,7 +59,7 @@ class Shared:
 
     pipeline: Pipeline
     stream: Stream
-    sink: Sink[Any]
+    outlets: Outlets
     owner: str
     graph: Graph
     leases: Leases
@@ -71,7 +79,7 @@ class Reader:
         self.shard_id = shard_id
         self.life = life
         self.task: asyncio.Task[None] | None = None
-        self.inlet: Inlet | None = None
+        self.fan: Fan | None = None
         self.checkpoint: Position | None = None
         """What was copied to the lease store."""
         self.is_leaving = False
@@ -83,13 +91,15 @@ class Reader:
         self._shared = shared
         self._stopping = asyncio.Event()
         self._position: Position | None = None
+        # Failures in a row of each sink that the others went on without.
+        self._failures: Counter[Outlet] = Counter()
         # Fails to end the reading of this moment.
         self._cut: asyncio.Future[None] | None = None
 
     @property
     def durable(self) -> Position | None:
-        """How far it is durable; None before its first write."""
-        return None if self.inlet is None else self.inlet.durable
+        """How far it is durable at every sink; None before its first write."""
+        return None if self.fan is None else self.fan.durable
 
     # ---- what others demand
 
@@ -137,17 +147,18 @@ class Reader:
         attempt = 0
         try:
             while not self._stopping.is_set():
-                before = self.inlet
+                before = self.fan
                 try:
                     await self._read()
                     return
                 except TransientError as error:
                     self._unread()
-                    if self.inlet is not None and self.inlet is not before and self.inlet.durable:
+                    if self.fan is not before and self._has_written():
                         attempt = 0
                     life.retries(str(error), clock.monotonic())
-                    await self._pause(error, attempt)
-                    attempt += 1
+                    if not self._is_mended(before):
+                        await self._pause(error, attempt)
+                        attempt += 1
                 except PositionLost as error:
                     self._unread()
                     life.stops(error.message, clock.monotonic())
@@ -155,7 +166,8 @@ class Reader:
                     return
                 except FatalError as error:
                     self._unread()
-                    await self._fail(error)
+                    if not self._is_mended(before):
+                        await self._fail(error)
         except LeaseLost as error:
             self._shared.log.info(
                 "lease_lost", shard=shard_id, code=error.code, reason=error.message
@@ -167,7 +179,42 @@ class Reader:
             # From here on nobody cancels it: one that never leaves would block its shard.
             self.is_leaving = True
             self._unread()
+            self._shared.outlets.works(self.shard_id)
             await self._shared.leases.let_go(self)
+
+    def _has_written(self) -> bool:
+        written = [] if self.fan is None else [i.outlet for i in self.fan.inlets if i.durable]
+        for outlet in written:
+            del self._failures[outlet]
+        return bool(written)
+
+    def _is_mended(self, before: Fan | None) -> bool:
+        """True when a sink that failed was waited for already, while the others went on."""
+        return self.fan is not None and self.fan is not before and self.fan.is_mended
+
+    def _patience(self, outlet: Outlet, error: ReplicatorError) -> float:
+        """How long a sink is left alone that failed while others go on; see `Fan`."""
+        shared = self._shared
+        if isinstance(error, TransientError):
+            wait = shared.backoff.next(
+                self._failures[outlet], shared.jitter(), error.retry_after_seconds
+            )
+            shared.stats.retries[error.code] += 1
+            event = "retrying"
+        else:
+            wait = FATAL_RETRY_SECONDS
+            shared.stats.failures[error.code] += 1
+            event = "failed"
+        self._failures[outlet] += 1
+        say(
+            shared.log,
+            error,
+            event,
+            shard=self.shard_id,
+            sink=outlet.name,
+            wait_seconds=round(wait, 3),
+        )
+        return wait
 
     def _unread(self) -> None:
         self._shared.graph.unread(self.shard_id)
@@ -209,50 +256,43 @@ class Reader:
             begun = await self._begin()
         if begun is None:
             return
-        fence, position, behind_ms_max = begun
+        stands, position, behind_ms_max = begun
         graph.apply(lineage.Started(shard_id))
         life.position = position
         shared.log.debug("reading", shard=shard_id, position=str(position))
-        self.inlet = shared.pipeline.lane(fence).open(fence)
+        self.fan = shared.pipeline.open(stands, self._patience)
         self._cut = asyncio.get_running_loop().create_future()
         children = await shared.pipeline.run(
-            self.inlet, position, self._stopping, life, self._cut, behind_ms_max
+            self.fan, position, self._stopping, life, self._cut, behind_ms_max
         )
         if children is not None:
             graph.apply(lineage.Ended(shard_id, children))
             graph.apply(lineage.DurableEnd(shard_id))
             shared.log.info("shard_finished", shard=shard_id, children=[c.id for c in children])
 
-    async def _begin(self) -> tuple[Fence, Position, int | None] | None:
-        """Law 6, in its order: the lease is won; fence; look at the lease; position. Gives
-        what reading begins with, None where the shard is finished."""
+    async def _begin(self) -> tuple[Sequence[Stand], Position, int | None] | None:
+        """Law 6, in its order: the lease is won; fence at every sink; look at the lease;
+        positions. Gives what reading begins with, None where the shard is finished."""
         shard_id, life, shared = self.shard_id, self.life, self._shared
-        graph, sink, clock = shared.graph, shared.sink, shared.clock
+        graph, outlets, clock = shared.graph, shared.outlets, shared.clock
         life.waits_for_sink("the fence", clock.monotonic())
-        fence = await sink.fence(shared.stream, shard_id, shared.owner)
+        fences = await outlets.fence(shared.stream, shard_id, shared.owner)
         life.starts(clock.monotonic())
         await shared.leases.renew([shard_id])
         if not shared.leases.holds(shard_id):
             raise LeaseLost("lease_lost", f"the lease of {shard_id} was lost before reading")
         life.waits_for_sink("the position", clock.monotonic())
-        self.inlet, self._position = None, await sink.position(fence)
+        # A parent that ended without a record knows no time of its own.
+        ancestors = graph.lineage.ancestors(shard_id)
+        stands = await outlets.stand(fences, ancestors)
+        self.fan, (self._position, reached) = None, start_of(stands)
         if self._position == SHARD_END:
             graph.apply(lineage.Stored(shard_id, SHARD_END))
             return None
-        # A parent that ended without a record knows no time of its own.
-        ancestors = graph.lineage.ancestors(shard_id)
-        reached = await sink.reached(shared.stream, [shard_id, *ancestors])
         # From here on the source is asked.
         life.starts(clock.monotonic())
         behind_ms_max = await graph.gaps.look(shard_id, self._position, ancestors, reached)
         if graph.lineage.state(shard_id) is not lineage.ShardState.READABLE:
             # A discovery since the take has seen its parent unfinished, or itself gone.
             raise LeaseLost("not_readable", f"{shard_id} may not be read now")
-        return fence, position_to_read(self._position), behind_ms_max
-
-
-async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
-    """Returns after that long, or as soon as it happens."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+        return stands, position_to_read(self._position), behind_ms_max

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -39,12 +40,14 @@ from replicator.core.holes import Hole
 from replicator.core.liveness import Liveness, ShardView
 from replicator.core.pace import PaceLimits
 from replicator.core.tables import selected
+from replicator.core.trouble import Trouble
 from replicator.errors import FatalError, ReplicatorError, one_cause
 from replicator.flow import Gate
-from replicator.model import Start, Stream, TableSchema
+from replicator.model import Batching, Start, Stream, TableSchema
+from replicator.outlets import Outlet
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, Measured, ShownSink, Sink, Source
-from replicator.settings import parse_start
+from replicator.settings import SinkConfig, parse_start
 from replicator.sink.place import SinkPlace
 from replicator.source.fallback import FallbackSource
 from replicator.source.kinesis import KinesisSource
@@ -57,7 +60,7 @@ from replicator.store.sqlite import SQLiteLeaseStore
 from replicator.supervisor import RETRY_SECONDS, DrainTimeout, Supervised, supervise
 from replicator.tagged import TaggedPipeline
 from replicator.telemetry.stats import Stats
-from replicator.telemetry.watched import Watched
+from replicator.telemetry.watched import Watched, WatchedSink
 
 log = structlog.get_logger()
 
@@ -169,14 +172,20 @@ class Runs:
         self._stats = Stats()
         self._calls = APICalls()
         self._coordinator: Coordinator | None = None
+        # What was counted of each sink, and the sinks of now.
+        self._sinks = {each.name: (Stats(), Counter[str]()) for each in pipeline.sinks}
+        self._outlets: Mapping[str, Outlet] = {}
         # What the sources of earlier runs counted, and the one of now.
         self._counted: Counter[str] = Counter()
         self._counting: Callable[[], Mapping[str, int]] = dict
         self.supervised = Supervised(pipeline.name, self._open, room.clock, self._stats)
         self.watched = Watched(
             pipeline=pipeline.name,
-            sink=pipeline.sinks[0].name,
-            stats=self._stats,
+            sinks=[
+                WatchedSink(name, stats, lambda errors=errors: errors, partial(self._trouble, name))  # type: ignore[misc]
+                for name, (stats, errors) in self._sinks.items()
+            ],
+            own=self._stats,
             budget=room.budget,
             shards=self._shards,
             unready=self._unready,
@@ -189,42 +198,49 @@ class Runs:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Coordinator]:
-        """A fresh source, sink and coordinator."""
+        """A fresh source, fresh sinks and coordinator."""
         pipeline = await self._resolved()
-        async with (
-            closing(
-                make_source(self._config, pipeline, self._room.clock, calls=self._calls)
-            ) as source,
-            closing(
-                make_sink(self._config, pipeline, self._owner, self._room.store.store_id)
-            ) as sink,
-        ):
+        async with AsyncExitStack() as stack:
+            source = await stack.enter_async_context(
+                closing(make_source(self._config, pipeline, self._room.clock, calls=self._calls))
+            )
+            store_id = self._room.store.store_id
+            made = make_sinks(self._config, pipeline, self._owner, store_id)
+            opened = [await stack.enter_async_context(closing(each)) for each in made.values()]
             log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
             self._counting = _counting(source)
-            self._coordinator = self._coordinating(pipeline, source, sink)
+            self._outlets = {
+                settings.name: self._outlet(settings, sink)
+                for settings, sink in zip(pipeline.sinks, opened, strict=True)
+            }
+            self._coordinator = self._coordinating(pipeline, source)
             try:
                 yield self._coordinator
             finally:
                 self._counted.update(self._counting())
-                self._coordinator, self._counting = None, dict
+                self._coordinator, self._counting, self._outlets = None, dict, {}
 
-    def _coordinating(
-        self, pipeline: PipelineConfig, source: Source, sink: Sink[Any]
-    ) -> Coordinator:
+    def _outlet(self, settings: SinkConfig, sink: Sink[Any]) -> Outlet:
         limits = self._config.limits
+        stats, errors = self._sinks[settings.name]
+        delay_seconds = limits.batch_delay_ms_max / 1_000
+        return Outlet(
+            settings.name,
+            sink,
+            self._room.clock,
+            stats,
+            batching=Batching(limits.batch_rows_max, limits.batch_bytes_max, delay_seconds),
+            start=settings.begins,
+            errors=errors,
+        )
 
+    def _coordinating(self, pipeline: PipelineConfig, source: Source) -> Coordinator:
         def make_pipeline(group: asyncio.TaskGroup) -> Pipeline:
             self.supervised.begun()  # nothing asks for it earlier
             return Pipeline(
                 source=source,
-                sink=sink,
                 tables=pipeline.table_names,
                 gate=self._room.gate,
-                batch_limits=(
-                    limits.batch_rows_max,
-                    limits.batch_bytes_max,
-                    limits.batch_delay_ms_max / 1_000,
-                ),
                 clock=self._room.clock,
                 stats=self._stats,
                 group=group,
@@ -240,13 +256,15 @@ class Runs:
             owner=self._owner,
             describe=describe,
             source=source,
-            sink=sink,
+            outlets=tuple(self._outlets.values()),
             store=self._room.store,
             make_pipeline=make_pipeline,
             clock=self._room.clock,
             jitter=random.random,
             stats=self._stats,
-            alive=Liveness(pipeline.sinks[0].name, deadline_seconds=limits.silence_seconds_max),
+            alive=Liveness(
+                ", ".join(self._outlets), deadline_seconds=self._config.limits.silence_seconds_max
+            ),
             lease_seconds=self._config.leases.duration_seconds,
         )
 
@@ -260,6 +278,10 @@ class Runs:
 
     def _holes(self) -> Sequence[Hole]:
         return () if self._coordinator is None else self._coordinator.holes()
+
+    def _trouble(self, sink: str) -> Trouble | None:
+        outlet = self._outlets.get(sink)
+        return None if outlet is None else outlet.trouble()
 
     def _unready(self) -> str:
         if (failure := self.supervised.failure) is not None:
@@ -298,8 +320,8 @@ class FoundTables:
         service.watched.append(
             Watched(
                 pipeline=pipeline.name,
-                sink=pipeline.sinks[0].name,
-                stats=stats,
+                sinks=[WatchedSink(each.name, Stats()) for each in pipeline.sinks],
+                own=stats,
                 budget=room.budget,
                 shards=tuple,
                 unready=self._unready,
@@ -333,14 +355,18 @@ class FoundTables:
         return await discover(self._service.config, self._pipeline, self._calls)
 
     async def is_first(self) -> bool:
-        """A mark at the sink says that the tables were looked for once, so that those found
-        later (after a restart, too) begin at their oldest record."""
+        """A mark at the sinks says that the tables were looked for once, so that those found
+        later (after a restart, too) begin at their oldest record. With the mark at one of them
+        it isn't the first time: the others came later."""
         service = self._service
         # No table has such a name.
         marked = self._pipeline.model_copy(update={"name": f"{self._pipeline.name}/*"})
-        async with closing(make_sink(service.config, marked, service.owner, "")) as sink:
-            await sink.open([])
-            return await sink.begin(_TAGS, {})
+        first: list[bool] = []
+        for made in make_sinks(service.config, marked, service.owner, "").values():
+            async with closing(made) as sink:
+                await sink.open([])
+                first.append(await sink.begin(_TAGS, {}))
+        return all(first)
 
     def begun(self) -> None:
         self.supervised.begun()
@@ -431,15 +457,23 @@ def make_source(
 
 
 def make_sink(
-    config: Config, pipeline: PipelineConfig, owner: str, store_id: str
+    config: Config, pipeline: PipelineConfig, settings: SinkConfig, owner: str, store_id: str
 ) -> ShownSink[Any]:
-    """The pipeline's sink, not opened."""
-    settings = pipeline.sinks[0]
+    """One of the pipeline's sinks, not opened."""
     aws = (getattr(settings, "aws", None) or config.aws).model_dump()
     place = SinkPlace(
         config.qualified_name(pipeline), owner, store_id, AWSSettings(**aws, calls=APICalls())
     )
     return sinks.make_sink(settings, place)
+
+
+def make_sinks(
+    config: Config, pipeline: PipelineConfig, owner: str, store_id: str
+) -> dict[str, ShownSink[Any]]:
+    """All the pipeline's sinks by their names, not opened."""
+    return {
+        each.name: make_sink(config, pipeline, each, owner, store_id) for each in pipeline.sinks
+    }
 
 
 def lease_file(config: Config) -> Path:

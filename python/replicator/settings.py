@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -42,11 +42,12 @@ class Settings(BaseModel):
         """Refuses an unknown key with the nearest valid one."""
         if not isinstance(data, Mapping):
             return data
+        keys = [field.alias or name for name, field in cls.model_fields.items()]
         for key in data:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
+            if key not in keys:
+                near = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.4)
                 hint = f"did you mean {near[0]!r}?" if near else "remove it."
-                known = ", ".join(cls.model_fields)
+                known = ", ".join(keys)
                 raise PydanticCustomError(
                     "unknown_key",
                     "unknown key {key}: {hint} Valid keys here: {known}",
@@ -153,6 +154,20 @@ def _plain(value: object, place: str = "") -> object:
     raise TypeError(f"{place}YAML reads a value as a {type(value).__name__}: put it into quotes")
 
 
+def _known_sink_start(value: str) -> str:
+    if value not in {"now", "snapshot"}:
+        try:
+            parse_start(value)
+        except ValueError as error:
+            raise ValueError(f"now, snapshot, or where a start begins: {error}") from None
+    return value
+
+
+SinkStartText: TypeAlias = Annotated[
+    str, BeforeValidator(_start_as_text), AfterValidator(_known_sink_start)
+]
+
+
 class SinkConfig(Settings):
     """What every kind of sink can be told; a kind says its `kind` and adds
     its own."""
@@ -165,6 +180,27 @@ class SinkConfig(Settings):
         "one of them go there.",
     )
     attributes: AttributesConfig | None = Field(None, description="What is seen of an item.")
+    start: SinkStartText | None = Field(
+        None,
+        alias="from",
+        description="Where the sink begins when it is added to a pipeline whose other sinks hold "
+        "positions already: now (where they stand), or a position as a source's start "
+        "(TRIM_HORIZON, a time, 2h ago, a sequence number). Resolved once; a new pipeline begins "
+        "all its sinks at its source's start. snapshot is not there yet.",
+    )
+
+    @property
+    def begins(self) -> Start | Literal["now", "snapshot"] | None:
+        """The same, parsed."""
+        match self.start:
+            case None:
+                return None
+            case "now":
+                return "now"
+            case "snapshot":
+                return "snapshot"
+            case start:
+                return parse_start(start)
 
     def pattern(self) -> Pattern | None:
         """The filter for the core; None where everything belongs."""

@@ -19,6 +19,7 @@ from replicator.config import Config, PipelineConfig
 from replicator.errors import ReplicatorError
 from replicator.model import LeaseRow
 from replicator.service import closing, make_sink, open_store
+from replicator.settings import SinkConfig
 from replicator.tables import expand
 
 # A process that runs answers in milliseconds; one that is stopped never.
@@ -27,9 +28,11 @@ ANSWER_SECONDS = 3.0
 
 @dataclass(slots=True)
 class PipelineStatus:
-    """One pipeline as its stores show it."""
+    """One pipeline at one of its sinks, as the stores show it; `sink` is empty where none could
+    be asked."""
 
     name: str
+    sink: str = ""
     shards: list[dict[str, Any]] = field(default_factory=list)
     dead_letters: dict[str, int] = field(default_factory=dict)
     problem: str = ""
@@ -64,12 +67,16 @@ class StatusReport:
         nobody = "unknown" if self.problem else "none"
         lines = [f"from the stores: {self.no_process}"] if self.no_process else []
         lines += [f"leases: {self.problem}"] if self.problem else []
+        names = [pipeline.name for pipeline in self.pipelines]
         for pipeline in self.pipelines:
+            name = pipeline.name
+            if names.count(name) > 1:
+                name = f"{name}/{pipeline.sink}"
             if pipeline.problem:
-                lines.append(f"{pipeline.name}: {pipeline.problem}")
+                lines.append(f"{name}: {pipeline.problem}")
                 continue
             letters = sum(pipeline.dead_letters.values())
-            lines.append(f"{pipeline.name}: {len(pipeline.shards)} shards, {letters} dead letters")
+            lines.append(f"{name}: {len(pipeline.shards)} shards, {letters} dead letters")
             if pipeline.dead_letters:
                 lines.append(f"  dead letters: {_counts(pipeline.dead_letters)}")
             lines += [
@@ -114,6 +121,17 @@ class LiveStatus:
                 for name in ("dead_letters", "retries")
                 if pipeline[name]
             ]
+            lines += [
+                f"  sink {sink['name']} FAILS for {_seconds(sink['failing_seconds'])}: "
+                f"{sink['failing']}"
+                for sink in pipeline["sinks"]
+                if sink["failing"]
+            ]
+            if len(pipeline["sinks"]) > 1:
+                lines += [
+                    f"  sink {sink['name']}: {sink['changes']} changes, {sink['rows']} rows"
+                    for sink in pipeline["sinks"]
+                ]
             for gap in pipeline["stopped"]:
                 lines.append(f"  GAP {gap['shard']}  {gap['position'] or 'no position'}")
                 lines.append(f"    why: {gap['reason']}")
@@ -157,7 +175,8 @@ async def look(config: Config) -> LiveStatus | StatusReport:
     except ReplicatorError as error:
         report.problem = str(error)
     for pipeline in pipelines:
-        report.pipelines.append(await _status(config, pipeline, leases))
+        for settings in pipeline.sinks:
+            report.pipelines.append(await _status(config, pipeline, settings, leases))
     return report
 
 
@@ -201,12 +220,15 @@ async def _leases(
 
 
 async def _status(
-    config: Config, pipeline: PipelineConfig, leases: Mapping[tuple[str, str], LeaseRow]
+    config: Config,
+    pipeline: PipelineConfig,
+    settings: SinkConfig,
+    leases: Mapping[tuple[str, str], LeaseRow],
 ) -> PipelineStatus:
-    shown = PipelineStatus(pipeline.name)
+    shown = PipelineStatus(pipeline.name, settings.name)
     name = config.qualified_name(pipeline)
     try:
-        async with closing(make_sink(config, pipeline, owner="status", store_id="")) as sink:
+        async with closing(make_sink(config, pipeline, settings, "status", "")) as sink:
             stored = await sink.report()
     except ReplicatorError as error:
         shown.problem = str(error)

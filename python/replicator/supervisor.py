@@ -9,22 +9,21 @@ ends it always.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import structlog
 
 from replicator.errors import ReplicatorError, TransientError, one_cause
 from replicator.protocols import Clock
+from replicator.stopping import unless_stopped
 from replicator.telemetry.stats import Stats
 
 log = structlog.get_logger()
 
 # As with a shard that failed: often enough that mending is enough.
 RETRY_SECONDS = 30.0
-
-ResultT = TypeVar("ResultT")
 
 
 class DrainTimeout(Exception):
@@ -129,19 +128,3 @@ def raise_undrained(pipelines: Sequence[Supervised]) -> None:
     for each in pipelines:
         if each.undrained is not None:
             raise each.undrained
-
-
-async def unless_stopped(
-    stopping: asyncio.Event, work: Coroutine[Any, Any, ResultT]
-) -> ResultT | None:
-    """What the work gives, or None when `stopping` was quicker: then it is cancelled."""
-    task = asyncio.ensure_future(work)
-    stop = asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stop.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    return None if task.cancelled() else task.result()

@@ -18,7 +18,8 @@ from replicator.core.retry import Backoff
 from replicator.core.tables import Change, Tables
 from replicator.errors import ReplicatorError, TransientError
 from replicator.protocols import Clock
-from replicator.supervisor import Supervised, raise_undrained, unless_stopped
+from replicator.stopping import unless_stopped
+from replicator.supervisor import Supervised, raise_undrained
 
 log = structlog.get_logger()
 

@@ -29,6 +29,7 @@ from replicator.protocols import Clock, Source
 from replicator.service import SystemClock, closing, make_source, source_settings
 from replicator.settings import parse_start
 from replicator.source.kinesis_polling import KinesisPollingSource
+from replicator.stopping import unless_stopped
 from replicator.tables import chosen
 
 log = structlog.get_logger()
@@ -104,23 +105,8 @@ class _Tail:
         self._writing = asyncio.Lock()
 
     async def run(self) -> None:
-        opening = asyncio.ensure_future(self._open())
-        stop = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not opening.done():
-                return
-            shards = opening.result()
-            async with asyncio.TaskGroup() as group:
-                following = group.create_task(self._follow(shards))
-                stop_task = group.create_task(self._stopping.wait())
-                await asyncio.wait({following, stop_task}, return_when=asyncio.FIRST_COMPLETED)
-                following.cancel()
-                stop_task.cancel()
-        finally:
-            for task in (opening, stop):
-                task.cancel()
-            await asyncio.wait({opening, stop})
+        if (shards := await unless_stopped(self._stopping, self._open())) is not None:
+            await unless_stopped(self._stopping, self._follow(shards))
 
     async def _open(self) -> list[Shard]:
         await self._source.open()

@@ -1,7 +1,8 @@
 //! The records of a whole file.
 //!
-//! In: JSON lines; or one object with `Records` (an answer of GetRecords, a Lambda event), formatted in any
-//! way; or one record formatted over several lines. Out: `Records` with the line on which each begins.
+//! In: JSON lines, and objects that follow each other on one line, as Firehose writes them without a delimiter
+//! (<https://docs.aws.amazon.com/firehose/latest/dev/create-destination.html>); or one object with `Records` (an answer of GetRecords, a
+//! Lambda event), formatted in any way; or one record formatted over several lines. Out: `Records` with the line on which each begins.
 //! Invariant: no byte is lost: what can't be told apart becomes one record, which decoding refuses.
 
 use crate::answer::{push_base64, seconds_as_ms};
@@ -69,12 +70,25 @@ fn newlines(b: &[u8]) -> u32 {
 
 fn lines(b: &[u8], records: &mut Records) -> Result<(), TooLarge> {
     for (i, line) in b.split(|&c| c == b'\n').enumerate() {
-        let payload = line.trim_ascii();
-        if !payload.is_empty() {
-            records.push(payload, b"", None, i as u32 + 1)?;
+        let mut rest = line.trim_ascii();
+        while let Some(end) = end_before_another(rest) {
+            records.push(&rest[..end], b"", None, i as u32 + 1)?;
+            rest = rest[end..].trim_ascii_start();
+        }
+        if !rest.is_empty() {
+            records.push(rest, b"", None, i as u32 + 1)?;
         }
     }
     Ok(())
+}
+
+/// Where the object at the beginning ends, if another follows it.
+fn end_before_another(b: &[u8]) -> Option<usize> {
+    if byte(b, 0) != b'{' {
+        return None;
+    }
+    let end = scan::object(b, 0, |_, at| scan::skip(b, at)).ok()?;
+    (byte(b, scan::space(b, end)) == b'{').then_some(end)
 }
 
 /// The records of an object with `Records`; None when they can't be told apart.

@@ -11,7 +11,8 @@
 use crate::error::{Code, Fault};
 use crate::scan::{self, byte};
 
-const BLOCK: usize = 64;
+/// How many bytes are looked at in one go.
+pub const BLOCK: usize = 64;
 
 /// The place behind the value that begins here. A fault means that it has no end.
 pub fn extent(b: &[u8], start: usize) -> Result<usize, Fault> {
@@ -52,7 +53,7 @@ pub fn extent(b: &[u8], start: usize) -> Result<usize, Fault> {
 
 /// Which of a block's bytes are so: the first one is bit 0.
 #[inline(always)]
-fn bits(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
+pub fn bits(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
     let found = block.map(|c| u8::from(is(c)));
     let mut bits = 0;
     for (i, eight) in found.as_chunks::<8>().0.iter().enumerate() {
@@ -64,7 +65,7 @@ fn bits(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
 
 /// What the blocks before left open.
 #[derive(Default)]
-struct Strings {
+pub struct Strings {
     /// All bits set: a string goes on.
     open: u64,
     /// 1: the first byte is escaped.
@@ -74,7 +75,7 @@ struct Strings {
 impl Strings {
     /// Which bytes lie in strings, their opening quotes too.
     #[inline(always)]
-    fn inside(&mut self, block: &[u8; BLOCK]) -> u64 {
+    pub fn inside(&mut self, block: &[u8; BLOCK]) -> u64 {
         let mut quotes = bits(block, |c| c == b'"');
         let has_slash = block.iter().fold(0, |has, &c| has | u8::from(c == b'\\'));
         if has_slash != 0 || self.escaped != 0 {

@@ -387,6 +387,27 @@ async def test_a_file_held_by_another_process_is_transient(
     await store.close()
 
 
+async def test_a_full_disk_is_transient_and_passes(tmp_path: Path) -> None:
+    """Regression: SQLite had ended the transaction itself, and the operator was told to delete a
+    damaged file."""
+    store = SQLiteLeaseStore(tmp_path / "leases.sqlite")
+    await store.open()
+    many = [f"shard-{number:06}" for number in range(5_000)]
+
+    async def allow(pages: int) -> None:
+        limit = f"PRAGMA max_page_count = {pages}"
+        await store._run(lambda: store._opened().execute(limit).fetchall())
+
+    await allow(6)
+    for _ in range(2):
+        with pytest.raises(TransientError, match="full"):
+            await store.create("p", many)
+    await allow(1_000_000)
+    await store.create("p", many)
+    assert len(await store.rows("p")) == len(many)
+    await store.close()
+
+
 async def test_a_cancelled_call_leaves_the_store_usable(tmp_path: Path) -> None:
     store = SQLiteLeaseStore(tmp_path / "leases.db")
     await store.open()

@@ -21,11 +21,12 @@ from replicator.admin import SHARDS_NAMED, Admin, serving
 from replicator.config import AdminConfig
 from replicator.core.budget import Budget
 from replicator.core.liveness import Liveness, Phase, ShardView
+from replicator.core.trouble import Trouble
 from replicator.errors import FatalError
 from replicator.model import TRIM_HORIZON
 from replicator.telemetry.metrics import SHARDS_SHOWN, Metrics
 from replicator.telemetry.stats import Stats
-from replicator.telemetry.watched import Watched
+from replicator.telemetry.watched import Watched, WatchedSink
 from tests.packaging.dockerfile import parse
 
 ANY_PORT = AdminConfig(port=0)
@@ -39,8 +40,17 @@ class Rig:
         self.alive = Liveness("w", deadline_seconds=90.0)
         self.stats = Stats()
         self.unready = ""
+        self.trouble: Trouble | None = None
         self.watched = [
-            Watched("p", "w", self.stats, Budget(1_000), self.views, lambda: self.unready, dict)
+            Watched(
+                "p",
+                [WatchedSink("w", self.stats, trouble=lambda: self.trouble)],
+                Stats(),
+                Budget(1_000),
+                self.views,
+                lambda: self.unready,
+                dict,
+            )
         ]
         self.admin = Admin("shop", "me", self.watched)
 

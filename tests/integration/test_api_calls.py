@@ -12,13 +12,15 @@ from replicator.aws import AWSSettings, aws_client
 from replicator.core.budget import Budget
 from replicator.telemetry.metrics import Metrics
 from replicator.telemetry.stats import Stats
-from replicator.telemetry.watched import Watched
+from replicator.telemetry.watched import Watched, WatchedSink
 from replicator.testing.cloud import Fault, FaultCloud
 
 
 def samples(calls: APICalls) -> dict[tuple[str, ...], float]:
     """What a scrape tells of them: by series, operation, code or bucket."""
-    watched = Watched("p", "w", Stats(), Budget(1), list, lambda: "", dict, api=calls)
+    watched = Watched(
+        "p", [WatchedSink("w", Stats())], Stats(), Budget(1), list, lambda: "", dict, api=calls
+    )
     text = Metrics([watched]).text().decode()
     return {
         (sample.name, labels["operation"], labels.get("code", labels.get("le", ""))): sample.value

@@ -9,6 +9,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 import orjson
@@ -184,6 +185,14 @@ class Ledger:
         return keys
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A sink is down until this is `over`: it says nothing, or that it is."""
+
+    is_silent: bool
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Scene:
     """What all workers of a run share: the stream, what is stored, and who watches."""
 
@@ -192,16 +201,19 @@ class Scene:
     gap_margin_us = gap.MARGIN_US
     pipeline = PIPELINE
 
-    def __init__(self, seed: int, *, faults: float, is_exclusive: bool) -> None:
+    def __init__(self, seed: int, *, faults: float, is_exclusive: bool, sinks: int = 1) -> None:
         """`faults` is the share of moments that fail; `is_exclusive` means that a second
         reader of a shard ends the first, as with one registered consumer."""
         self.rng = random.Random(seed)
         self.is_exclusive = is_exclusive
         self.stream = ScriptedStream(now_ms=self.now_ms)
-        self.store = MemoryStore()
+        self.stores = [MemoryStore() for _ in range(sinks)]
+        self.store = self.stores[0]
+        self.outages: list[Outage | None] = [None] * sinks
         self.leases = MemoryLeases()
         self.identity = Stream("scripted", "arn:aws:kinesis:::stream/scripted", EPOCH_S)
-        self.ledger = Ledger(self.stream, self.store, self.identity)
+        self.ledgers = [Ledger(self.stream, store, self.identity) for store in self.stores]
+        self.ledger = self.ledgers[0]
         self.faults = Faults(random.Random(seed + 1), faults)
         self.readers: dict[str, object] = {}
         # Of a fetch by decoding: the budget is asked for the one and holds the other.
@@ -211,22 +223,40 @@ class Scene:
     def now_ms(self) -> int:
         return int((EPOCH_S + asyncio.get_running_loop().time()) * 1_000)
 
+    async def reach(self, sink: int) -> None:
+        """The way to a sink that is down: no answer, or an error."""
+        while (outage := self.outages[sink]) is not None:
+            if not outage.is_silent:
+                raise TransientError("down", f"sink {sink} is down, as the seed says")
+            await outage.over.wait()
+
     def stepped(self, worker: str, shard_id: str, step: str) -> None:
-        """One of the steps towards reading was done; a fence begins anew."""
-        if step == "fence":
-            self._steps[worker, shard_id] = []
-        self._steps[worker, shard_id].append(step)
+        """One of the steps towards reading was done; of a fence the newest counts."""
+        steps = self._steps[worker, shard_id]
+        if step.startswith("fence") and step in steps:
+            steps.remove(step)
+        steps.append(step)
 
     def reading(self, worker: str, shard_id: str, position: Position) -> None:
-        """Law 5, and law 6: fence, then a look at the lease, then the position; reading
-        starts there."""
-        self.ledger.reading(shard_id)
+        """Law 5, and law 6: fence at every sink, then a look at the lease, then the positions;
+        reading starts at the least of them."""
+        for ledger in self.ledgers:
+            ledger.reading(shard_id)
         steps = self._steps.pop((worker, shard_id), [])
-        assert steps[:1] == ["fence"], f"{shard_id} is read without a fence of its own: {steps}"
-        assert "renew" in steps, f"{shard_id} is read without a look at the lease: {steps}"
-        assert str(position) in steps[steps.index("renew") :], (
-            f"{shard_id} is read from {position}: {steps}"
+        fences = [step for step in steps if step.startswith("fence")]
+        assert sorted(fences) == [f"fence {sink}" for sink in range(len(self.stores))], (
+            f"{shard_id} is read without fences of its own: {steps}"
         )
+        behind = steps[steps.index(fences[-1]) :]
+        assert "renew" in behind, f"{shard_id} is read without a look at the lease: {steps}"
+        behind = behind[behind.index("renew") :]
+        assert str(position) in behind, f"{shard_id} is read from {position}: {steps}"
+        place = self.stream.place(shard_id, position)
+        for ledger in self.ledgers:
+            held = position_to_read(ledger.position(shard_id))
+            assert place <= self.stream.place(shard_id, held), (
+                f"{shard_id} is read from {position}, and a sink stands at {held}"
+            )
 
 
 class SeamSource:
@@ -283,63 +313,61 @@ class SeamSink:
     """`protocols.Sink`: the one in memory, watched and failing, with as many writers as a
     real one has connections."""
 
-    def __init__(self, scene: Scene, worker: str) -> None:
+    def __init__(self, scene: Scene, worker: str, index: int = 0) -> None:
         self._scene = scene
         self._worker = worker
+        self._index = index
+        self._ledger = scene.ledgers[index]
         self._sink = MemorySink(
             PIPELINE,
-            scene.store,
+            scene.stores[index],
             monotonic=LoopClock().monotonic,
             now_us=lambda: scene.now_ms() * 1_000,
         )
-        self._writers = [
-            SeamWriter(scene, MemoryWriter(self._sink), self._sink) for _ in range(CONNECTIONS)
-        ]
+        self._writers = [SeamWriter(self, MemoryWriter(self._sink)) for _ in range(CONNECTIONS)]
+
+    async def around(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
+        await self._scene.reach(self._index)
+        return await self._scene.faults.around(operation, call)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        await self._scene.faults.around("sink.open", lambda: self._sink.open(tables))
+        await self.around("sink.open", lambda: self._sink.open(tables))
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         async def begin() -> bool:
             is_first = await self._sink.begin(stream, starts)
-            self._scene.ledger.begun()
+            self._ledger.begun()
             return is_first
 
-        return await self._scene.faults.around("sink.begin", begin)
+        return await self.around("sink.begin", begin)
 
     async def is_known(self, stream: Stream) -> bool:
-        return await self._scene.faults.around("sink.is_known", lambda: self._sink.is_known(stream))
+        return await self.around("sink.is_known", lambda: self._sink.is_known(stream))
 
     async def begun(self) -> Sequence[str]:
-        return await self._scene.faults.around("sink.begun", self._sink.begun)
+        return await self.around("sink.begun", self._sink.begun)
 
     async def holds_data(self) -> bool:
-        return await self._scene.faults.around("sink.holds_data", self._sink.holds_data)
+        return await self.around("sink.holds_data", self._sink.holds_data)
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
-        return await self._scene.faults.around(
-            "sink.positions", lambda: self._sink.positions(stream)
-        )
+        return await self.around("sink.positions", lambda: self._sink.positions(stream))
 
     async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
-        return await self._scene.faults.around(
-            "sink.reached", lambda: self._sink.reached(stream, shard_ids)
-        )
+        return await self.around("sink.reached", lambda: self._sink.reached(stream, shard_ids))
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         async def fence() -> Fence:
             raised = await self._sink.fence(stream, shard_id, owner)
-            self._scene.ledger.fenced(raised)
+            self._ledger.fenced(raised)
             return raised
 
-        fenced = await self._scene.faults.around("sink.fence", fence)
-        self._scene.stepped(self._worker, shard_id, "fence")
+        fenced = await self.around("sink.fence", fence)
+        self._scene.stepped(self._worker, shard_id, f"fence {self._index}")
         return fenced
 
     async def position(self, fence: Fence) -> Position | None:
-        position = await self._scene.faults.around(
-            "sink.position", lambda: self._sink.position(fence)
-        )
+        position = await self.around("sink.position", lambda: self._sink.position(fence))
         self._scene.stepped(self._worker, fence.shard_id, str(position_to_read(position)))
         return position
 
@@ -358,10 +386,9 @@ class SeamSink:
 class SeamWriter:
     """`protocols.Writer` of a `SeamSink`."""
 
-    def __init__(self, scene: Scene, writer: MemoryWriter, sink: MemorySink) -> None:
-        self._scene = scene
-        self._writer = writer
+    def __init__(self, sink: SeamSink, writer: MemoryWriter) -> None:
         self._sink = sink
+        self._writer = writer
 
     def encode(self, pending: Sequence[Pending]) -> MemoryPayload:
         return self._writer.encode(pending)
@@ -369,10 +396,10 @@ class SeamWriter:
     async def write(self, payload: MemoryPayload) -> WriteResult:
         async def write() -> WriteResult:
             result = await self._writer.write(payload)
-            self._scene.ledger.written(payload, result)
+            self._sink._ledger.written(payload, result)
             return result
 
-        return await self._scene.faults.around("sink.write", write)
+        return await self._sink.around("sink.write", write)
 
 
 class SeamStore(MemoryLeaseStore):

@@ -1,4 +1,4 @@
-"""The whole engine in virtual time: a stream that splits and merges, one sink, workers that
+"""The whole engine in virtual time: a stream that splits and merges, its sinks, workers that
 fail, stand still and wake up.
 
 A seed is a run. The checkers look at the stream's own records and at what the sink stored,
@@ -24,11 +24,14 @@ from replicator.core.budget import Budget
 from replicator.core.lineage import ShardState
 from replicator.errors import FatalError
 from replicator.flow import Gate
-from replicator.model import TRIM_HORIZON, Position, TableSchema
+from replicator.model import TRIM_HORIZON, Batching, Position, TableSchema
+from replicator.outlets import Outlet
+from replicator.telemetry.stats import Stats
+from replicator.testing.clock import LoopClock
 from tests.engine import TABLES, Engine
 from tests.pausable_loop import WORKER, PausableLoop, run_virtually
 from tests.shop import Shop
-from tests.simulation.engine_seams import Scene, SeamSink, SeamSource, SeamStore
+from tests.simulation.engine_seams import Outage, Scene, SeamSink, SeamSource, SeamStore
 
 SLOTS = 16
 FIRST_SHARDS = (1, 2, 4)
@@ -88,7 +91,17 @@ class Worker:
             self.engine = Engine(
                 self.source,
                 SeamSink(self.world, owner),
-                SeamStore(self.world, owner),
+                others=[
+                    Outlet(
+                        f"w{index}",
+                        SeamSink(self.world, owner, index),
+                        LoopClock(),
+                        Stats(),
+                        batching=Batching(20 * index, 16_384, 0.02 * index),
+                    )
+                    for index in range(1, len(self.world.stores))
+                ],
+                store=SeamStore(self.world, owner),
                 start=self.world.start,
                 describe=lambda: self.world.faults.around("describe", described),
                 owner=owner,
@@ -125,8 +138,9 @@ class World(Scene):
         is_exclusive: bool = True,
         may_keep_leases: bool = False,
         first_shards: Sequence[int] = FIRST_SHARDS,
+        sinks: int = 1,
     ) -> None:
-        super().__init__(seed, faults=faults, is_exclusive=is_exclusive)
+        super().__init__(seed, faults=faults, is_exclusive=is_exclusive, sinks=sinks)
         self.start = start
         self.memory_bytes_max = memory_bytes_max
         # Where a release, or the answer to a take, may have failed.
@@ -189,6 +203,18 @@ class World(Scene):
         # Not by the paused one's own hand: its timers wait with it.
         contextvars.Context().run(loop.call_later, seconds, loop.resume, worker.name)
 
+    def outage(self) -> None:
+        """One sink is down for a while."""
+        sink = self.rng.randrange(len(self.stores))
+        if self.outages[sink] is None:
+            outage = self.outages[sink] = Outage(self.rng.random() < 0.5)
+            seconds = self.rng.uniform(0.1, 4 * LEASE_SECONDS)
+            asyncio.get_running_loop().call_later(seconds, self._end_outage, sink, outage)
+
+    def _end_outage(self, sink: int, outage: Outage) -> None:
+        self.outages[sink] = None
+        outage.over.set()
+
     def close(self) -> None:
         for shard_id in dict.fromkeys(self.slots):
             self.stream._close(shard_id, ())
@@ -205,10 +231,12 @@ class World(Scene):
             await self.after_the_end()
             for worker in self.workers:
                 await worker.stop()
-        self.ledger.complete()
+        for ledger in self.ledgers:
+            ledger.complete()
         if self.start in {None, TRIM_HORIZON}:
-            live = {key for key, (_, made) in self.ledger.rows.items() if made is not None}
-            assert live == set(self.shop.items)
+            for ledger in self.ledgers:
+                live = {key for key, (_, made) in ledger.rows.items() if made is not None}
+                assert live == set(self.shop.items)
 
     async def happen(self, group: asyncio.TaskGroup) -> None:
         """What comes to pass while the workers run; here the seed says it."""
@@ -229,9 +257,10 @@ class World(Scene):
 
     async def _one_thing(self, group: asyncio.TaskGroup) -> None:
         weights = [10, 2, 2, 2, 2 * (len(self.workers) > 1), 1]
-        match self.rng.choices(["feed", "split", "merge", "redeliver", "pause", "stop"], weights)[
-            0
-        ]:
+        things = ["feed", "split", "merge", "redeliver", "pause", "stop"]
+        if len(self.stores) > 1:
+            things, weights = [*things, "outage"], [*weights, 3]
+        match self.rng.choices(things, weights)[0]:
             case "feed":
                 self.feed(self.rng.randint(1, 40))
             case "split":
@@ -242,6 +271,8 @@ class World(Scene):
                 self.redeliver()
             case "pause":
                 self.pause()
+            case "outage":
+                self.outage()
             case _:
                 worker = self.rng.choice(self.workers)
                 await worker.stop()
@@ -257,7 +288,8 @@ class World(Scene):
 
     def _stuck(self) -> str:
         positions = {
-            shard.id: str(self.ledger.position(shard.id)) for shard in self.stream.shards()
+            shard.id: [str(ledger.position(shard.id)) for ledger in self.ledgers]
+            for shard in self.stream.shards()
         }
         states = {w.name: w.engine and w.engine.states() for w in self.workers}
         return f"not finished in time: {positions}, {states}"

@@ -17,8 +17,16 @@ class ReshardWorld(World):
     """One worker, no chance but in how long a call takes: what differs between two runs
     is what their plans let fail."""
 
-    def __init__(self, *, start: Position | None = None, may_keep_leases: bool = False) -> None:
-        super().__init__(SEED, start=start, may_keep_leases=may_keep_leases, first_shards=(3,))
+    def __init__(
+        self, *, start: Position | None = None, may_keep_leases: bool = False, sinks: int = 1
+    ) -> None:
+        super().__init__(
+            SEED,
+            start=start,
+            may_keep_leases=may_keep_leases,
+            first_shards=(3,),
+            sinks=sinks,
+        )
         self._group: asyncio.TaskGroup | None = None
 
     def stand_still(self) -> None:
@@ -41,9 +49,10 @@ class ReshardWorld(World):
         self.feed(20)
 
     async def after_the_end(self) -> None:
-        for shard in self.stream.shards():
-            assert self.ledger.position(shard.id) == SHARD_END
-        self.ledger.complete()
+        for ledger in self.ledgers:
+            for shard in self.stream.shards():
+                assert ledger.position(shard.id) == SHARD_END
+            ledger.complete()
         for shard in self.stream.shards():
             if not shard.parents:
                 self.stream.remove_shard(shard.id)

@@ -18,7 +18,8 @@ from replicator.discovery import Discovery
 from replicator.errors import TransientError
 from replicator.gaps import Gaps
 from replicator.graph import Graph
-from replicator.model import SHARD_END, TRIM_HORIZON, Shard
+from replicator.model import SHARD_END, TRIM_HORIZON, Batching, Shard
+from replicator.outlets import Outlet, Outlets
 from replicator.store.memory import MemoryLeaseStore
 from replicator.telemetry.stats import Stats
 from replicator.testing.clock import LoopClock
@@ -121,10 +122,11 @@ def test_a_shard_that_another_worker_finishes_before_it_is_trimmed_is_not_lost()
         opened = await source.open()
         await sink.open(TABLES)
         await sink.begin(opened, dict.fromkeys([first, second], TRIM_HORIZON))
-        graph = Graph(Gaps("test/p", source, sink, clock, stats))
+        outlets = Outlets([Outlet("w", sink, clock, stats, batching=Batching(1, 1, 0.0))])
+        graph = Graph(Gaps("test/p", source, outlets, clock, stats))
         graph.lineage = Lineage(await sink.positions(opened))
         discovery = Discovery(
-            *("test/p", source, sink, MemoryLeaseStore(), graph, clock, lambda: 0.5, stats),
+            *("test/p", source, outlets, MemoryLeaseStore(), graph, clock, lambda: 0.5, stats),
             backoff=Backoff(base_seconds=0.05, cap_seconds=1.0),
         )
         listing = asyncio.ensure_future(discovery.run(opened))

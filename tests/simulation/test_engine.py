@@ -58,3 +58,15 @@ def test_a_woken_worker_does_write_and_is_refused() -> None:
 def test_a_seed_is_a_run() -> None:
     first, second = (simulate(lambda: World(7, workers=2, faults=0.03)) for _ in range(2))
     assert first.faults.trace == second.faults.trace
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("sinks", [2, 3])
+def test_several_sinks_each_down_now_and_then(seed: int, sinks: int) -> None:
+    simulate(lambda: World(seed, sinks=sinks))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("sinks", [2, 3])
+def test_several_sinks_and_workers_and_everything_fails(seed: int, sinks: int) -> None:
+    simulate(lambda: World(seed, sinks=sinks, workers=2, faults=0.03))

@@ -41,9 +41,9 @@ LOST = LeaseLost("scripted", "somebody else has it, as ordered")
 
 
 @cache
-def calls(start: Position | None) -> dict[str, int]:
+def calls(start: Position | None, sinks: int = 1) -> dict[str, int]:
     """How often everything happens when nothing fails."""
-    return dict(simulate(lambda: ReshardWorld(start=start)).faults.moments)
+    return dict(simulate(lambda: ReshardWorld(start=start, sinks=sinks)).faults.moments)
 
 
 def test_no_call_of_a_seam_is_left_out() -> None:
@@ -92,18 +92,37 @@ def test_who_stands_still_there_is_taken_over_and_undoes_nothing(moment: str) ->
     each(moment, lambda world: world.stand_still)
 
 
-def fail_each(moment: str, error: ReplicatorError) -> None:
-    each(moment, lambda _: error)
+@pytest.mark.parametrize("moment", [each for each in (*OPERATIONS, *AFTER) if "sink." in each])
+def test_one_of_two_sinks_fails_and_both_end_equal(moment: str) -> None:
+    fail_each(moment, TRANSIENT, sinks=2)
 
 
-def each(moment: str, plan: Callable[[ReshardWorld], Planned]) -> None:
+@pytest.mark.parametrize("moment", ["sink.fence", "sink.position", "sink.write"])
+def test_what_an_operator_must_mend_at_one_of_two_sinks(moment: str) -> None:
+    fail_each(moment, FATAL, sinks=2)
+
+
+@pytest.mark.parametrize("moment", ["sink.fence", "sink.write", "sink.write (after)"])
+def test_who_stands_still_at_one_of_two_sinks_undoes_nothing(moment: str) -> None:
+    each(moment, lambda world: world.stand_still, sinks=2)
+
+
+def fail_each(moment: str, error: ReplicatorError, sinks: int = 1) -> None:
+    each(moment, lambda _: error, sinks)
+
+
+def each(moment: str, plan: Callable[[ReshardWorld], Planned], sinks: int = 1) -> None:
     """Runs the plot once for each call at which this moment comes, with what is planned there."""
     for start in (None, LATEST) if moment in FROM_LATEST else (None,):
         only = int(os.environ.get("ENGINE_CALL", "0"))
-        for call in (only,) if only else range(1, calls(start)[moment] + 1):
+        for call in (only,) if only else range(1, calls(start, sinks)[moment] + 1):
 
             def world() -> ReshardWorld:
-                made = ReshardWorld(start=start, may_keep_leases=moment in FORGOTTEN)  # noqa: B023
+                made = ReshardWorld(
+                    start=start,  # noqa: B023
+                    may_keep_leases=moment in FORGOTTEN,
+                    sinks=sinks,
+                )
                 made.faults.plan[moment, call] = plan(made)  # noqa: B023
                 return made
 

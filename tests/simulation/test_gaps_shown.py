@@ -15,7 +15,8 @@ from replicator.errors import PositionLost
 from replicator.model import SHARD_END, Reached, Shard
 from replicator.status import LiveStatus
 from replicator.telemetry.metrics import Metrics
-from replicator.telemetry.watched import Watched
+from replicator.telemetry.stats import Stats
+from replicator.telemetry.watched import Watched, WatchedSink
 from tests.engine import Engine
 from tests.pausable_loop import run_virtually
 from tests.simulation.test_watchdog import DEADLINE, FIRST, SECOND, Rig, until
@@ -26,8 +27,8 @@ def watched(engine: Engine) -> Watched:
     coordinator = engine.coordinator
     return Watched(
         pipeline="p",
-        sink="w",
-        stats=engine.stats,
+        sinks=[WatchedSink("w", engine.stats)],
+        own=Stats(),
         budget=engine.budget,
         shards=coordinator.views,
         unready=coordinator.unready,

@@ -144,6 +144,30 @@ def test_a_shard_that_stays_silent_is_given_to_a_worker_that_can_read_it() -> No
     run_virtually(main())
 
 
+def test_who_could_read_nothing_takes_no_shard_from_who_reads_it() -> None:
+    """For balance it would take one back at once, which was then unread until given up again; one
+    too that was taken from it for balance, while it was silent here."""
+
+    async def main() -> None:
+        rig = Rig()
+        one, source, _ = rig.worker("one")
+        two, _, _ = rig.worker("two")
+        async with one.running():
+            await until(lambda: source.readers[FIRST] == source.readers[SECOND] == 1)
+            source.stall(FIRST)
+            source.stall(SECOND)
+            await until(lambda: view(one, FIRST).is_late and view(one, SECOND).is_late)
+            async with two.running():
+                await until(lambda: {rig.owner(FIRST), rig.owner(SECOND)} == {"two"})
+                taken = two.stats.leases_taken.total()
+                for _ in range(5):
+                    await asyncio.sleep(DEADLINE / 10)
+                    assert {rig.owner(FIRST), rig.owner(SECOND)} == {"two"}
+                assert two.stats.leases_taken.total() == taken
+
+    run_virtually(main())
+
+
 def test_a_shard_that_nobody_else_takes_stays_red_until_it_answers() -> None:
     """Given back and taken again by the same worker, it was green for a deadline."""
 

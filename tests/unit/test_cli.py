@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from replicator import cli, service
 
 SECRET = "ge-heim"
-COMMANDS = ("run", "check", "status", "inspect", "shards", "demo", "config schema", "config show")
+COMMANDS = (
+    "run",
+    "check",
+    "status",
+    "inspect",
+    "shards",
+    "demo",
+    "config schema",
+    "config show",
+    "config import",
+)
 SHARDS = ("shards", "--writes", "40", "--bytes", "1285", "--updates", "25")
 
 Run = Callable[..., tuple[int, str, str]]
@@ -141,6 +153,82 @@ def test_no_command_is_a_question(run: Run) -> None:
     code, out, err = run()
     assert code in {0, 2}
     assert all(command.split()[0] in out + err for command in COMMANDS)
+
+
+# ---- another tool's configuration
+
+
+@pytest.fixture
+def connector(tmp_path: Path) -> Path:
+    """A connector of Kafka Connect with a secret and an option that nobody knows."""
+    path = tmp_path / "connector.json"
+    config = {
+        "connector.class": "io.confluent.connect.kinesis.KinesisSourceConnector",
+        "kinesis.stream": "products",
+        "aws.secret.key.id": SECRET,
+        "kinesis.colour": "green",
+    }
+    path.write_text(json.dumps({"name": "shop", "config": config}))
+    return path
+
+
+def test_an_import_writes_yaml_alone_and_says_the_rest_on_stderr(run: Run, connector: Path) -> None:
+    code, out, err = run("config", "import", connector)
+    assert code == 0
+    assert yaml.safe_load(out)["pipelines"][0]["source"]["stream"] == "products"
+    assert f"{connector}: Confluent's Kinesis source connector" in err
+    headings = [line for line in err.splitlines() if not line.startswith(" ")][1:]
+    assert [heading.split(",")[0] for heading in headings] == [
+        "to fill in",
+        "secrets",
+        "unknown",
+        "carried over",
+        "no equal here:",
+    ]
+    assert "  kinesis.colour: no such option" in err
+    assert SECRET not in out + err
+
+
+def test_an_import_as_json(run: Run, connector: Path) -> None:
+    code, out, err = run("config", "import", connector, "--output", "json")
+    shown = json.loads(out)
+    assert (code, err) == (0, "")
+    assert shown["format"] == "confluent-kinesis"
+    assert shown["mapped"]["kinesis.stream"] == "source.stream"
+    assert {"kind": "unknown", "option": "kinesis.colour"}.items() <= next(
+        note for note in shown["notes"] if note["kind"] == "unknown"
+    ).items()
+    assert SECRET not in out
+
+
+def test_an_import_of_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "applicationName = shop\nstreamName = caf\xe9".encode("latin-1")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    code, out, _ = run("config", "import", "-", "--from", "kcl")
+    assert code == 0
+    assert yaml.safe_load(out)["pipelines"][0]["source"]["stream"] == "café"
+
+
+def test_what_cant_be_imported_is_two(run: Run, connector: Path, tmp_path: Path) -> None:
+    for arguments, reason in (
+        ((tmp_path / "none.json",), "can't read"),
+        ((connector, "--from", "debezium"), "no format 'debezium'"),
+        ((tmp_path / "empty",), "isn't recognised"),
+    ):
+        (tmp_path / "empty").write_text("")
+        code, out, err = run("config", "import", *arguments)
+        assert (code, out) == (2, "")
+        assert reason in err
+
+
+def test_what_an_import_lacks_to_be_loaded_is_said(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "app.properties"
+    path.write_text(
+        "applicationName = shop\nstreamName = s\ninitialPositionInStreamExtended = soon"
+    )
+    _, _, err = run("config", "import", path)
+    assert "doesn't load yet" in err
+    assert "pipelines.0.source.start" in err
 
 
 # ---- JSON

@@ -473,3 +473,18 @@ def test_a_child_waits_for_its_parents_data() -> None:
         assert rig.stored(FIRST) == SHARD_END
 
     run_virtually(main())
+
+
+def test_a_run_that_ends_leaves_nothing_at_the_gate() -> None:
+    """The gate outlives the runs of a pipeline that is begun anew again and again."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.is_read(FIRST))
+            assert rig.engine.gate._holders
+        assert not rig.engine.gate._holders
+        assert rig.engine.gate.used == 0
+
+    run_virtually(main())

@@ -173,6 +173,58 @@ def test_an_attribute_named_records_makes_no_document(small_pieces: int) -> None
     assert len(changes) == 20
 
 
+def test_objects_without_a_delimiter_as_firehose_writes_them(
+    small_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "LINE_BYTES_MAX", 3_000)  # one line may be a whole object
+    # Its records hold what looks like the border of two.
+    row = b"".join(payload(n, size=50).replace(b'"xx', b'"}{') for n in range(40))
+    code, changes, rejections = run(gzip.compress(row))
+    assert (code, rejections) == (0, [])
+    assert [change["key"] for change in changes] == [{"id": str(n)} for n in range(40)]
+    (only,) = inspect.pieces(io.BytesIO(row), "-")
+    assert only == (0, row)
+
+
+def test_a_broken_object_in_a_row_costs_no_object_before_it() -> None:
+    code, changes, rejections = run(payload(1) + payload(2) + b"{broken" + payload(3))
+    assert code == 1
+    assert [change["key"] for change in changes] == [{"id": "1"}, {"id": "2"}]
+    (rejection,) = rejections
+    assert base64.b64decode(str(rejection["raw_base64"])) == b"{broken" + payload(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("a", b"PK\x03\x04" + b"x" * 20, "a ZIP archive.*unzip -p"),
+        ("a", b"\xff\x06\x00\x00sNaPpY", "Snappy.*CompressionFormat GZIP are read"),
+        ("shop-1-2026-01-31-12-00-00-uuid.hsnappy", b"\0\0\1\0\0\0\0\x20", "Snappy"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\0", "zstd -dc"),
+        ("a.parquet", b"PAR1", "Parquet.*duckdb"),
+        ("a.orc", b"ORC", "ORC"),
+    ],
+)
+def test_what_is_not_read_says_what_to_do(
+    tmp_path: Path, name: str, data: bytes, what: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(data)
+    with pytest.raises(FatalError, match=what) as caught:
+        run(b"", str(file))
+    assert caught.value.code == "input_unsupported"
+    assert str(file) in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.snappy", "a.parquet"])
+def test_a_name_is_believed_only_where_the_bytes_say_nothing(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(payload(1)))
+    assert run(b"", str(file))[0] == 0
+    file.write_bytes(payload(1))
+    assert run(b"", str(file))[0] == 0
+
+
 def test_a_reader_that_has_enough_is_no_error() -> None:
     class Closed(io.BytesIO):
         def write(self, data: object) -> int:

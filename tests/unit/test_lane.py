@@ -9,11 +9,13 @@ import pytest
 from replicator.core.batch import Batcher, FlushReason
 from replicator.core.budget import Budget
 from replicator.errors import LeaseLost, ReplicatorError, TransientError
-from replicator.flow import Gate
+from replicator.flow import Charge, Gate
 from replicator.lane import Inlet, Lane
-from replicator.model import Fence, Pending, WriteResult, after
+from replicator.model import Batching, Fence, Pending, WriteResult, after
+from replicator.outlets import SLOW_WRITE_SECONDS, Outlet
 from replicator.telemetry.stats import Stats
 from replicator.testing.clock import LoopClock
+from replicator.testing.sink import MemorySink
 from tests.changes import STREAM, number, pending, put
 from tests.pausable_loop import run_virtually
 
@@ -49,11 +51,21 @@ class Bench:
         self.gate = Gate(Budget(1_000_000))
         self.stats = Stats()
         batcher: Batcher[object] = Batcher(rows_max=rows_max, delay_seconds=delay_seconds)
-        self.lane = Lane(self.writer, batcher, self.gate, LoopClock(), self.stats)  # type: ignore[arg-type]
+        self.outlet = Outlet(
+            "w",
+            MemorySink(),
+            LoopClock(),
+            self.stats,
+            batching=Batching(rows_max, 1, delay_seconds),
+        )
+        self.lane = Lane(self.writer, batcher, LoopClock(), self.outlet)  # type: ignore[arg-type]
+        self.failed: list[Inlet] = []
         self._numbers: dict[str, int] = {}
 
     def open(self, shard_id: str, epoch: int = 1) -> Inlet:
-        return self.lane.open(Fence(STREAM, shard_id, epoch))
+        return self.lane.open(
+            Fence(STREAM, shard_id, epoch), self.outlet, None, lambda it, _: self.failed.append(it)
+        )
 
     async def put(self, inlet: Inlet) -> None:
         """One more fetch of one change."""
@@ -61,7 +73,9 @@ class Bench:
         first = self._numbers[shard_id] = self._numbers.get(shard_id, 0) + 1
         await self.gate.take(CHARGE)
         payload = put("products", {"id": {"S": shard_id}}, first)
-        inlet.put(pending(inlet.fence, [payload], first=first), CHARGE)
+        charge = Charge(self.gate, CHARGE)
+        inlet.put(pending(inlet.fence, [payload], first=first), charge.hold())
+        charge.release()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -143,8 +157,16 @@ async def test_a_failed_write_fails_its_own_shards_only() -> None:
         await three.drain()
     assert (one.durable, three.durable) == (None, after(number(1)))
     assert bench.written() == [["s1", "s2"], ["s3"]]
-    assert bench.gate.used == 0
     assert bench.stats.changes == 1
+    assert bench.failed == [one, two]
+    trouble = bench.outlet.trouble()
+    assert trouble is not None
+    assert (trouble.why, trouble.shards) == ("connection lost [cut]", 2)
+    # What the sink is owed stays in the budget until their runs are over.
+    assert bench.gate.used == 2 * CHARGE
+    one.close()
+    two.close()
+    assert bench.gate.used == 0
 
 
 async def test_a_lost_fence_fails_its_own_shard_only() -> None:
@@ -159,6 +181,8 @@ async def test_a_lost_fence_fails_its_own_shard_only() -> None:
             await stale.drain()
     assert (stale.durable, good.durable) == (None, after(number(1)))
     assert bench.stats.changes == 1, "what was not written is not counted"
+    assert bench.outlet.trouble() is None, "that is no fault of the sink"
+    stale.close()
     assert bench.gate.used == 0
 
 
@@ -172,8 +196,7 @@ async def test_what_an_ended_inlet_left_behind_is_dropped_and_its_bytes_given_ba
         await bench.put(old)
         if how == "fail":
             old.fail(LeaseLost("fence_lost", "another worker has it"))
-        else:
-            old.close()
+        old.close()
         await bench.put(new)
         await new.drain()
     assert [[one.fence.epoch for one in payload] for payload in bench.writer.payloads] == [[2]]
@@ -216,7 +239,6 @@ async def test_a_drain_takes_as_many_writes_as_it_needs() -> None:
 async def test_a_full_budget_makes_it_write_at_once() -> None:
     bench = Bench()
     bench.gate = Gate(Budget(CHARGE))
-    bench.lane._gate = bench.gate
     bench.gate.register(bench.lane)
     inlet = bench.open("s1")
     async with bench.running():
@@ -234,3 +256,38 @@ async def test_a_lane_that_is_over_gives_back_what_comes_late() -> None:
         await asyncio.sleep(0)
     await bench.put(inlet)
     assert (bench.gate.used, inlet.waiting_from) == (0, None)
+
+
+async def test_a_lane_ends_with_its_last_shard() -> None:
+    """A writer a shard would leave a lane for each of ten thousand shards."""
+    bench = Bench()
+    one, two = bench.open("s1"), bench.open("s2")
+    work = asyncio.ensure_future(bench.lane.run())
+    await bench.put(one)
+    await one.drain()
+    one.close()
+    await bench.put(two)
+    await two.drain()
+    assert not work.done()
+    two.close()
+    await asyncio.wait_for(work, 1)
+    assert bench.lane.is_over
+
+
+async def test_a_write_that_gets_no_answer_is_told() -> None:
+    bench = Bench(rows_max=1)
+    inlet = bench.open("s1")
+    bench.writer.flowing.clear()
+    async with bench.running():
+        await bench.put(inlet)
+        while not bench.writer.payloads:
+            await asyncio.sleep(0)
+        assert bench.outlet.trouble() is None
+        (begun_at,) = bench.outlet._writing.values()
+        bench.outlet._writing[bench.lane] = begun_at - SLOW_WRITE_SECONDS
+        trouble = bench.outlet.trouble()
+        assert trouble is not None
+        assert trouble.why == "a write has had no answer for 10 s"
+        bench.writer.flowing.set()
+        await inlet.drain()
+    assert bench.outlet.trouble() is None

@@ -10,9 +10,10 @@ from structlog.testing import capture_logs
 from replicator.core.budget import Budget
 from replicator.core.liveness import ShardLife
 from replicator.errors import PositionLost, TransientError
+from replicator.fan import Fan
 from replicator.flow import Gate
-from replicator.lane import Inlet
-from replicator.model import SHARD_END, TRIM_HORIZON, Shard
+from replicator.model import SHARD_END, TRIM_HORIZON, Batching, Shard
+from replicator.outlets import Outlet, Outlets
 from replicator.pipeline import IDLE_POSITION_SECONDS, Pipeline
 from replicator.telemetry.stats import Stats
 from replicator.testing.clock import LoopClock
@@ -39,7 +40,7 @@ class Rig:
         self.stats = Stats()
         self.gate = Gate(Budget(1_000_000))
         self.stopping = asyncio.Event()
-        self.inlet: Inlet | None = None
+        self.fan: Fan | None = None
         self.life = ShardLife(0.0, 90.0)
         self.cut: asyncio.Future[None] | None = None
 
@@ -51,30 +52,33 @@ class Rig:
 
     async def durable(self, count: int) -> None:
         """Returns when the shard is durable up to its n-th record."""
-        while self.inlet is None or self.inlet.durable != self.stream.continuation(SHARD, count):
+        while self.fan is None or self.fan.durable != self.stream.continuation(SHARD, count):
             await asyncio.sleep(0.01)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[asyncio.Task[tuple[Shard, ...] | None]]:
-        await self.sink.open(TABLES)
-        fence = await self.sink.fence(self.source.identity, SHARD, "me")
+        outlet = Outlet(
+            "w", self.sink, LoopClock(), self.stats, batching=Batching(100, 1_000_000, 0.1)
+        )
+        outlets = Outlets([outlet])
+        await outlets.open(TABLES)
+        fences = await outlets.fence(self.source.identity, SHARD, "me")
+        stands = await outlets.stand(fences, ())
         async with asyncio.TaskGroup() as group:
             pipeline = Pipeline(
                 source=self.source,
-                sink=self.sink,
                 tables=[TABLE],
                 gate=self.gate,
-                batch_limits=(100, 1_000_000, 0.1),
                 clock=LoopClock(),
                 stats=self.stats,
                 group=group,
             )
-            self.inlet = pipeline.lane(fence).open(fence)
+            self.fan = pipeline.open(stands, lambda *_: 1.0)
             # Not the group's: what it ends with is for the test to look at.
             self.cut = asyncio.get_running_loop().create_future()
             run = asyncio.ensure_future(
                 pipeline.run(
-                    self.inlet,
+                    self.fan,
                     TRIM_HORIZON,
                     self.stopping,
                     self.life,
@@ -140,8 +144,8 @@ def test_the_position_of_an_idle_shard_is_stored_now_and_then() -> None:
             rig.stopping.set()
         assert rig.source.calls["fetch"] >= 55, "a heartbeat every five seconds"
         assert 15 <= rig.sink.writes <= 20
-        assert rig.inlet is not None
-        assert rig.inlet.durable == rig.stream.continuation(SHARD, 0)
+        assert rig.fan is not None
+        assert rig.fan.durable == rig.stream.continuation(SHARD, 0)
 
     run_virtually(main())
 
@@ -172,8 +176,8 @@ def test_the_end_of_a_shard_is_durable_before_its_children_are_named() -> None:
         children = run.result()
         assert children is not None
         assert [child.id for child in children] == [left, right]
-        assert rig.inlet is not None
-        assert rig.inlet.durable == SHARD_END
+        assert rig.fan is not None
+        assert rig.fan.durable == SHARD_END
         assert rig.gate.used == 0
 
     run_virtually(main())
@@ -186,8 +190,8 @@ def test_an_empty_end_is_stored_though_the_shard_was_idle() -> None:
             await asyncio.sleep(6)  # a heartbeat was just stored
             rig.stream.split(SHARD)
         assert run.result()
-        assert rig.inlet is not None
-        assert rig.inlet.durable == SHARD_END
+        assert rig.fan is not None
+        assert rig.fan.durable == SHARD_END
 
     run_virtually(main())
 
@@ -205,8 +209,8 @@ def test_an_error_of_the_source_is_raised_after_what_came_before_it_is_written(
         async with rig.reading() as run:
             pass
         assert run.exception() is error
-        assert rig.inlet is not None
-        assert rig.inlet.durable == rig.stream.continuation(SHARD, 2)
+        assert rig.fan is not None
+        assert rig.fan.durable == rig.stream.continuation(SHARD, 2)
         assert rig.gate.used == 0
 
     run_virtually(main())

@@ -170,12 +170,12 @@ class ShardLife:
             self._enter(Phase.READING, now)
 
     def waits_for_sink(self, why: str, now: float) -> None:
-        """From here on the sink holds it up, until `asks` or `starts`."""
+        """From here on a sink holds it up, until `asks` or `starts`."""
         self._stop_clock(now)
         self._enter(Phase.STARTING if self.phase is Phase.STARTING else Phase.PAUSED, now, why)
 
     def ends(self, why: str, now: float) -> None:
-        """Everything was read; the rest is the sink's."""
+        """Everything was read; the rest is the sinks'."""
         self._stop_clock(now)
         self._enter(Phase.ENDING, now, why)
 
@@ -282,7 +282,7 @@ class ShardLife:
 
 
 class Liveness:
-    """The owned shards of one pipeline. `sink` is the name that reasons show."""
+    """The owned shards of one pipeline. `sink` names what reasons show: its sinks."""
 
     def __init__(
         self,
@@ -352,27 +352,30 @@ class Liveness:
         *,
         calls: int | None = None,
         waiting_from: float | None = None,
+        sink: str = "",
     ) -> ShardView:
         """One shard for display: `calls` as the source counts them (None where it doesn't),
-        `waiting_from` as in `ShardLife.lag_seconds`."""
+        `waiting_from` as in `ShardLife.lag_seconds`, `sink` the one that is waited for, where
+        it is known."""
+        sink = sink or self.sink
         return ShardView(
             shard=shard_id,
             phase=life.phase,
             phase_seconds=now - life.phase_from,
-            why=self._why(life, now, waiting_from),
+            why=self._why(life, now, waiting_from, sink),
             position=None if life.position is None else str(life.position),
             lag_seconds=life.lag_seconds(now, waiting_from),
             progress_age_seconds=None if life.progress_at is None else now - life.progress_at,
             silent_seconds=life.silent_seconds(now),
             is_late=life.is_late(now),
-            waits_for_sink=self.sink if life.is_held else None,
+            waits_for_sink=sink if life.is_held else None,
             calls_per_hour=life.calls_per_hour(calls, now),
         )
 
-    def _why(self, life: ShardLife, now: float, waiting_from: float | None) -> str:
-        parts = [f"waits for sink {self.sink}: {life.why}" if life.is_held else life.why]
+    def _why(self, life: ShardLife, now: float, waiting_from: float | None, sink: str) -> str:
+        parts = [f"waits for sink {sink}: {life.why}" if life.is_held else life.why]
         if waiting_from is not None and (waited := now - waiting_from) >= WAITING_SECONDS:
-            parts.append(f"not durable at sink {self.sink} for {waited:.0f} s")
+            parts.append(f"not durable at sink {sink} for {waited:.0f} s")
         if life.is_late(now):
             parts.append(
                 f"no answer of the source for {life.silent_seconds(now):.0f} s; the deadline is "

@@ -129,6 +129,27 @@ def first_starts(
             raise AssertionError(f"{start} is no first start")
 
 
+def was_only_begun(positions: Mapping[str, Position]) -> bool:
+    """True when a sink's positions are those of `first_starts` still: nothing was read to it."""
+    kinds = {position.kind for position in positions.values()}
+    unread = {
+        PositionKind.TRIM_HORIZON,
+        PositionKind.AT_TIMESTAMP,
+        PositionKind.AT_SEQUENCE_NUMBER,
+    }
+    if PositionKind.AT_SEQUENCE_NUMBER in kinds:
+        unread.add(PositionKind.SHARD_END)  # that shard's ancestors
+    return kinds <= unread
+
+
+def starts_beside(
+    first: Mapping[str, Position], others: Mapping[str, Position]
+) -> dict[str, Position]:
+    """The first positions of a sink that joins others: `first` of the shards that are listed; of
+    those that aren't any more, what the others hold, for they can't be read again."""
+    return {**others, **first}
+
+
 def to_reset(
     shards: Sequence[Shard], shard_id: str, positions: Mapping[str, Position]
 ) -> tuple[str, ...]:

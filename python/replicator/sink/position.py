@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from replicator.model import SHARD_END, Pending, Position, PositionKind
-
-_STARTS = (PositionKind.TRIM_HORIZON, PositionKind.AT_TIMESTAMP, PositionKind.LATEST)
-
-
-def _rank(position: Position) -> tuple[int, int, int]:
-    if position.kind is PositionKind.SHARD_END:
-        return (2, 0, 0)
-    if position.sequence_number is not None:
-        is_after = position.kind is PositionKind.AFTER_SEQUENCE_NUMBER
-        return (1, int(position.sequence_number), int(is_after))
-    return (0, _STARTS.index(position.kind), position.timestamp_us or 0)
+from replicator.core.fanout import rank
+from replicator.model import SHARD_END, Pending, Position
 
 
 def furthest(stored: Position | None, new: Position) -> Position:
@@ -22,7 +12,7 @@ def furthest(stored: Position | None, new: Position) -> Position:
     Sequence numbers of a shard only rise, so they tell; a start (by time, at an
     end of the stream) lies before every sequence number.
     """
-    return new if stored is None or _rank(new) > _rank(stored) else stored
+    return new if stored is None or rank(new) > rank(stored) else stored
 
 
 def tip_age_seconds(pending: Pending, now: float) -> float | None:

@@ -29,7 +29,7 @@ from replicator.core.holes import HoleCause
 from replicator.core.lease import ExpireReason, TakeReason
 from replicator.core.liveness import Phase, ShardView
 from replicator.telemetry.stats import Stats
-from replicator.telemetry.watched import Watched
+from replicator.telemetry.watched import Watched, WatchedSink
 
 SHARDS_SHOWN = 200
 LATENCY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -52,6 +52,7 @@ _OF_PIPELINE: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
 )
 # name, help, value: counters by pipeline and sink.
 _OF_SINK: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
+    ("sink_changes", "Changes that are durable there.", lambda s: s.changes),
     ("rows", "Rows that were written.", lambda s: s.rows),
     ("dead_letters", "Records that the sink will never take.", lambda s: s.dead_letters),
 )
@@ -107,6 +108,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         yield from self._counters()
+        yield from self._of_sinks()
         yield from self._calls()
         yield from self._writes()
         yield from self._gauges()
@@ -120,11 +122,6 @@ class Metrics(Collector):
             for each in self._pipelines:
                 family.add_metric([each.pipeline], value(each.stats))
             yield family
-        for name, text, value in _OF_SINK:
-            family = _counter(name, text, "pipeline", "sink")
-            for each in self._pipelines:
-                family.add_metric([each.pipeline, each.sink], value(each.stats))
-            yield family
         for name, text, label, values in _BY_LABEL:
             family = _counter(name, text, "pipeline", label)
             for each in self._pipelines:
@@ -136,6 +133,21 @@ class Metrics(Collector):
             for key, count in each.source_counters().items():
                 family.add_metric([each.pipeline, key], count)
         yield family
+
+    def _of_sinks(self) -> Iterator[Metric]:
+        for name, text, value in _OF_SINK:
+            family = _counter(name, text, "pipeline", "sink")
+            for each, sink in self._sinks():
+                family.add_metric([each.pipeline, sink.name], value(sink.stats))
+            yield family
+        errors = _counter("sink_errors", "What a sink failed with.", "pipeline", "sink", "code")
+        for each, sink in self._sinks():
+            for code, count in sink.errors().items():
+                errors.add_metric([each.pipeline, sink.name, code], count)
+        yield errors
+
+    def _sinks(self) -> Iterator[tuple[Watched, WatchedSink]]:
+        return ((each, sink) for each in self._pipelines for sink in each.sinks)
 
     def _calls(self) -> Iterator[Metric]:
         of = ("pipeline", "service", "operation")
@@ -163,12 +175,15 @@ class Metrics(Collector):
             "Changes, by the time from their arrival to durable.",
             labels=["pipeline", "sink"],
         )
-        for each in self._pipelines:
-            labels = [each.pipeline, each.sink]
-            writes.add_metric(labels, each.stats.flushes, each.stats.write_seconds)
-            counts, total = each.stats.latency_histogram((*LATENCY_BOUNDS, float("inf")))
+        failing = _gauge("sink_failing", "1 while something is wrong with it.", "pipeline", "sink")
+        for each, sink in self._sinks():
+            labels = [each.pipeline, sink.name]
+            writes.add_metric(labels, sink.stats.flushes, sink.stats.write_seconds)
+            counts, total = sink.stats.latency_histogram((*LATENCY_BOUNDS, float("inf")))
             buckets = [("+Inf" if le == float("inf") else str(le), n) for le, n in counts]
             latency.add_metric(labels, [(le, float(n)) for le, n in buckets], total)
+            failing.add_metric(labels, 0 if sink.trouble() is None else 1)
+        yield failing
         yield writes
         yield latency
 

@@ -76,6 +76,16 @@ class Stats:
         return counts, total
 
     @classmethod
+    def of_pipeline(cls, own: Stats, sinks: Iterable[Stats]) -> Stats:
+        """A pipeline's, from what it counts itself and what each sink does: what was read is
+        durable as far as at every sink, what happened at any of them happened."""
+        parts = list(sinks)
+        result = cls.total([own, *parts])
+        for name in ("records", "bytes", "changes"):
+            setattr(result, name, min(getattr(part, name) for part in parts))
+        return result
+
+    @classmethod
     def total(cls, parts: Iterable[Stats]) -> Stats:
         """All of them together."""
         result = cls()

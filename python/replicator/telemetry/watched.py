@@ -10,8 +10,21 @@ from replicator.core.budget import Budget
 from replicator.core.gap import Gap
 from replicator.core.holes import Hole
 from replicator.core.liveness import ShardView
+from replicator.core.trouble import Trouble
 from replicator.errors import ReplicatorError
 from replicator.telemetry.stats import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedSink:
+    """One sink of a pipeline."""
+
+    name: str
+    stats: Stats
+    errors: Callable[[], Mapping[str, int]] = dict
+    """What it answered instead of what it was asked, by code."""
+    trouble: Callable[[], Trouble | None] = lambda: None
+    """What is wrong with it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +32,9 @@ class Watched:
     """One pipeline. Nothing is copied: each value is asked for when somebody looks."""
 
     pipeline: str
-    sink: str
-    stats: Stats
+    sinks: Sequence[WatchedSink]
+    own: Stats
+    """What is counted of the reading."""
     budget: Budget
     shards: Callable[[], Sequence[ShardView]]
     """Every shard of this worker, by name."""
@@ -36,3 +50,8 @@ class Watched:
     """What its calls of AWS met."""
     failure: Callable[[], ReplicatorError | None] = lambda: None
     """What ended its last run, until it has begun again."""
+
+    @property
+    def stats(self) -> Stats:
+        """All of it together."""
+        return Stats.of_pipeline(self.own, [sink.stats for sink in self.sinks])

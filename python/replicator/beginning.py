@@ -1,0 +1,115 @@
+"""How a pipeline begins a stream at its sinks (law 5): a start becomes positions once, stored
+before the first read, at each sink that has never seen the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from replicator.core.fanout import Held, least
+from replicator.core.start import (
+    first_starts,
+    incomparable,
+    require_comparable,
+    require_start,
+    starts_beside,
+    was_only_begun,
+)
+from replicator.errors import FatalError
+from replicator.gaps import Gaps
+from replicator.model import TRIM_HORIZON, Position, Start, Stream
+from replicator.outlets import Outlet, Outlets, SinkStart
+from replicator.protocols import Source
+
+
+class Beginning:
+    """Begins one pipeline's stream. `start` is where one that no sink has seen begins; None means
+    the oldest record, and only into sinks that hold nothing yet."""
+
+    def __init__(
+        self, pipeline: str, start: Start | None, source: Source, outlets: Outlets, gaps: Gaps
+    ) -> None:
+        self._pipeline = pipeline
+        self._start = start
+        self._source = source
+        self._outlets = outlets
+        self._gaps = gaps
+        self._log = structlog.get_logger().bind(pipeline=pipeline)
+
+    async def resolve(self, stream: Stream) -> None:
+        """Stores the first positions where there are none. May be called again after an error:
+        what was stored stays. Raises FatalError with what to do."""
+        known = await self._outlets.each("", lambda one: one.sink.is_known(stream))
+        new = [each for each, is_known in zip(self._outlets, known, strict=True) if not is_known]
+        others = [each for each in self._outlets if each not in new]
+        if not new:
+            return
+        if others:
+            for outlet in new:
+                await self._join(stream, outlet, others)
+            return
+        for outlet in new:
+            if outlet.start == "snapshot":
+                require_sink_start(self._pipeline, outlet.name, outlet.start)
+            await self._require_room(stream, outlet)
+        position = await self._gaps.first_start(self._start or TRIM_HORIZON)
+        starts = first_starts(await self._source.shards(), position)
+        await self._outlets.each("", lambda one: one.sink.begin(stream, starts))
+
+    async def _require_room(self, stream: Stream, outlet: Outlet) -> None:
+        begun = await outlet.sink.begun()
+        if await outlet.sink.holds_data():
+            require_start(self._pipeline, stream, self._start, begun)
+        elif left := incomparable(stream.arn, begun):
+            action = "the tables are empty: this stream is begun, the rest of the others isn't read"
+            self._log.warning("stream_replaced", stream=stream.arn, left=left, action=action)
+
+    async def _join(self, stream: Stream, outlet: Outlet, others: Sequence[Outlet]) -> None:
+        """A sink that joins others which the stream was read into."""
+        if await outlet.sink.holds_data():
+            require_comparable(stream.arn, await outlet.sink.begun())
+        found = [await other.sink.positions(stream) for other in others]
+        held = {
+            shard_id: least([Held(each.get(shard_id)) for each in found])
+            for each in found
+            for shard_id in each
+        }
+        positions = {shard_id: at for shard_id, at in held.items() if at is not None}
+        start: SinkStart = "now"
+        # When nothing was read yet, the process ended while it began them all.
+        if not all(was_only_begun(each) for each in found):
+            start = require_sink_start(self._pipeline, outlet.name, outlet.start)
+        starts = await self._starts(start, positions)
+        if await outlet.sink.begin(stream, starts):
+            self._log.info("sink_begun", sink=outlet.name, start=str(start), shards=len(starts))
+
+    async def _starts(
+        self, start: SinkStart, positions: dict[str, Position]
+    ) -> dict[str, Position]:
+        if start == "now":
+            return positions
+        assert start != "snapshot"
+        first = first_starts(await self._source.shards(), await self._gaps.first_start(start))
+        return starts_beside(first, positions)
+
+
+def require_sink_start(pipeline: str, sink: str, start: SinkStart | None) -> SinkStart:
+    """Where a sink begins beside others that hold positions already. Raises FatalError where
+    that isn't said, or can't be done yet."""
+    if start is None:
+        raise FatalError(
+            "sink_start_missing",
+            f"sink {sink} is new to pipeline {pipeline}, whose other sinks hold positions already: "
+            "nobody says where it begins. What to do: add `from:` to the sink: `now` (where the "
+            "others stand: it gets what they are given from there on) or a position (TRIM_HORIZON, "
+            "a time, a sequence number: what the stream still keeps is read again, and the others "
+            "skip it); `snapshot` is not there yet",
+        )
+    if start == "snapshot":
+        raise FatalError(
+            "snapshot_missing",
+            f"sink {sink} of pipeline {pipeline} has `from: snapshot`, and snapshots are not there "
+            "yet. What to do: use `now` or a position (TRIM_HORIZON, a time, a sequence number)",
+        )
+    return start

@@ -1,0 +1,211 @@
+"""The sinks of one pipeline, asked as one: all at once, and the answer is the least of theirs.
+
+Each keeps its own positions. Who fails is known by its name, with the reason, for as long as it
+lasts: see `Outlet.trouble`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from replicator.core.fanout import Held, least, reached_by
+from replicator.core.trouble import Trouble
+from replicator.errors import FatalError, LeaseLost, ReplicatorError, TransientError
+from replicator.model import Batching, Fence, Position, Reached, Start, Stream, TableSchema
+from replicator.protocols import Batched, Clock, Sink
+from replicator.telemetry.stats import Stats
+
+# A write that has had no answer for so long is told.
+SLOW_WRITE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+SinkStart: TypeAlias = Start | Literal["now", "snapshot"]
+
+
+class Outlet:
+    """One sink of a pipeline. `start` says where it begins beside sinks that were read into
+    before; None where nothing was said."""
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink[Any],
+        clock: Clock,
+        stats: Stats,
+        *,
+        batching: Batching,
+        start: SinkStart | None = None,
+        errors: Counter[str] | None = None,
+    ) -> None:
+        """`batching`: of a sink that says none itself; `errors` counts what it answers
+        instead of what it is asked, by code."""
+        self.name = name
+        self.sink = sink
+        self.stats = stats
+        self.batching = sink.batching if isinstance(sink, Batched) else batching
+        self.start = start
+        self._errors = Counter() if errors is None else errors
+        self._clock = clock
+        self._failing: dict[str, tuple[float, str]] = {}
+        self._writing: dict[object, float] = {}
+
+    def failed(self, what: str, error: ReplicatorError) -> None:
+        """It refused something: a shard's, or the pipeline's."""
+        since, _ = self._failing.get(what, (self._clock.monotonic(), ""))
+        self._failing[what] = (since, str(error))
+        self._errors[error.code] += 1
+
+    def works(self, what: str) -> None:
+        """It did what it was asked, or nobody here asks any more."""
+        self._failing.pop(what, None)
+
+    def begins_write(self, lane: object) -> None:
+        """A lane waits for its answer from now on."""
+        self._writing[lane] = self._clock.monotonic()
+
+    def ends_write(self, lane: object) -> None:
+        """The answer came, whatever it is."""
+        self._writing.pop(lane, None)
+
+    def trouble(self) -> Trouble | None:
+        """What is wrong with it now; None when nothing is known to be."""
+        now = self._clock.monotonic()
+        if self._failing:
+            since = min(since for since, _ in self._failing.values())
+            *_, (_, why) = self._failing.values()
+            return Trouble(now - since, why, sum(1 for what in self._failing if what))
+        seconds = now - min(self._writing.values(), default=now)
+        if seconds >= SLOW_WRITE_SECONDS:
+            return Trouble(seconds, f"a write has had no answer for {seconds:.0f} s", 0)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where one sink stood when a shard's reading began under this fence."""
+
+    outlet: Outlet
+    fence: Fence
+    position: Position | None
+    reached: Mapping[str, Reached]
+    """Of the shard and its ancestors."""
+
+    @property
+    def held(self) -> Held:
+        """The same for `core.fanout`."""
+        return Held(self.position, self.reached.get(self.fence.shard_id))
+
+
+class Outlets:
+    """All of them. Each method asks every sink, at the same time; it raises what the first one
+    raised that isn't merely out of order for a while."""
+
+    def __init__(self, outlets: Sequence[Outlet]) -> None:
+        assert outlets, "a pipeline has a sink"
+        self._outlets = tuple(outlets)
+
+    def __iter__(self) -> Iterator[Outlet]:
+        return iter(self._outlets)
+
+    @property
+    def names(self) -> str:
+        """For people."""
+        return ", ".join(each.name for each in self._outlets)
+
+    @property
+    def in_trouble(self) -> str:
+        """The names of those that something is wrong with."""
+        return ", ".join(each.name for each in self._outlets if each.trouble() is not None)
+
+    def works(self, shard_id: str) -> None:
+        """Nobody here asks for the shard any more."""
+        for each in self._outlets:
+            each.works(shard_id)
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        """See `Sink.open`."""
+        await self.each("", lambda one: one.sink.open(tables))
+
+    async def holds_data(self) -> bool:
+        """True when one of them does."""
+        return any(await self.each("", lambda one: one.sink.holds_data()))
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        """The least position of every shard that each of them has one of."""
+        found = await self.each("", lambda one: one.sink.positions(stream))
+        shared = set(found[0]).intersection(*found[1:])
+        timed = [s for s in shared if any(each[s].timestamp_us is not None for each in found)]
+        reached: Sequence[Mapping[str, Reached]] = [{}] * len(found)
+        if timed and len(found) > 1:
+            reached = await self.reached(stream, timed)
+        positions = {}
+        for shard_id in found[0]:
+            if shard_id in shared:
+                held = [
+                    Held(each[shard_id], times.get(shard_id))
+                    for each, times in zip(found, reached, strict=True)
+                ]
+                position = least(held)
+                assert position is not None
+                positions[shard_id] = position
+        return positions
+
+    async def reached(
+        self, stream: Stream, shard_ids: Sequence[str]
+    ) -> Sequence[Mapping[str, Reached]]:
+        """What each of them says; see `Sink.reached`."""
+        return await self.each("", lambda one: one.sink.reached(stream, shard_ids))
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Sequence[Fence]:
+        """Raises the fence at each of them."""
+        return await self.each(shard_id, lambda one: one.sink.fence(stream, shard_id, owner))
+
+    async def stand(self, fences: Sequence[Fence], ancestors: Sequence[str]) -> Sequence[Stand]:
+        """Where each of them stands, read behind its fence."""
+        fence_of = dict(zip(self._outlets, fences, strict=True))
+
+        async def look(one: Outlet) -> Stand:
+            fence = fence_of[one]
+            position = await one.sink.position(fence)
+            reached = await one.sink.reached(fence.stream, [fence.shard_id, *ancestors])
+            return Stand(one, fence, position, reached)
+
+        return await self.each(fences[0].shard_id, look)
+
+    async def each(self, what: str, ask: Callable[[Outlet], Awaitable[T]]) -> tuple[T, ...]:
+        """The answers, in the order of the sinks. Who fails is noted, with `what` failed."""
+
+        async def noted(one: Outlet) -> T:
+            try:
+                answer = await ask(one)
+            except LeaseLost:
+                raise
+            except ReplicatorError as error:
+                one.failed(what, error)
+                raise
+            one.works(what)
+            return answer
+
+        asked = [noted(one) for one in self._outlets]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if errors:
+            raise max(errors, key=_weight)
+        return tuple(answer for answer in answers if not isinstance(answer, BaseException))
+
+
+def start_of(stands: Sequence[Stand]) -> tuple[Position | None, Mapping[str, Reached]]:
+    """The least position, and the times that belong to it, by shard."""
+    held = [stand.held for stand in stands]
+    return least(held), stands[reached_by(held)].reached
+
+
+def _weight(error: BaseException) -> int:
+    """A bug first, then what ends a reader, then what stops it."""
+    kinds = (TransientError, FatalError, LeaseLost)
+    return next((n for n, kind in enumerate(kinds) if isinstance(error, kind)), len(kinds))

@@ -142,6 +142,8 @@ class S3Sink:
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         _, plans = await self._ready()
+        # Shards come and go for years.
+        self._writers = {key: each for key, each in self._writers.items() if not each.is_idle}
         fence = await plans.raise_fence(stream, shard_id, owner)
         self._start(fence, await plans.standing(stream, shard_id))
         return fence

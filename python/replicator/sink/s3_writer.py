@@ -102,6 +102,11 @@ class S3Writer:
         )
         self._shard = _Shard(fence, memory, standing.ordinal, standing.stored, standing.open)
 
+    @property
+    def is_idle(self) -> bool:
+        """True when the shard ended, or went to another worker."""
+        return self._shard is None
+
     def encode(self, pending: Sequence[Pending]) -> S3Payload:
         return S3Payload(tuple(pending))
 
@@ -111,6 +116,8 @@ class S3Writer:
         if is_mixed or not await self._plans.holds(fence):
             self._shard = None
             return WriteResult(lost=frozenset({fence.shard_id}))
+        if payload.is_done:
+            return WriteResult()
         shard = self._shard
         if shard is None or shard.fence != fence or not shard.is_sure:
             raise TransientError(
@@ -119,8 +126,6 @@ class S3Writer:
                 "again before anything is written",
                 retry_after_seconds=0.0,
             )
-        if payload.is_done:
-            return WriteResult()
         shard.is_sure = False
         result = await self._write(shard, payload.pending)
         shard.is_sure, payload.is_done = True, True
@@ -286,6 +291,8 @@ class S3Writer:
         self._plans.completed(shard.fence.stream, plan)
         shard.ordinal, shard.open = plan.ordinal, None
         shard.stored = LogPosition.from_json(plan.after)
+        if shard.stored.position == SHARD_END:
+            self._shard = None  # its memory is as large as what it remembers
         return plan.count
 
     async def _put(self, key: str, body: bytes, content_type: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator._core import KafkaBatch
+from replicator.testing.kafka_server import KafkaServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +45,41 @@ def read(data: bytes, batch: KafkaBatch) -> list[Record]:
         Record(batch.partition, record.timestamp, record.key, record.value, dict(record.headers))
         for record in found
     ]
+
+
+async def committed(server: KafkaServer, topic: str) -> list[Record]:
+    """All that a careful consumer sees, by partition, in order."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=server.address,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        partitions = [
+            TopicPartition(topic, number) for number in range(await _count(server, topic))
+        ]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        found: list[Record] = []
+        async with asyncio.timeout(20):
+            while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
+                for messages in (await consumer.getmany(timeout_ms=100)).values():
+                    found += [
+                        Record(m.partition, m.timestamp, m.key, m.value, dict(m.headers))
+                        for m in messages
+                    ]
+    finally:
+        await consumer.stop()
+    return sorted(found, key=lambda record: record.partition)
+
+
+async def _count(server: KafkaServer, topic: str) -> int:
+    admin = AIOKafkaAdminClient(bootstrap_servers=server.address)
+    await admin.start()
+    try:
+        (found,) = await admin.describe_topics([topic])
+        return len(found["partitions"])
+    finally:
+        await admin.close()

@@ -12,7 +12,7 @@ digits, magnitudes 1E-130 to 9.99…E+125, depth 32
 
 import builtins
 from collections.abc import Sequence
-from typing import Final, Literal, final
+from typing import Final, Literal, TypeAlias, final
 
 __all__ = [
     "BUILD_PROFILE",
@@ -37,6 +37,7 @@ __all__ = [
     "decode",
 ]
 
+_Form: TypeAlias = Literal["plain", "dynamodb", "debezium", "change"]
 __version__: Final[str]
 BUILD_PROFILE: Final[Literal["release", "debug"]]
 COMMIT: Final[str]
@@ -75,9 +76,8 @@ class Rejection:
     def message(self) -> str: ...
     @property
     def raw(self) -> bytes:
-        """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user
-        record's part of it). A rejection
-        shares its batch's memory, and so keeps all of it."""
+        """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user record's
+        part of it). A rejection shares its batch's memory, and so keeps all of it."""
     @property
     def sequence_number(self) -> str:
         """The wire's number; empty when the source gave none."""
@@ -113,8 +113,7 @@ class Records:
         record formatted over several lines, are read too. Raises ValueError beyond 4 GiB."""
     def __len__(self) -> int: ...
     @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
+    def nbytes(self) -> int: ...
     @property
     def first_sequence_number(self) -> str | None: ...
     @property
@@ -278,8 +277,7 @@ class ChangeBatch:
         """Changes of one key at one instant whose images form no single chain;
         they follow the order of arrival."""
     @property
-    def filtered(self) -> int:
-        """Changes that `filter` left out."""
+    def filtered(self) -> int: ...
     @property
     def late(self) -> int:
         """Changes that a window marked late; JSON lines say `"late":true` of them."""
@@ -313,13 +311,12 @@ class ChangeBatch:
         pattern: Pattern | None = None,
         projection: Projection | None = None,
     ) -> Rows:
-        """The newest change per key of one table: what a state sink writes. A change
-        that doesn't have exactly these key attributes in these types, or whose new
-        image is missing though it is no REMOVE, goes to `Rows.rejections`. With a
-        pattern, a change whose new image doesn't match is a delete (of its version);
-        with a projection, rows are what it shows. Raises ValueError when the pattern
-        speaks of more than `dynamodb.Keys` and `NewImage`, or the projection of a key, and
-        for both when the batch is projected already."""
+        """The newest change per key of one table: what a state sink writes. A change that
+        doesn't have exactly these key attributes in these types, or whose new image is missing
+        though it is no REMOVE, goes to `Rows.rejections`. With a pattern, a change whose new
+        image doesn't match is a delete (of its version); with a projection, rows are what it
+        shows. Raises ValueError when the pattern speaks of more than `dynamodb.Keys` and
+        `NewImage`, or the projection of a key, and for both when the batch is projected already."""
     def filter(self, pattern: Pattern) -> ChangeBatch:
         """Without the changes that don't match: what a log sink writes. Those left out are
         counted in `filtered`, and still decide the order of others in a later `concat`."""
@@ -330,15 +327,11 @@ class ChangeBatch:
     def partition(
         self, us: int, *, by_table: bool = False
     ) -> list[tuple[str | None, int, ChangeBatch]]:
-        """The changes apart by periods of `us` microseconds of their creation (3,600,000,000:
-        by the hour), and by table if wanted: (table, the period's begin in UTC microseconds,
-        its changes in order), sorted; each change is in one of them. Raises ValueError when
-        `us` isn't positive."""
+        """The changes apart by periods of `us` microseconds of their creation, and by table if
+        wanted, sorted: (table, begin of the period, changes). Raises ValueError unless 0 < us."""
     def payloads(self, delimiter: bytes) -> bytes:
         """The changes' records as they came, each followed by the delimiter."""
-    def json_lines(
-        self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
-    ) -> bytes:
+    def json_lines(self, form: _Form = "plain") -> bytes:
         """One JSON object a change and line. `plain`: `table`, `event`, `key`, `version` (text),
         `item`, `old` (null when absent); numbers as JSON numbers with all their
         digits, sets as arrays sorted by value, binary as base64. `dynamodb`: `key`,
@@ -351,7 +344,7 @@ class ChangeBatch:
         self,
         partitions: int,
         *,
-        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        form: _Form = "plain",
         compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
         table: str | None = None,
         headers: bool = True,
@@ -366,6 +359,19 @@ class ChangeBatch:
         Headers: `table`, `event`, `version`, `position`, `event_id`, those that are known.
         With `tombstones` a REMOVE is followed by the same record without a value. A batch
         holds `batch_bytes_max` before compression; a larger record has one of its own."""
+    def set_aside(
+        self,
+        table: str,
+        keys: Sequence[bytes] = ...,
+        *,
+        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
+        headers: bool = True,
+        record_bytes_max: int | None = None,
+    ) -> tuple[ChangeBatch, list[bytes]]:
+        """Without the table's changes of these keys (typed JSON), and those whose record, as
+        `kafka` writes it alone, has more bytes, with all later ones of their keys: rejections
+        now, `key_quarantined` and `record_too_large`. And the keys of the latter."""
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """(attribute, its DynamoDB type, how many) of the new images' values that don't fit
         their column, `NULL` among them: what to widen. A pass of its own."""
@@ -404,11 +410,9 @@ class KafkaBatch:
     def count(self) -> int:
         """Records, tombstones included."""
     @property
-    def nbytes(self) -> int:
-        """Size in bytes, compressed."""
+    def nbytes(self) -> int: ...
     @property
-    def base_timestamp(self) -> int:
-        """Of its first record, epoch milliseconds."""
+    def base_timestamp(self) -> int: ...
     @property
     def max_timestamp(self) -> int: ...
     def bytes(

@@ -56,9 +56,10 @@ class DemoSource(StrEnum):
 
 
 class DemoSink(StrEnum):
-    """Where the demo's changes go."""
+    """Where the demo's table arrives."""
 
     POSTGRES = "postgres"
+    KAFKA = "kafka"
     S3 = "s3"
 
 
@@ -171,7 +172,8 @@ def demo(
         DemoSource, typer.Option(help="Kinesis by fan-out or polling, or the table's own.")
     ] = DemoSource.KINESIS,
     sink: Annotated[
-        DemoSink, typer.Option(help="Postgres, or an archive in S3.")
+        DemoSink,
+        typer.Option(help="Rows in Postgres, records of a real Kafka, or an archive in S3."),
     ] = DemoSink.POSTGRES,
     shard_count: Annotated[
         int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)
@@ -180,7 +182,7 @@ def demo(
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
-    """A whole replication on this machine: emulated AWS, a real Postgres, a busy shop."""
+    """A whole replication on this machine: emulated AWS, a real Postgres or Kafka, a busy shop."""
     from replicator import demo as demonstration  # noqa: PLC0415
 
     configure_logging("warning", output)

@@ -59,6 +59,8 @@ codes! {
     KeyMismatch "key_mismatch" "The key attributes differ in name or type from those the table has."
     MissingNewImage "missing_new_image" "The change writes an item, but carries no new image."
     ProjectedKey "projected_key" "The projection would leave out, mask or hash an attribute of the key."
+    RecordTooLarge "record_too_large" "The record is larger than its topic takes."
+    KeyQuarantined "key_quarantined" "An earlier change of its key is in the dead letters, and order is kept there."
 }
 
 /// A code and the byte of the record where it was noticed.

@@ -160,6 +160,19 @@ def test_both_sides_are_equal_and_the_last_line_says_so(start: Callable[..., Dem
     assert_nothing_is_left(demo, family)
 
 
+def test_kafka_holds_every_change_once(start: Callable[..., Demo]) -> None:
+    demo = start("--sink", "kafka", "--seconds", "2", "--rate", "300", "--output", "json")
+    demo.until(lambda: "changes" in demo.stderr)
+    family = demo.family()
+    assert demo.end() == 0, demo.stderr
+    result = json.loads(demo.stdout.splitlines()[-1])
+    assert result["equal"] is True
+    assert result["items"] == result["rows"] > 100
+    assert result["rows_written"] == result["changes"] > 400
+    assert "rows in Kafka" in demo.stderr
+    assert_nothing_is_left(demo, family)
+
+
 def test_the_tables_own_stream_needs_no_bridge(start: Callable[..., Demo]) -> None:
     demo = start("--source", "streams", "--seconds", "2", "--rate", "300", "--output", "json")
     demo.until(lambda: "changes" in demo.stderr)

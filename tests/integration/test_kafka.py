@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import ProducerFenced
 from aiokafka.partitioner import DefaultPartitioner
@@ -19,7 +19,7 @@ from replicator._core import ChangeBatch, KafkaBatch, Records, decode
 from replicator.sink.kafka_batch import FinishedBatch
 from replicator.testing.kafka_server import KafkaServer
 from tests.changes import number, put, remove
-from tests.kafka_records import Record, records
+from tests.kafka_records import committed, records
 
 PARTITIONS = 3
 KEYS = 20
@@ -97,32 +97,6 @@ async def send(
         for batch in batches
     ]
     await asyncio.gather(*sent)
-
-
-async def committed(server: KafkaServer, topic: str) -> list[Record]:
-    """All that a careful consumer sees, by partition, in order."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=server.address,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-    )
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        found: list[Record] = []
-        async with asyncio.timeout(20):
-            while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
-                for messages in (await consumer.getmany(timeout_ms=100)).values():
-                    found += [
-                        Record(m.partition, m.timestamp, m.key, m.value, dict(m.headers))
-                        for m in messages
-                    ]
-    finally:
-        await consumer.stop()
-    return sorted(found, key=lambda record: record.partition)
 
 
 @pytest.mark.parametrize("kind", PRODUCERS)

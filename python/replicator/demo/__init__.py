@@ -8,7 +8,14 @@ from __future__ import annotations
 
 
 def main(
-    *, seconds: float, rate: int, shards: int, keep: bool, json_output: bool, source: str, sink: str
+    *,
+    seconds: float,
+    rate: int,
+    shards: int,
+    keep: bool,
+    json_output: bool,
+    source: str,
+    sink: str,
 ) -> int:
     """Runs the demo and gives the exit code: 0 when both sides are equal at its end."""
     # The shop and the bridge are modules of this package too, and need none of it.

@@ -23,6 +23,7 @@ class Comparison:
     items: int
     rows: int
     differences: tuple[str, ...]
+    place: str = "Postgres"
 
     @property
     def is_equal(self) -> bool:
@@ -33,8 +34,8 @@ class Comparison:
 def compare(
     items: Mapping[str, Any], rows: Mapping[str, Any], place: str = "Postgres"
 ) -> Comparison:
-    """Plain items against plain rows of a place, both by their key."""
-    return Comparison(len(items), len(rows), tuple(_differences(items, rows, place)))
+    """Plain items against plain rows, both by their key; `place` is where the rows are."""
+    return Comparison(len(items), len(rows), tuple(_differences(items, rows, place)), place)
 
 
 def _differences(items: Mapping[str, Any], rows: Mapping[str, Any], place: str) -> Iterable[str]:

@@ -75,20 +75,23 @@ class Result:
         return asdict(self) | {"differences": self.differences[:DIFFERENCES_SHOWN]}
 
 
-def is_same(comparison: Comparison, place: str, changes: int) -> str:
+def is_same(comparison: Comparison) -> str:
     """`equal`, or the first differences, as text."""
-    counts = f"{comparison.items} items in the table, {comparison.rows} rows in {place}"
     if comparison.is_equal:
-        return f"equal: {counts}, after {changes} changes"
+        return f"equal: {_sizes(comparison)}"
     shown = comparison.differences[:DIFFERENCES_SHOWN]
     more = len(comparison.differences) - len(shown)
     return "\n".join(
         [
-            f"DIFFERENT: {counts}, after {changes} changes",
+            f"DIFFERENT: {_sizes(comparison)}",
             *(f"  {difference}" for difference in shown),
             *([f"  and {more} more"] if more else []),
         ]
     )
+
+
+def _sizes(comparison: Comparison) -> str:
+    return f"{comparison.items} items in the table, {comparison.rows} rows in {comparison.place}"
 
 
 def summary(result: Result) -> str:
@@ -103,7 +106,7 @@ repeats, {result.late_injected} late
 replicator   {result.duplicates_dropped} duplicates dropped, {result.superseded} changes came \
 after a newer one, {result.dead_letters} dead letters
 latency      p50 {_ms(result.latency_ms_p50)}, p99 {_ms(result.latency_ms_p99)} \
-(received frame to committed row)"""
+(received frame to commit)"""
 
 
 def rows_table(title: str, rows: Sequence[tuple[str, str, str, str]]) -> Table:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from replicator.demo.child import (
     client,
     start_child,
 )
-from replicator.demo.destination import Bucket, Destination, Warehouse
+from replicator.demo.places import Place
 from replicator.errors import FatalError, one_cause
 from replicator.service import Service
 from replicator.supervisor import DrainTimeout
@@ -89,14 +89,12 @@ async def _until_signal(options: Options, console: Console, error_console: Conso
         loop.add_signal_handler(number, interrupted.set)
     try:
         async with AsyncExitStack() as stack:
-            is_postgres = options.sink == "postgres"
-            servers = "Postgres and the AWS emulator" if is_postgres else "the AWS emulator"
-            error_console.print(f"starting {servers} …", highlight=False)
-            postgres, url = await stage.start_servers(stack, with_postgres=is_postgres)
+            kind = options.sink.capitalize()
+            error_console.print(f"starting {kind} and the AWS emulator …", highlight=False)
+            place, url = await stage.start_servers(stack, options.sink)
             if interrupted.is_set():
                 raise Interrupted
-            destination = Bucket(url) if postgres is None else Warehouse(postgres)
-            demo = _Demo(options, console, error_console, destination, url, interrupted)
+            demo = _Demo(options, console, error_console, place, url, interrupted)
             with stage.emulated_environment(url):
                 return await demo.run()
     finally:
@@ -112,14 +110,14 @@ class _Demo:
         options: Options,
         console: Console,
         error_console: Console,
-        destination: Destination,
+        place: Place,
         url: str,
         interrupted: asyncio.Event,
     ) -> None:
         self._options = options
         self._console = console
         self._error_console = error_console
-        self._destination = destination
+        self._place = place
         self._url = url
         self._interrupted = interrupted
         # None where the table's own stream is read: nothing needs to be carried to Kinesis.
@@ -133,8 +131,8 @@ class _Demo:
         async with AsyncExitStack() as stack:
             self._dynamodb = await stack.enter_async_context(client("dynamodb"))
             stream_arn = await stage.make_table(self._dynamodb)
-            stack.push_async_callback(self._destination.close)
-            await self._destination.open()
+            stack.push_async_callback(self._place.close)
+            await self._place.make()
             state = stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-"))
             self._service = Service(self._config(Path(state)))
             shop_arguments: dict[str, object] = {
@@ -161,8 +159,10 @@ class _Demo:
         )
         stocked: int = self._shop.last["stocked"]
         await self._wait_for_records(stocked)
-        chosen = await self._destination.chosen(ROWS_SHOWN)
-        await self._show("some rows before", chosen)
+        await self._place.open()
+        await self._until_quietly(self._is_stocked)
+        chosen = await self._choose_rows()
+        self._console.print(report.rows_table("some rows before", await self._rows(chosen)))
 
         opened = time.monotonic()
         if self._bridge is not None:
@@ -180,12 +180,12 @@ class _Demo:
 
         comparison = await self._compare()
         result = self._result(comparison, stocked, seconds)
-        await self._show("the same rows after", chosen)
+        self._console.print(report.rows_table("the same rows after", await self._rows(chosen)))
         self._print(report.summary(result))
         self._print(report.STREAMS_NOTE if self._bridge is None else report.BRIDGE_NOTE)
-        for line in await self._destination.ending():
+        for line in await self._place.ending():
             self._print(line)
-        self._print(report.is_same(comparison, self._destination.place, result.changes))
+        self._print(report.is_same(comparison))
         if self._options.json_output:
             sys.stdout.write(orjson.dumps(result.as_dict()).decode() + "\n")
             sys.stdout.flush()
@@ -223,24 +223,24 @@ class _Demo:
                 return
 
         # A write that changes nothing makes no record, so none knows how many there will be; and
-        # a log sink holds the last changes until time has passed.
+        # a log sink keeps changes back for a moment, to sort them.
         async def is_equal() -> bool:
             return (await self._compare()).is_equal
 
+        await self._until_quietly(is_equal)
+
+    async def _until_quietly(self, reached: Callable[[], Awaitable[bool]]) -> None:
+        """Waits without a word when it takes too long."""
         with suppress(FatalError):
-            await self._unless_interrupted(stage.until(is_equal, CATCH_UP_SECONDS_MAX, ""))
+            await self._unless_interrupted(stage.until(reached, CATCH_UP_SECONDS_MAX, ""))
+
+    async def _is_stocked(self) -> bool:
+        return await self._place.count() >= PRODUCTS
 
     async def _compare(self) -> compare.Comparison:
-        destination = self._destination
-        found = compare.compare(
-            await compare.scan(self._dynamodb, TABLE), await destination.items(), destination.place
-        )
-        flaws = await destination.flaws()
-        return replace(found, differences=(*flaws, *found.differences))
-
-    async def _show(self, title: str, ids: list[str]) -> None:
-        if ids:
-            self._console.print(report.rows_table(title, await self._destination.rows(ids)))
+        items, rows = await compare.scan(self._dynamodb, TABLE), await self._place.items()
+        compared = compare.compare(items, rows, self._place.name)
+        return replace(compared, differences=(*await self._place.faults(), *compared.differences))
 
     def _config(self, state_directory: Path) -> Config:
         """What a configuration file for this set-up would say."""
@@ -253,7 +253,7 @@ class _Demo:
                         "name": "products",
                         "tables": [TABLE],
                         "source": SOURCES[self._options.source],
-                        "sinks": [self._destination.settings],
+                        "sinks": [dict(self._place.sink)],
                     }
                 ],
                 "admin": {"port": 0},
@@ -284,11 +284,10 @@ class _Demo:
 
     async def _figures(self) -> report.Figures:
         stats, said = self._service.stats, self._traffic()
-        rows = await self._destination.count()
         return report.Figures(
             changes=stats.changes,
             waiting=max(0, said["put"] - stats.records),
-            rows=stats.rows if rows is None else rows,
+            rows=await self._place.count(),
             duplicates=stats.duplicates,
             late=said["late"],
             latency_ms_p50=stats.latency_ms(0.5),
@@ -317,6 +316,20 @@ class _Demo:
         finally:
             doing.cancel()
             stopped.cancel()
+
+    async def _choose_rows(self) -> list[str]:
+        by_name: dict[Any, str] = {}
+        for key, item in sorted((await self._place.items()).items()):
+            by_name.setdefault(item.get("name"), key)
+        return [by_name[name] for name in sorted(by_name, key=str)][:ROWS_SHOWN]
+
+    async def _rows(self, ids: list[str]) -> list[tuple[str, str, str, str]]:
+        items = await self._place.items()
+        found = [(key, items.get(key, {"name": "(delisted)"})) for key in ids]
+        return [
+            (key, str(item["name"]), str(item.get("Stock", "")), str(item.get("Price", "")))
+            for key, item in found
+        ]
 
     def _result(
         self, comparison: compare.Comparison, stocked: int, seconds: float
@@ -349,7 +362,7 @@ class _Demo:
         for line in (
             "",
             "Everything stays up, and keeps replicating, until Ctrl-C.",
-            *(f"  {way}" for way in (self._destination.way_in(), stage.way_into_table(self._url))),
+            *(f"  {way}" for way in stage.ways_in(self._place, self._url)),
         ):
             self._print(line)
         await self._interrupted.wait()

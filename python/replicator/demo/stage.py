@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,35 +22,29 @@ from replicator.demo.child import (
     environment,
     without_aws,
 )
+from replicator.demo.places import PLACES, Place
 from replicator.errors import FatalError
-from replicator.testing.servers import PostgresServer, start_ministack, start_postgres
+from replicator.testing.servers import start_ministack
 
 POLL_SECONDS = 0.02
 
 ValueT = TypeVar("ValueT")
 
 
-async def start_servers(
-    stack: AsyncExitStack, *, with_postgres: bool = True
-) -> tuple[PostgresServer | None, str]:
-    """A Postgres, if it is wanted, and the emulator's URL; both are stopped and removed with the
-    stack.
-
-    Raises FatalError when one can't be started.
-    """
+async def start_servers(stack: AsyncExitStack, sink: str) -> tuple[Place, str]:
+    """The destination of this kind, and the emulator's URL; both are stopped and removed with
+    the stack. Raises FatalError when one can't be started."""
+    start, make = PLACES[sink]
     # Not a task group: it would cancel one while its server starts, and lose it.
     results = await asyncio.gather(
-        _enter(stack, start_postgres() if with_postgres else nullcontext()),
-        _enter(stack, start_ministack()),
-        return_exceptions=True,
+        _enter(stack, start()), _enter(stack, start_ministack()), return_exceptions=True
     )
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    postgres, url = results
-    assert postgres is None or isinstance(postgres, PostgresServer)
+    server, url = results
     assert isinstance(url, str)
-    return postgres, url
+    return make(server, _psql()), url
 
 
 async def _enter(stack: AsyncExitStack, server: AbstractContextManager[ValueT]) -> ValueT:
@@ -119,21 +113,15 @@ async def until(reached: Callable[[], Awaitable[bool]], seconds_max: float, othe
         ) from error
 
 
-def way_into_postgres(postgres: PostgresServer) -> str:
-    """A command for a shell that looks into Postgres."""
-    return f"{_psql()} {shlex.quote(postgres.dsn)} -c 'TABLE {TABLE}_live LIMIT 5'"
-
-
-def way_into_table(url: str) -> str:
-    """A command for a shell that looks into the table."""
-    return f"{settings(url)} aws dynamodb scan --table-name {TABLE} --max-items 5"
-
-
-def settings(url: str) -> str:
-    """What of the environment a command of AWS's needs before it."""
+def ways_in(place: Place, url: str) -> tuple[str, str]:
+    """Two commands for a shell: one looks into the destination, one into the table."""
     wanted = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL")
     variables = environment(url)
-    return " ".join(f"{name}={variables[name]}" for name in wanted)
+    settings = " ".join(f"{name}={variables[name]}" for name in wanted)
+    return (
+        place.way_in(),
+        f"{settings} aws dynamodb scan --table-name {TABLE} --max-items 5",
+    )
 
 
 def _psql() -> str:

@@ -48,13 +48,14 @@ class _Cut:
     changes: ChangeBatch
     rejections: tuple[Rejection, ...]
     stored: LogPosition
+    is_holding: bool
 
     @classmethod
     def of(cls, taken: Sequence[Taken]) -> _Cut:
         some = [one.changes for one in taken if len(one.changes) or one.changes.duplicates]
         changes = some[0] if len(some) == 1 else ChangeBatch.concat(some)
         rejections = tuple(each for one in taken for each in one.rejections)
-        return cls(changes, rejections, taken[-1].stored)
+        return cls(changes, rejections, taken[-1].stored, taken[-1].is_holding)
 
 
 @dataclass(slots=True)
@@ -147,6 +148,7 @@ class S3Writer:
             rows=sum(rows for _, rows in results),
             duplicates=max(0, known - sum(one.batch.duplicates for one in pending)),
             dead_letters=tuple(letters),
+            holding=frozenset({shard_id} if results and results[-1][0].is_holding else ()),
         )
 
     # ---- what is due

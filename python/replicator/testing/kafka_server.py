@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -47,11 +48,43 @@ group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=2097152
 auto.create.topics.enable=false
 """
+# Two more ways in, where the plain one stays the administrator's: TLS and a password, or the
+# password alone. Whoever signs in may do what he was granted, and nothing by default.
+# https://kafka.apache.org/documentation/#security
+_SECURED: Final = """\
+listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SASL_SSL
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+{logins}
+ssl.keystore.type=PEM
+ssl.keystore.location={pem}
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:{user}
+"""
+_LOGIN: Final = (
+    "listener.name.{listener}.{mechanism}.sasl.jaas.config="
+    "org.apache.kafka.common.security.{module} required{users};"
+)
 _JAVA_OPTIONS: Final = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """Who may sign in: `user` may do all, `guest` (with the same password) nothing. `pem` holds
+    the server's key and certificate, for 127.0.0.1."""
+
+    pem: Path
+    user: str = "writer"
+    guest: str = "guest"
+    password: str = "a secret; with = in it"  # noqa: S105 of a throw-away server
 
 
 class KafkaServer:
     """A broker; `str()` gives its bootstrap address."""
+
+    sasl_address = ""
+    tls_address = ""
 
     def __init__(self, folder: Path, port: int, command: list[str]) -> None:
         self.address = f"127.0.0.1:{port}"
@@ -101,19 +134,24 @@ class KafkaServer:
         finally:
             send_signal(self._process.pid, signal.SIGCONT)
 
-    def format(self) -> None:
+    def format(self, security: Security | None = None) -> None:
         """Prepares its empty folder."""
         port, controller = self._port, free_port()
         settings = self._folder / "server.properties"
-        settings.write_text(
-            _CONFIGURATION.format(port=port, controller=controller, folder=self._folder)
-        )
+        text = _CONFIGURATION.format(port=port, controller=controller, folder=self._folder)
+        users: list[str] = []
+        if security is not None:
+            text += self._secured(security, controller)
+            for name in (security.user, security.guest):
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                    users += ["-S", f'{mechanism}=[name="{name}",password="{security.password}"]']
+        settings.write_text(text)
         with (self._folder / "log").open("ab") as log:
             done = subprocess.run(  # noqa: S603 see start
                 [
                     *self._command,
                     "kafka.tools.StorageTool",
-                    *("format", "--standalone", "-t", _CLUSTER_ID, "-c", settings),
+                    *("format", "--standalone", "-t", _CLUSTER_ID, "-c", str(settings), *users),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -124,21 +162,50 @@ class KafkaServer:
         if done.returncode:
             raise self._failed("its folder couldn't be formatted")
 
+    def _secured(self, security: Security, controller: int) -> str:
+        sasl, tls = free_port(), free_port()
+        self.sasl_address, self.tls_address = f"127.0.0.1:{sasl}", f"127.0.0.1:{tls}"
+        users = "".join(
+            f' user_{name}="{security.password}"' for name in (security.user, security.guest)
+        )
+        logins = "\n".join(
+            _LOGIN.format(
+                listener=listener,
+                mechanism=mechanism,
+                module="plain.PlainLoginModule"
+                if mechanism == "plain"
+                else "scram.ScramLoginModule",
+                users=users if mechanism == "plain" else "",
+            )
+            for listener in ("sasl", "tls")
+            for mechanism in ("plain", "scram-sha-256", "scram-sha-512")
+        )
+        return _SECURED.format(
+            port=self._port,
+            controller=controller,
+            sasl=sasl,
+            tls=tls,
+            logins=logins,
+            pem=security.pem,
+            user=security.user,
+        )
+
     def _failed(self, what: str) -> FatalError:
         tail = (self._folder / "log").read_text(errors="replace")[-2000:]
         return FatalError("kafka_failed", f"no Kafka could be started: {what}; it said: {tail}")
 
 
 @contextmanager
-def start_kafka() -> Iterator[KafkaServer]:
+def start_kafka(security: Security | None = None) -> Iterator[KafkaServer]:
     """A fresh broker without topics (and it makes none by itself); stopped and gone at the end.
+    With `security` it can be reached by `sasl_address` and `tls_address` too.
 
     Raises FatalError when its jars or Java are missing, or it doesn't get ready in time.
     """
     command = [_java(), *_JAVA_OPTIONS, "-cp", str(_jars() / "*")]
     with tempfile.TemporaryDirectory(prefix="replicator-kafka-") as folder:
         server = KafkaServer(Path(folder), free_port(), command)
-        server.format()
+        server.format(security)
         server.start()
         try:
             yield server

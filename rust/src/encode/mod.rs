@@ -7,5 +7,6 @@ pub mod copy_columns;
 pub mod dynamodb;
 pub mod json;
 pub mod kafka;
+pub mod kafka_aside;
 #[cfg(feature = "parquet")]
 pub mod parquet;

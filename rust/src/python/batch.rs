@@ -18,6 +18,7 @@ use crate::dedupe::Rows;
 use crate::encode::avro::{self, Avro};
 use crate::encode::json::{self, Form};
 use crate::encode::kafka::{self, Options};
+use crate::encode::kafka_aside;
 use crate::filter;
 use crate::partition::{partition, payloads};
 use crate::position;
@@ -302,16 +303,45 @@ impl PyChangeBatch {
         if batch_bytes_max > kafka::BYTES_MAX {
             return Err(PyValueError::new_err(format!("batch_bytes_max must be at most {}", kafka::BYTES_MAX)));
         }
-        let compression = match Codec::from_name(compression) {
-            None if compression != "none" => {
-                return Err(PyValueError::new_err("compression must be 'none', 'gzip', 'lz4' or 'zstd'"));
-            }
-            codec => codec,
-        };
+        let compression = kafka_codec(compression)?;
         let form = form_named(form)?;
         let options = Options { partitions, form, compression, table, headers, tombstones, bytes_max: batch_bytes_max };
         let batches = py.detach(|| kafka::batches(&self.0, &options))?;
         Ok(batches.into_iter().map(PyKafkaBatch).collect())
+    }
+
+    #[pyo3(signature = (
+        table, keys=Vec::new(), *, form="plain", compression="none", headers=true, record_bytes_max=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn set_aside<'py>(
+        &self,
+        py: Python<'py>,
+        table: &str,
+        keys: Vec<Vec<u8>>,
+        form: &str,
+        compression: &str,
+        headers: bool,
+        record_bytes_max: Option<usize>,
+    ) -> PyResult<(Self, Vec<Bound<'py, PyBytes>>)> {
+        let options = Options {
+            partitions: 1,
+            form: form_named(form)?,
+            compression: kafka_codec(compression)?,
+            table: Some(table),
+            headers,
+            tombstones: false,
+            bytes_max: kafka::BYTES_MAX,
+        };
+        let (made, joined) = py.detach(|| kafka_aside::set_aside(&self.0, &options, &keys, record_bytes_max))?;
+        Ok((Self(Arc::new(made)), joined.iter().map(|key| PyBytes::new(py, key)).collect()))
+    }
+}
+
+fn kafka_codec(name: &str) -> PyResult<Option<Codec>> {
+    match Codec::from_name(name) {
+        None if name != "none" => Err(PyValueError::new_err("compression must be 'none', 'gzip', 'lz4' or 'zstd'")),
+        codec => Ok(codec),
     }
 }
 

@@ -1,0 +1,372 @@
+"""The Kafka sink: positions, fences and writers. `kafka_writer` writes.
+
+A shard has a transactional id of its own. A fence is a new epoch of it (law 6): the broker refuses
+every older producer from then on, also for a shard that is idle. The position is read after that,
+and claimed by a record that only the newest epoch can commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.model import (
+    SHARD_END,
+    TRIM_HORIZON,
+    Fence,
+    Position,
+    Reached,
+    SinkHeld,
+    SinkPlan,
+    SinkReport,
+    Stream,
+    TableSchema,
+)
+from replicator.sink import kafka_topics
+from replicator.sink.kafka_client import Fenced, mapped, options
+from replicator.sink.kafka_positions import (
+    Begun,
+    KafkaPositions,
+    Key,
+    Stored,
+    key_of,
+    reached,
+)
+from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_settings import KafkaConfig
+from replicator.sink.kafka_topics import Topic
+from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
+from replicator.sink.log_shard import LogPosition, LogShard
+from replicator.sink.place import SinkPlace
+
+# https://kafka.apache.org/protocol: a string may have 32,767 bytes, but people read these.
+_ID_CHARACTERS_MAX: Final = 200
+
+
+class KafkaSink:
+    """Writes every change to the topic of its table (`KafkaConfig.topic`), keyed and partitioned
+    by the item's key. Positions are in `positions_topic`."""
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        place: SinkPlace,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    ) -> None:
+        """`monotonic` is the clock that fetches were received by. Kafka has no clock that could
+        be asked: `now_us` is this machine's."""
+        self._config = config
+        self._pipeline = place.pipeline
+        self._options = options(config, place.aws)
+        self._monotonic = monotonic
+        self._now_us = now_us
+        self._positions = KafkaPositions(
+            self._options, config.positions_topic, wait_seconds=config.transaction_timeout_seconds
+        )
+        self._producers = KafkaProducers(
+            self._options,
+            open_max=config.producers_max,
+            timeout_seconds=config.transaction_timeout_seconds,
+            monotonic=monotonic,
+        )
+        self._tables: tuple[TableSchema, ...] = ()
+        self._topics: dict[str, Topic] = {}
+        self._shards: dict[tuple[Stream, str], KafkaShard] = {}
+        self._writers: dict[Fence, KafkaWriter] = {}
+
+    # ---- what is there
+
+    async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
+        self._check_projection(tables)
+        planned, _ = await kafka_topics.plan(self._options, self._config, tables)
+        return planned
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        _, found = await kafka_topics.plan(self._options, self._config, tables)
+        names = {self._config.topic_of(table.name) for table in tables}
+        topics = [topic for name, topic in found.items() if name in names]
+        doing = f"looking into the topics of sink {self._config.name}"
+        holds_data = await kafka_topics.holds_records(self._options, topics, doing)
+        if self._config.positions_topic not in found:
+            return SinkHeld(is_known=False, begun=(), holds_data=holds_data)
+        return SinkHeld(
+            is_known=await self.is_known(stream),
+            begun=tuple(await self._begun({topic.name for topic in topics})),
+            holds_data=holds_data,
+        )
+
+    async def report(self) -> SinkReport:
+        try:
+            await self._positions.refresh()
+        except FatalError as error:
+            if error.code == "kafka_topic_missing":
+                return SinkReport()
+            raise
+        now_us, letters = self._now_us(), Counter[str]()
+        rows: dict[Key, dict[str, Any]] = {}
+        for key, begun in self._positions.streams().items():
+            if key[0] == self._pipeline:
+                for shard_id in begun.starts:
+                    at = (*key[:3], shard_id)
+                    rows[at] = _row(at, None, begun.log(shard_id), now_us)
+        for key, stored in self._positions.shards(self._pipeline).items():
+            rows[key] = _row(key, stored, self._positions.log(key), now_us)
+            letters.update(stored.dead_letters)
+        return SinkReport(tuple(rows[key] for key in sorted(rows)), letters)
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        self._check_projection(tables)
+        self._tables = tuple(tables)
+        await self._look_again(made=True)
+
+    async def _look_again(self, *, made: bool = False) -> None:
+        """The topics as they are now."""
+        if made:
+            found = await kafka_topics.make(self._options, self._config, self._tables)
+        else:
+            _, found = await kafka_topics.plan(self._options, self._config, self._tables)
+        for table in self._tables:
+            if (topic := found.get(self._config.topic_of(table.name))) is not None:
+                self._topics[table.name] = topic
+
+    async def holds_data(self) -> bool:
+        topics = tuple({topic.name: topic for topic in self._topics.values()}.values())
+        doing = f"looking into the topics of sink {self._config.name}"
+        return await kafka_topics.holds_records(self._options, topics, doing)
+
+    # ---- streams
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
+        key = key_of(self._pipeline, stream)
+        topics = tuple(sorted({topic.name for topic in self._topics.values()}))
+        # Two that begin together have one transactional id: the second ends what the first did
+        # not commit, and sees what it did.
+        producer = self._producers.make(self._transactional_id(stream, "begin"))
+        doing = f"beginning stream {stream.name}"
+        try:
+            with mapped(doing):
+                async with self._producers.use(producer):
+                    pass
+            await self._positions.refresh()
+            if self._positions.begun(key) is not None:
+                return False
+            begun = Begun(dict(sorted(starts.items())), topics, self._now_us())
+            await self._store(producer, key, begun, doing)
+        except Fenced as error:
+            raise TransientError("kafka_begun_twice", f"{doing}: another worker does it") from error
+        finally:
+            await self._producers.drop(producer)
+        return True
+
+    async def is_known(self, stream: Stream) -> bool:
+        await self._positions.refresh()
+        return self._positions.begun(key_of(self._pipeline, stream)) is not None
+
+    async def begun(self) -> Sequence[str]:
+        return await self._begun({topic.name for topic in self._topics.values()})
+
+    async def _begun(self, mine: set[str]) -> Sequence[str]:
+        await self._positions.refresh()
+        arns = (
+            key[1]
+            for key, begun in self._positions.streams().items()
+            if key[0] == self._pipeline or not mine.isdisjoint(begun.topics)
+        )
+        return list(dict.fromkeys(arns))
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        await self._positions.refresh()
+        logs = self._positions.logs(self._pipeline, stream)
+        for shard_id, log in logs.items():
+            shard = self._shards.get((stream, shard_id))
+            if log.position == SHARD_END and shard is not None and shard.is_finished:
+                await self._forget(shard)
+        return {shard_id: log.position for shard_id, log in logs.items()}
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        await self._positions.refresh()
+        logs = self._positions.logs(self._pipeline, stream)
+        found = {shard: reached(logs[shard]) for shard in shard_ids if shard in logs}
+        return {shard: each for shard, each in found.items() if each != Reached()}
+
+    # ---- fences
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        producer = self._producers.make(self._transactional_id(stream, shard_id))
+        with mapped(f"raising the fence of {shard_id}"):
+            try:
+                async with self._producers.use(producer):
+                    pass
+            except Fenced as error:
+                raise TransientError("kafka_fenced", str(error)) from error
+        fence = Fence(stream, shard_id, producer.epoch + 1, f"{owner}/{secrets.token_hex(4)}")
+        shard = KafkaShard(fence, key_of(self._pipeline, stream, shard_id), producer)
+        await self._forget(self._shards.get((stream, shard_id)))
+        self._shards[stream, shard_id] = shard
+        return fence
+
+    async def position(self, fence: Fence) -> Position | None:
+        shard = self._shards.get((fence.stream, fence.shard_id))
+        if shard is None or shard.fence != fence or shard.is_lost:
+            raise _lost(fence)
+        await self._positions.refresh()
+        log, before = self._positions.log(shard.key), self._positions.shard(shard.key)
+        if shard.is_over:
+            # After a write whose outcome was unknown: the brokers answer again. To write takes
+            # another fence.
+            if before is not None and before.owner not in {"", fence.owner} and shard.stored:
+                await self._forget(shard)
+                raise _lost(fence)
+            return None if log is None else log.start
+        claim = shard.claim(log, before)
+        try:
+            await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
+        except Fenced:
+            await self._forget(shard)
+            raise _lost(fence) from None
+        except BaseException:
+            shard.is_over = True
+            raise
+        shard.stored = claim
+        if shard.log is None:
+            shard.log = self._memory(log or LogPosition(TRIM_HORIZON))
+        return None if log is None else log.start
+
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        old: dict[str, Position | None] = {}
+        for shard_id, position in positions.items():
+            fence = await self.fence(stream, shard_id, owner)
+            shard = self._shards[stream, shard_id]
+            await self._positions.refresh()
+            before = self._positions.log(shard.key)
+            now_us = self._now_us()
+            tip_us = min(now_us, position.timestamp_us or now_us)
+            moved = LogPosition(position, tip_us=tip_us, begun_us=now_us)
+            claim = shard.claim(moved, self._positions.shard(shard.key))
+            try:
+                await self._store(shard.producer, shard.key, claim, f"moving {shard_id}")
+            except Fenced:
+                raise _lost(fence) from None
+            finally:
+                await self._forget(shard)
+            old[shard_id] = None if before is None else before.position
+        return old
+
+    def writer(self, fence: Fence) -> KafkaWriter:
+        """The fence's own: each shard has transactions of its own."""
+        if (known := self._writers.get(fence)) is not None:
+            return known
+        shard = self._shards.get((fence.stream, fence.shard_id))
+        assert shard is not None, f"{fence} was not raised here"
+        room = Room(
+            self._config,
+            self._topics,
+            self._producers,
+            self._look_again,
+            self._monotonic,
+            self._now_us,
+        )
+        writer = self._writers[fence] = KafkaWriter(shard, room)
+        return writer
+
+    async def close(self) -> None:
+        shards, self._shards = self._shards, {}
+        self._writers.clear()
+        for shard in shards.values():
+            shard.is_over = True
+        await asyncio.gather(self._producers.close(), self._positions.close())
+
+    # ----
+
+    async def _store(
+        self, producer: Producer, key: Key, stored: Stored | Begun, doing: str
+    ) -> None:
+        with mapped(doing):
+            async with self._producers.use(producer) as driver:
+                await driver.begin_transaction()
+                sent = Sent()
+                sent.add(await send_position(driver, self._positions.topic, key, stored))
+                await sent.acknowledged()
+                await driver.commit_transaction()
+
+    async def _forget(self, shard: KafkaShard | None) -> None:
+        """Its fence is dead."""
+        if shard is None:
+            return
+        shard.is_over = shard.is_lost = True
+        self._writers.pop(shard.fence, None)
+        place = (shard.fence.stream, shard.fence.shard_id)
+        if self._shards.get(place) is shard:
+            del self._shards[place]
+        await self._producers.drop(shard.producer)
+
+    def _memory(self, stored: LogPosition) -> LogShard:
+        config = self._config
+        return LogShard(
+            stored,
+            reorder_us=round(config.reorder_window_seconds * 1_000_000),
+            duplicate_us=round(config.duplicate_window_seconds * 1_000_000),
+            compacted=config.cleanup == "compact",
+        )
+
+    def _transactional_id(self, stream: Stream, shard_id: str) -> str:
+        """The same on every machine, and of nobody else."""
+        digest = hashlib.sha256(f"{stream.arn}\0{stream.created_at_s}".encode()).hexdigest()[:12]
+        text = f"{self._pipeline}/{stream.name}/{digest}/{shard_id}"
+        if len(text) <= _ID_CHARACTERS_MAX:
+            return text
+        whole = hashlib.sha256(text.encode()).hexdigest()
+        return f"{text[: _ID_CHARACTERS_MAX - len(whole) - 1]}/{whole}"
+
+    def _check_projection(self, tables: Sequence[TableSchema]) -> None:
+        """Raises FatalError when it would change an attribute of a table's key."""
+        if (projection := self._config.projection()) is None:
+            return
+        for table in tables:
+            try:
+                projection.check([name for name, _ in table.keys])
+            except ValueError as error:
+                message = f"sink {self._config.name}, attributes, table {table.name}: {error}"
+                raise FatalError("projected_key", message) from None
+
+
+def _lost(fence: Fence) -> LeaseLost:
+    return LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+
+
+def _row(key: Key, stored: Stored | None, log: LogPosition | None, now_us: int) -> dict[str, Any]:
+    """One line of `SinkReport.positions`."""
+    times = Reached() if log is None else reached(log)
+    stored_us = None if stored is None else stored.stored_us or None
+    return {
+        "stream_arn": key[1],
+        "shard": key[3],
+        "position": None if log is None else str(log.position),
+        "epoch": 0 if stored is None else stored.epoch,
+        "owner": None if stored is None else stored.owner,
+        "last_arrival_at": _shown(times.last_arrival_us),
+        "tip_at": _shown(times.tip_us),
+        "updated_at": _shown(stored_us),
+        "age_seconds": _age(times.last_arrival_us, now_us),
+        "lag_seconds": _age(times.us, now_us),
+        "stored_seconds": _age(stored_us, now_us),
+    }
+
+
+def _shown(us: int | None) -> str | None:
+    return None if us is None else datetime.fromtimestamp(us / 1_000_000, UTC).isoformat()
+
+
+def _age(us: int | None, now_us: int) -> float | None:
+    return None if us is None else max(now_us - us, 0) / 1_000_000

@@ -1,0 +1,192 @@
+"""How the cluster is reached, and what its errors mean: mapped once, for all files of the sink.
+
+Error codes: https://kafka.apache.org/protocol#protocol_error_codes.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+
+from aiokafka import errors as kafka
+from aiokafka.conn import collect_hosts, create_conn
+
+from replicator.aws import AWSSettings
+from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.sink.kafka_iam import IAMTokens
+from replicator.sink.kafka_settings import KafkaConfig, TLSConfig
+
+REQUEST_SECONDS_MAX: Final = 10.0
+"""One request's answer is waited for this long; then it is tried again, or the write fails."""
+
+Options = Mapping[str, Any]
+"""Keyword arguments of every client of aiokafka."""
+
+
+class Fenced(Exception):
+    """Another producer of the same transactional id is newer: the shard is somebody else's."""
+
+
+# Another producer took the id over; or the broker has forgotten ours, or aborted what took too
+# long: only a new fence helps.
+_FENCED: Final = (
+    kafka.ProducerFenced,
+    kafka.InvalidProducerEpoch,
+    kafka.InvalidProducerIdMapping,
+    kafka.InvalidTxnState,
+)
+
+# Each class with what the operator should do; the first that fits decides.
+_FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
+    (
+        (
+            kafka.TopicAuthorizationFailedError,
+            kafka.ClusterAuthorizationFailedError,
+            kafka.TransactionalIdAuthorizationFailed,
+            kafka.GroupAuthorizationFailedError,
+        ),
+        "kafka_denied",
+        "grant Write and Describe on the topics, Read on the positions, Write on transactional ids",
+    ),
+    (
+        (
+            kafka.SaslAuthenticationFailed,
+            kafka.AuthenticationFailedError,
+            kafka.UnsupportedSaslMechanismError,
+            kafka.IllegalSaslStateError,
+            kafka.AuthenticationMethodNotSupported,
+        ),
+        "kafka_authentication",
+        "check sasl: mechanism, username and password",
+    ),
+    ((ssl.SSLError,), "kafka_tls", "check tls: ca_file, and that the brokers speak TLS there"),
+    (
+        (kafka.UnknownTopicOrPartitionError, kafka.InvalidTopicError),
+        "kafka_topic_missing",
+        "create the topic again, or restart with create: true",
+    ),
+    (
+        (kafka.PolicyViolationError, kafka.InvalidReplicationFactorError),
+        "kafka_topic_refused",
+        "correct partitions, replication_factor or topic_settings, or create the topic by hand",
+    ),
+    (
+        (kafka.IncompatibleBrokerVersion, kafka.UnsupportedVersionError),
+        "kafka_version",
+        "the sink needs Kafka 2.5 or newer",
+    ),
+)
+
+
+def options(config: KafkaConfig, aws: AWSSettings) -> Options:
+    """What every client of the cluster is made with; `aws` is how AWS is reached where the sink
+    has nothing of its own. Raises FatalError for settings that can't
+    work: no server, a certificate that can't be read."""
+    if not config.servers:
+        raise FatalError(
+            "kafka_settings",
+            f"sink {config.name}: no broker is named: set bootstrap_servers to host:port, or "
+            "KAFKA_BOOTSTRAP_SERVERS",
+        )
+    made: dict[str, Any] = {
+        "bootstrap_servers": config.servers,
+        "client_id": "replicator",
+        "request_timeout_ms": round(REQUEST_SECONDS_MAX * 1_000),
+        "security_protocol": _protocol(config),
+    }
+    if config.tls is not None:
+        made["ssl_context"] = _context(config.tls, config.name)
+    if (sasl := config.sasl) is not None:
+        made["sasl_mechanism"] = sasl.mechanism
+        if sasl.mechanism == "OAUTHBEARER":
+            made["sasl_oauth_token_provider"] = IAMTokens(
+                aws if sasl.aws is None else AWSSettings(**sasl.aws.model_dump())
+            )
+        else:
+            made["sasl_plain_username"] = sasl.username
+            made["sasl_plain_password"] = sasl.password.get_secret_value()
+    return made
+
+
+def _protocol(config: KafkaConfig) -> str:
+    # https://kafka.apache.org/documentation/#producerconfigs_security.protocol
+    if config.sasl is None:
+        return "PLAINTEXT" if config.tls is None else "SSL"
+    return "SASL_PLAINTEXT" if config.tls is None else "SASL_SSL"
+
+
+def _context(tls: TLSConfig, name: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        context.check_hostname = tls.verify_hostname
+        if tls.certificate_file is not None:
+            password = tls.key_password.get_secret_value() or None
+            context.load_cert_chain(tls.certificate_file, tls.key_file, password)
+    except OSError as error:  # SSLError is one
+        raise FatalError(
+            "kafka_settings",
+            f"sink {name}, tls: {error.strerror or error}: check ca_file, certificate_file, "
+            "key_file and key_password",
+        ) from None
+    return context
+
+
+class Startable(Protocol):
+    """A producer, consumer or administrator of aiokafka."""
+
+    async def start(self) -> None: ...
+
+
+async def started(client: Startable, using: Options) -> None:
+    """Starts a client made with these options. Raises the driver's errors; where it says only
+    that it reached no broker, what the last of them said."""
+    try:
+        await client.start()
+    except kafka.KafkaConnectionError as error:
+        raise await _why(using) or error from None
+
+
+async def _why(using: Options) -> BaseException | None:
+    cause: BaseException | None = None
+    made = {name: value for name, value in using.items() if name != "bootstrap_servers"}
+    for host, port, _ in collect_hosts(using["bootstrap_servers"]):
+        try:
+            (await create_conn(host, port, **made)).close()
+        except (kafka.KafkaError, OSError) as error:
+            cause = error
+    return cause
+
+
+@contextmanager
+def mapped(doing: str) -> Iterator[None]:
+    """Raises TransientError or FatalError in place of any driver's error inside, Fenced for a
+    producer that is no longer the newest; `doing` begins the message: what was tried, on what."""
+    try:
+        yield
+    except (ReplicatorError, Fenced):
+        raise
+    except _FENCED as error:
+        raise Fenced(f"{doing}: {_said(error)}") from error
+    except TimeoutError as error:
+        raise TransientError("kafka_timeout", f"{doing}: no answer in time") from error
+    except (kafka.KafkaError, OSError, AssertionError) as error:
+        # An assertion of the driver's is one of its states that a connection's end left behind.
+        raise translated(error, doing) from error
+
+
+def translated(error: BaseException, doing: str) -> ReplicatorError:
+    """The engine's error for one of the driver's."""
+    for kinds, code, action in _FATAL:
+        if isinstance(error, kinds):
+            return FatalError(code, f"{doing}: {_said(error)}; {action}")
+    if isinstance(error, kafka.KafkaError) and (error.__cause__ is not None):
+        cause = error.__cause__
+        if not isinstance(cause, type(error)):
+            return translated(cause, doing)
+    return TransientError("kafka_unavailable", f"{doing}: {_said(error)}")
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,250 @@
+"""The positions topic: what is stored of every shard, as records that compaction keeps.
+
+One partition, one key for each shard (and one for each stream that was begun), the newest record
+counts. Positions are records and not offsets of a consumer group: those are 64 bits wide and
+expire. A reader keeps the topic as a table and reads on from where it stopped.
+
+`read_committed` gives what lies before the oldest open transaction only. Whoever raised a fence
+must see all that was committed before it, so `refresh` waits until the *high watermark* of its
+beginning is reached: then the transactions that were open are over, the fenced zombie's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from replicator.errors import FatalError, TransientError
+from replicator.model import Position, Reached, Stream
+from replicator.sink.kafka_client import Options, mapped, started
+from replicator.sink.log_shard import LogPosition
+
+PARTITION: Final = 0
+_POLL_SECONDS: Final = 0.2
+# The broker looks for transactions whose time is over this often, by default
+# (transaction.abort.timed.out.transaction.cleanup.interval.ms).
+_ABORT_SECONDS: Final = 10.0
+
+Key = tuple[str, str, int, str]
+"""Pipeline, stream's ARN, its creation time, shard; without a shard it is about the stream."""
+
+
+def key_of(pipeline: str, stream: Stream, shard_id: str = "") -> Key:
+    return (pipeline, stream.arn, stream.created_at_s, shard_id)
+
+
+def key_bytes(key: Key) -> bytes:
+    """The record's key: one spelling, for compaction compares bytes."""
+    pipeline, arn, created, shard = key
+    members = {"pipeline": pipeline, "stream": arn, "created": created}
+    return _dumped(members | ({"shard": shard} if shard else {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What stands for one shard. `log` is None when it was fenced and never written; `aside`
+    are its quarantined keys (table, key), `dead_letters` counts those of it by code."""
+
+    log: LogPosition | None
+    epoch: int
+    owner: str
+    aside: tuple[tuple[str, str], ...] = ()
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    stored_us: int = 0
+
+    def to_bytes(self) -> bytes:
+        members: dict[str, Any] = {} if self.log is None else json.loads(self.log.to_json())
+        members |= {"epoch": self.epoch, "owner": self.owner, "stored_us": self.stored_us}
+        if self.aside:
+            members["aside"] = self.aside
+        if self.dead_letters:
+            members["dead_letters"] = self.dead_letters
+        return _dumped(members)
+
+    @classmethod
+    def of(cls, members: Mapping[str, Any]) -> Stored:
+        return cls(
+            LogPosition.from_json(json.dumps(members)) if "position" in members else None,
+            members["epoch"],
+            members["owner"],
+            tuple((table, key) for table, key in members.get("aside", ())),
+            members.get("dead_letters", {}),
+            members.get("stored_us", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stream that a pipeline began: its shards' first positions, where it goes, and when."""
+
+    starts: Mapping[str, Position]
+    topics: tuple[str, ...]
+    at_us: int
+
+    def to_bytes(self) -> bytes:
+        starts = {shard: str(position) for shard, position in self.starts.items()}
+        return _dumped({"starts": starts, "topics": self.topics, "at_us": self.at_us})
+
+    @classmethod
+    def of(cls, members: Mapping[str, Any]) -> Begun:
+        starts = {shard: Position.parse(text) for shard, text in members["starts"].items()}
+        return cls(starts, tuple(members["topics"]), members["at_us"])
+
+    def log(self, shard_id: str) -> LogPosition | None:
+        """What stands for a shard until it is written for the first time."""
+        if (start := self.starts.get(shard_id)) is None:
+            return None
+        tip_us = min(self.at_us, start.timestamp_us or self.at_us)
+        return LogPosition(start, tip_us=tip_us, begun_us=self.at_us)
+
+
+class KafkaPositions:
+    """The topic as a table, as far as it was read. Nothing is connected before `refresh`."""
+
+    def __init__(self, options: Options, topic: str, *, wait_seconds: float) -> None:
+        """`wait_seconds`: longest time that a transaction stays open."""
+        self.topic = topic
+        self._options = options
+        self._deadline_seconds = wait_seconds + _ABORT_SECONDS
+        self._partition = TopicPartition(topic, PARTITION)
+        self._reader: AIOKafkaConsumer | None = None
+        self._watermarks: AIOKafkaConsumer | None = None
+        self._shards: dict[Key, Stored] = {}
+        self._streams: dict[Key, Begun] = {}
+        self._lock = asyncio.Lock()
+        # Whoever asks while somebody reads waits for a later reading, and shares it.
+        self._asked = self._served = 0
+
+    async def refresh(self) -> None:
+        """Reads all that was committed before the call. Raises TransientError and FatalError."""
+        self._asked += 1
+        mine = self._asked
+        async with self._lock:
+            if self._served >= mine:
+                return
+            serves = self._asked
+            with mapped(f"reading positions of topic {self.topic}"):
+                try:
+                    await self._read()
+                except BaseException:
+                    # A consumer that failed once may never go on.
+                    await self._close()
+                    raise
+            self._served = serves
+
+    def shard(self, key: Key) -> Stored | None:
+        """As of the last `refresh`."""
+        return self._shards.get(key)
+
+    def log(self, key: Key) -> LogPosition | None:
+        """What stands for a shard, by itself or by its stream's beginning."""
+        stored = self._shards.get(key)
+        if stored is not None and stored.log is not None:
+            return stored.log
+        begun = self._streams.get((*key[:3], ""))
+        return None if begun is None else begun.log(key[3])
+
+    def begun(self, key: Key) -> Begun | None:
+        return self._streams.get(key)
+
+    def streams(self) -> Mapping[Key, Begun]:
+        """All that were begun, the newest last."""
+        return dict(sorted(self._streams.items(), key=lambda item: item[1].at_us))
+
+    def shards(self, pipeline: str, stream: Stream | None = None) -> Mapping[Key, Stored]:
+        """All of a pipeline that were written or fenced, or of one stream of it."""
+        return {
+            key: stored
+            for key, stored in self._shards.items()
+            if key[0] == pipeline
+            and (stream is None or key[1:3] == (stream.arn, stream.created_at_s))
+        }
+
+    def logs(self, pipeline: str, stream: Stream) -> Mapping[str, LogPosition]:
+        """What stands for every shard that has a position."""
+        key = key_of(pipeline, stream)
+        begun = self._streams.get(key)
+        shard_ids = {} if begun is None else dict.fromkeys(begun.starts)
+        shard_ids |= dict.fromkeys(key[3] for key in self.shards(pipeline, stream))
+        found = {shard_id: self.log(key_of(pipeline, stream, shard_id)) for shard_id in shard_ids}
+        return {shard_id: log for shard_id, log in found.items() if log is not None}
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._close()
+
+    async def _close(self) -> None:
+        consumers = (self._reader, self._watermarks)
+        self._reader = self._watermarks = None
+        self._shards, self._streams = {}, {}
+        for consumer in consumers:
+            if consumer is not None:
+                await consumer.stop()
+
+    async def _read(self) -> None:
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                reader, watermarks = await self._consumers()
+                # Under read_committed this would be the end of what is decided.
+                end = (await watermarks.end_offsets([self._partition]))[self._partition]
+                reader.resume(self._partition)
+                while await reader.position(self._partition) < end:
+                    polled = await reader.getmany(
+                        self._partition, timeout_ms=round(_POLL_SECONDS * 1_000)
+                    )
+                    for message in polled.get(self._partition, ()):
+                        self._apply(message.key, message.value)
+                reader.pause(self._partition)
+        except TimeoutError as error:
+            raise TransientError(
+                "kafka_positions_pending",
+                f"topic {self.topic} wasn't read to its end within {self._deadline_seconds:.0f} s: "
+                "the brokers are slow, or a transaction of another producer is open there",
+            ) from error
+
+    async def _consumers(self) -> tuple[Any, Any]:
+        if self._reader is None or self._watermarks is None:
+            self._reader = AIOKafkaConsumer(
+                **self._options,
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+            )
+            self._watermarks = AIOKafkaConsumer(**self._options, enable_auto_commit=False)
+            await started(self._reader, self._options)
+            await started(self._watermarks, self._options)
+            known = await self._watermarks.topics()
+            if self.topic not in known:
+                raise FatalError(
+                    "kafka_topic_missing",
+                    f"there is no topic {self.topic}, which holds the positions: run with create: "
+                    "true, or create it with one partition and cleanup.policy=compact",
+                )
+            self._reader.assign([self._partition])
+        return self._reader, self._watermarks
+
+    def _apply(self, key: bytes, value: bytes | None) -> None:
+        members = json.loads(key)
+        place = (members["pipeline"], members["stream"], members["created"])
+        at: Key = (*place, members.get("shard", ""))
+        if value is None:
+            self._shards.pop(at, None)
+            self._streams.pop(at, None)
+        elif at[3]:
+            self._shards[at] = Stored.of(json.loads(value))
+        else:
+            self._streams[at] = Begun.of(json.loads(value))
+
+
+def reached(log: LogPosition) -> Reached:
+    """Until when a shard was read."""
+    return Reached(log.last_arrival_us, log.tip_us, log.begun_us)
+
+
+def _dumped(members: Mapping[str, Any]) -> bytes:
+    return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()

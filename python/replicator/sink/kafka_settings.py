@@ -1,0 +1,155 @@
+"""What the Kafka sink is told in the file. Never changed."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from replicator.settings import AWSConfig, Settings, SinkConfig
+
+# https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_PLACE = "{table}"
+TOPIC_PATTERN = r"^[a-zA-Z0-9._-]{1,249}$"
+
+
+class TLSConfig(Settings):
+    """An encrypted connection; empty: the machine's own authorities, no certificate of ours."""
+
+    ca_file: Path | None = Field(None, description="Authorities in PEM; default the machine's.")
+    certificate_file: Path | None = Field(None, description="Our certificate (mutual TLS), PEM.")
+    key_file: Path | None = Field(None, description="Its key, when it isn't in the same file.")
+    key_password: SecretStr = Field(SecretStr(""), description="Of the key.")
+    verify_hostname: bool = Field(default=True, description="The broker's name must be in its own.")
+
+
+class SASLConfig(Settings):
+    """Who we are. OAUTHBEARER signs in by MSK's IAM, with the credentials of `aws`."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+    username: str = Field("", description="Of PLAIN and SCRAM.")
+    password: SecretStr = Field(SecretStr(""), description="Best from PASSWORD_FILE.")
+    aws: AWSConfig | None = Field(None, description="Of OAUTHBEARER: Region, profile or role.")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> SASLConfig:
+        if self.mechanism == "OAUTHBEARER":
+            if self.username or self.password.get_secret_value():
+                raise ValueError("OAUTHBEARER takes no username and password: it signs with aws")
+        elif not (self.username and self.password.get_secret_value()):
+            raise ValueError(f"{self.mechanism} needs username and password")
+        return self
+
+
+class KafkaConfig(SinkConfig):
+    """Topics of a Kafka cluster (2.5 or newer)."""
+
+    kind: Literal["kafka"] = "kafka"
+    bootstrap_servers: str = Field(
+        "", description="host:port, several by commas; default KAFKA_BOOTSTRAP_SERVERS."
+    )
+    topic: str = Field(
+        _PLACE, description="Topic of a table; {table} is its name: cdc.{table} is a prefix."
+    )
+    format: Literal["plain", "dynamodb", "debezium", "change"] = Field(
+        "plain", description="Of keys and values, all JSON: see `replicator inspect`."
+    )
+    compression: Literal["none", "gzip", "lz4", "zstd"] = Field(
+        "zstd", description="Of record batches."
+    )
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once",
+        description="exactly_once: records and position in one transaction. at_least_once: the "
+        "position follows the records; a restart may repeat some.",
+    )
+    headers: bool = Field(
+        default=True, description="table, event, version, position, event_id of each record."
+    )
+    tombstones: bool = Field(
+        default=True, description="A delete is followed by a record without a value."
+    )
+    create: bool = Field(default=True, description="Create missing topics; else refuse.")
+    partitions: int | None = Field(
+        None, ge=1, le=100_000, description="Of created topics; default the broker's."
+    )
+    replication_factor: int | None = Field(
+        None, ge=1, le=100, description="Of created topics; default the broker's."
+    )
+    cleanup: Literal["delete", "compact"] = Field(
+        "delete",
+        description="cleanup.policy of the tables' topics. In a compacted one a change that is "
+        "older than one written before is left out and counted; else it is marked late.",
+    )
+    topic_settings: dict[str, str] = Field(
+        default_factory=dict,
+        description="More settings of created topics, by Kafka's names. Records bear the time of "
+        "their change, and retention.ms counts from there.",
+    )
+    positions_topic: str = Field(
+        "replicator-positions",
+        pattern=TOPIC_PATTERN,
+        description="Compacted topic of one partition with the position of every shard.",
+    )
+    dead_letters_topic: str = Field(
+        "replicator-dead-letters",
+        pattern=TOPIC_PATTERN,
+        description="Topic of records that can't be written, with their full bytes.",
+    )
+    quarantine_max: int = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="Keys of a shard whose changes go to the dead letters because an earlier one "
+        "did; at one more the shard stops.",
+    )
+    reorder_window_seconds: float = Field(
+        1.0, ge=0, le=60, description="Changes are sorted within this time; it delays them."
+    )
+    duplicate_window_seconds: float = Field(
+        60.0, ge=0, le=3_600, description="Copies of a change are known for this long."
+    )
+    transaction_timeout_seconds: float = Field(
+        15.0, ge=1, le=900, description="Longest write; then the broker aborts it."
+    )
+    producers_max: int = Field(
+        64, ge=1, le=10_000, description="Producers open at once: one for each busy shard."
+    )
+    tls: TLSConfig | None = Field(None, description="Encrypt: {} for the machine's authorities.")
+    sasl: SASLConfig | None = Field(None, description="Sign in.")
+
+    @field_validator("topic")
+    @classmethod
+    def _names_a_topic(cls, value: str) -> str:
+        if not _TOPIC.fullmatch(value.replace(_PLACE, "t")):
+            raise ValueError(
+                f"{value!r} names no topic: letters, digits, dot, underscore and dash are allowed, "
+                "and {table} for the table's name"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _can_work(self) -> KafkaConfig:
+        if self.duplicate_window_seconds < self.reorder_window_seconds:
+            raise ValueError(
+                "duplicate_window_seconds must not be less than reorder_window_seconds"
+            )
+        if self.cleanup == "compact" and _PLACE not in self.topic:
+            raise ValueError(
+                "cleanup: compact keeps one record of each key, so each table needs a topic of "
+                "its own: put {table} into topic"
+            )
+        return self
+
+    def topic_of(self, table: str) -> str:
+        """The topic that a table's changes go to."""
+        return self.topic.replace(_PLACE, table)
+
+    @property
+    def servers(self) -> list[str]:
+        """host:port of the brokers that are asked first."""
+        text = self.bootstrap_servers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+        return [server.strip() for server in text.split(",") if server.strip()]

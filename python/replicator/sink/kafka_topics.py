@@ -1,0 +1,231 @@
+"""The topics that the sink writes to: found, made or refused.
+
+Settings: https://kafka.apache.org/documentation/#topicconfigs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from replicator.errors import FatalError
+from replicator.model import SinkFinding, SinkPlan, TableSchema
+from replicator.sink.kafka_client import Options, mapped, started
+from replicator.sink.kafka_settings import KafkaConfig
+
+MESSAGE_BYTES_MAX: Final = 1_048_588
+"""What a topic takes by default, in a record batch, compressed."""
+DEAD_LETTER_BYTES_MAX: Final = 33_554_432
+"""Records of a source have up to 10 MB; a dead letter has all of its bytes, and headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic that exists. `cleanup` is empty where its settings may not be seen."""
+
+    name: str
+    partitions: int
+    bytes_max: int
+    cleanup: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A topic as the sink needs it. None: whatever the broker's default is."""
+
+    name: str
+    subject: str
+    partitions: int | None
+    settings: Mapping[str, str]
+    bytes_min: int = 0
+
+    def command(self, config: KafkaConfig) -> str:
+        """How an operator makes it."""
+        words = [
+            f"kafka-topics.sh --bootstrap-server {','.join(config.servers)}",
+            f"--create --topic {self.name}",
+        ]
+        if self.partitions is not None:
+            words.append(f"--partitions {self.partitions}")
+        if config.replication_factor is not None:
+            words.append(f"--replication-factor {config.replication_factor}")
+        words += [f"--config {name}={value}" for name, value in self.settings.items()]
+        return " ".join(words)
+
+    def new(self, config: KafkaConfig) -> NewTopic:
+        # An empty assignment is what makes the driver accept -1, the broker's default.
+        replicas = -1 if config.replication_factor is None else config.replication_factor
+        partitions = -1 if self.partitions is None else self.partitions
+        has_default = -1 in {replicas, partitions}
+        return NewTopic(
+            self.name, partitions, replicas, {} if has_default else None, dict(self.settings)
+        )
+
+    def problem(self, found: Topic) -> str | None:
+        """What keeps the sink from using the topic that is there."""
+        cleanup = self.settings.get("cleanup.policy", "delete")
+        if found.cleanup and ("compact" in found.cleanup) != (cleanup == "compact"):
+            if self.subject == "table":
+                return (
+                    f"topic {found.name} has cleanup.policy={found.cleanup} and the sink has "
+                    f"cleanup: {cleanup}: they must be the same, for in a compacted topic a late "
+                    "change would undo a newer one"
+                )
+            return (
+                f"topic {found.name} has cleanup.policy={found.cleanup}: it needs {cleanup}, or "
+                "what it must keep is deleted"
+            )
+        if self.subject == "positions" and found.partitions != 1:
+            return f"topic {found.name} has {found.partitions} partitions: it needs one"
+        if self.partitions is not None and found.partitions < self.partitions:
+            return (
+                f"topic {found.name} has {found.partitions} partitions and the sink has "
+                f"partitions: {self.partitions}: add some (keys move to others then), or lower it"
+            )
+        if found.bytes_max < self.bytes_min:
+            return (
+                f"topic {found.name} takes records of {found.bytes_max} bytes: set its "
+                f"max.message.bytes to {self.bytes_min}, so that every record fits"
+            )
+        return None
+
+
+def wanted(config: KafkaConfig, tables: Sequence[TableSchema]) -> list[Wanted]:
+    """All that the sink writes to, each once."""
+    settings = {"cleanup.policy": config.cleanup} | config.topic_settings
+    names = dict.fromkeys(config.topic_of(table.name) for table in tables)
+    return [
+        Wanted(config.positions_topic, "positions", 1, {"cleanup.policy": "compact"}),
+        Wanted(
+            config.dead_letters_topic,
+            "dead letters",
+            None,
+            {"max.message.bytes": str(DEAD_LETTER_BYTES_MAX), "retention.ms": "-1"},
+            DEAD_LETTER_BYTES_MAX,
+        ),
+        *(Wanted(name, "table", config.partitions, settings) for name in names),
+    ]
+
+
+@asynccontextmanager
+async def admin(options: Options, doing: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client for the block. Raises TransientError and FatalError in place of the driver's."""
+    with mapped(doing):
+        client = AIOKafkaAdminClient(**options)
+        try:
+            await started(client, options)
+            yield client
+        finally:
+            await client.close()
+
+
+async def look(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, Topic]:
+    """Those of the topics that exist. All are listed: to ask for one could make it."""
+    listed = {each["topic"]: each for each in await client.describe_topics()}
+    present = [name for name in names if name in listed]
+    settings = await _settings(client, present)
+    return {
+        name: Topic(
+            name,
+            len(listed[name]["partitions"]),
+            int(settings[name].get("max.message.bytes", MESSAGE_BYTES_MAX)),
+            settings[name].get("cleanup.policy", ""),
+        )
+        for name in present
+    }
+
+
+async def _settings(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What each topic is set to; nothing where that may not be seen."""
+    found: dict[str, dict[str, str]] = {name: {} for name in names}
+    if not names:
+        return found
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    for answer in await client.describe_configs(resources):
+        for error_code, _message, _kind, name, entries in answer.resources:
+            if error_code == 0:
+                found[name] = {entry[0]: entry[1] for entry in entries}
+    return found
+
+
+async def plan(
+    options: Options, config: KafkaConfig, tables: Sequence[TableSchema]
+) -> tuple[SinkPlan, dict[str, Topic]]:
+    """What `make` would find and do, and the topics that are there."""
+    async with admin(options, f"looking at the topics of sink {config.name}") as client:
+        needs = wanted(config, tables)
+        found = await look(client, [each.name for each in needs])
+    findings = [_finding(each, found.get(each.name), config) for each in needs]
+    server = f"Kafka at {','.join(config.servers)}, {config.delivery.replace('_', ' ')}"
+    return SinkPlan(server, tuple(findings), config.create), found
+
+
+def _finding(need: Wanted, found: Topic | None, config: KafkaConfig) -> SinkFinding:
+    if found is None:
+        return SinkFinding(need.subject, f"topic {need.name} is missing", ddl=need.command(config))
+    if (problem := need.problem(found)) is not None:
+        return SinkFinding(need.subject, problem, "kafka_topic_shape")
+    partitions = "1 partition" if found.partitions == 1 else f"{found.partitions} partitions"
+    cleanup = f", cleanup.policy={found.cleanup}" if found.cleanup else ""
+    return SinkFinding(need.subject, f"topic {found.name}: {partitions}{cleanup}")
+
+
+async def make(
+    options: Options, config: KafkaConfig, tables: Sequence[TableSchema]
+) -> dict[str, Topic]:
+    """All topics as the sink needs them; those that are missing are made. Raises FatalError with
+    what to do."""
+    planned, found = await plan(options, config, tables)
+    if planned.problems:
+        first = planned.problems[0]
+        raise FatalError(first.code, f"sink {config.name}: {first.message}")
+    missing = [each for each in wanted(config, tables) if each.name not in found]
+    if not missing:
+        return found
+    if not config.create:
+        commands = "\n".join(each.command(config) for each in missing)
+        raise FatalError(
+            "kafka_topic_missing",
+            f"sink {config.name} has create: false and these topics are missing; run\n{commands}",
+        )
+    async with admin(options, f"making topics of sink {config.name}") as client:
+        answer = await client.create_topics([each.new(config) for each in missing])
+        for name, error_code, *message in answer.topic_errors:
+            error = for_code(error_code)
+            # Somebody else's make was quicker.
+            if error_code and error is not TopicAlreadyExistsError:
+                raise error(f"topic {name}: {' '.join(filter(None, message)) or error.__name__}")
+    planned, found = await plan(options, config, tables)
+    if planned.problems or len(found) < len(wanted(config, tables)):
+        # Made a moment ago, it may not be listed everywhere yet: the next look sees it.
+        with mapped(f"making topics of sink {config.name}"):
+            raise TimeoutError
+    return found
+
+
+async def holds_records(options: Options, topics: Sequence[Topic], doing: str) -> bool:
+    """True when a record stands in one of them."""
+    with mapped(doing):
+        consumer: Any = AIOKafkaConsumer(**options, enable_auto_commit=False)
+        try:
+            await started(consumer, options)
+            places = [
+                TopicPartition(topic.name, number)
+                for topic in topics
+                for number in range(topic.partitions)
+            ]
+            if not places:
+                return False
+            first = await consumer.beginning_offsets(places)
+            return any(
+                end > first[place] for place, end in (await consumer.end_offsets(places)).items()
+            )
+        finally:
+            await consumer.stop()

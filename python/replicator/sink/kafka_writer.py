@@ -1,0 +1,270 @@
+"""One shard's changes, dead letters and position, in one transaction.
+
+The walk of `write`: take what is due from the shard's memory, encode it by table, send it all,
+commit. With `at_least_once` the records go first, by a producer that all shards share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
+
+from replicator._core import ChangeBatch, Rejection
+from replicator.errors import TransientError
+from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
+from replicator.sink.kafka_batch import FinishedBatch
+from replicator.sink.kafka_client import Fenced, mapped
+from replicator.sink.kafka_letters import letter_headers, letter_key
+from replicator.sink.kafka_payload import Aside, Encoded, encode
+from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes
+from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_settings import KafkaConfig
+from replicator.sink.kafka_topics import Topic
+from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.position import tip_age_seconds
+
+# A position that moved while nothing was written is stored this often: far more often than any
+# retention ends, and seldom enough that thousands of idle shards cost nothing.
+IDLE_POSITION_SECONDS: Final = 600.0
+# Below this the hop to a thread costs more than the work blocks the loop.
+_INLINE_BYTES_MAX: Final = 100_000
+
+
+@dataclass(slots=True)
+class KafkaShard:
+    """One shard under one fence. `log` is there once the position was read behind the fence."""
+
+    fence: Fence
+    key: Key
+    producer: Producer
+    log: LogShard | None = None
+    stored: Stored | None = None
+    stored_at: float = float("-inf")
+    is_over: bool = False
+    """Nothing more is written under this fence."""
+    is_lost: bool = False
+    """It is known to be somebody else's."""
+
+    @property
+    def is_finished(self) -> bool:
+        """True once its end is committed."""
+        log = None if self.stored is None else self.stored.log
+        return log is not None and log.position == SHARD_END
+
+    def claim(self, position: LogPosition | None, before: Stored | None) -> Stored:
+        """What says that the shard is ours, at the position where it stands."""
+        before = before or Stored(None, 0, "")
+        return replace(before, log=position, epoch=self.fence.epoch, owner=self.fence.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the writers of one sink share. `topics` may change when they are looked at again."""
+
+    config: KafkaConfig
+    topics: Mapping[str, Topic]
+    """By table."""
+    producers: KafkaProducers
+    look_again: Callable[[], Awaitable[None]]
+    monotonic: Callable[[], float]
+    now_us: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What one write makes durable."""
+
+    changes: ChangeBatch
+    rejections: tuple[Rejection, ...]
+    position: LogPosition
+    duplicates: int
+    superseded: int
+    is_holding: bool
+
+
+class KafkaWriter:
+    """Writes one shard, one write at a time."""
+
+    def __init__(self, shard: KafkaShard, room: Room) -> None:
+        self._shard = shard
+        self._room = room
+        self._pattern = room.config.pattern()
+        self._projection = room.config.projection()
+
+    def encode(self, pending: Sequence[Pending]) -> tuple[Pending, ...]:
+        """As they are: what is due depends on what came before."""
+        return tuple(pending)
+
+    async def write(self, payload: tuple[Pending, ...]) -> WriteResult:
+        shard = self._shard
+        lost = WriteResult(lost=frozenset({shard.fence.shard_id}))
+        if shard.is_over or shard.log is None or any(o.fence != shard.fence for o in payload):
+            return lost
+        due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
+        if self._is_idle(due):
+            return self._result(due, due.rejections)
+        try:
+            with mapped(f"writing changes of {shard.fence.shard_id}"):
+                return await self._write(due)
+        except BaseException as error:
+            # Its memory is ahead of what is stored: the next fence begins with another.
+            shard.is_over = True
+            if isinstance(error, Fenced):
+                shard.is_lost = True
+                return lost
+            raise
+
+    def _is_idle(self, due: _Due) -> bool:
+        stored = self._shard.stored
+        return (
+            not len(due.changes)
+            and not due.rejections
+            and stored is not None
+            and (
+                due.position == stored.log
+                or (
+                    due.position.position != SHARD_END
+                    and self._room.monotonic() - self._shard.stored_at < IDLE_POSITION_SECONDS
+                )
+            )
+        )
+
+    def _take(self, payload: Sequence[Pending]) -> _Due:
+        log = self._shard.log
+        assert log is not None
+        left_out = log.counts["left_out"]
+        taken: list[Taken] = []
+        for one in payload:
+            age = tip_age_seconds(one, self._room.monotonic())
+            tip_us = None if age is None else self._room.now_us() - round(age * 1_000_000)
+            taken.append(log.take(one, tip_us))
+        found = sum(each.changes.duplicates for each in taken)
+        known = sum(one.batch.duplicates for one in payload)
+        batches = [each.changes for each in taken if len(each.changes)] or [taken[-1].changes]
+        changes = batches[0] if len(batches) == 1 else ChangeBatch.concat(batches)
+        rejections = [rejection for each in taken for rejection in each.rejections]
+        if self._pattern is not None:
+            changes = changes.filter(self._pattern)
+        if self._projection is not None:
+            changes = changes.project(self._projection)
+        return _Due(
+            changes,
+            tuple(rejections),
+            log.stored,
+            max(found - known, 0),
+            log.counts["left_out"] - left_out,
+            taken[-1].is_holding,
+        )
+
+    async def _write(self, due: _Due) -> WriteResult:
+        shard, room = self._shard, self._room
+        is_once = room.config.delivery == "exactly_once"
+        producer = shard.producer if is_once else room.producers.shared()
+        async with room.producers.use(producer) as driver:
+            encoded = await self._encoded(driver, due.changes)
+            rejections = (*due.rejections, *encoded.rejections)
+            stored = self._stored(due.position, rejections, encoded.aside)
+            sent = Sent()
+            if is_once:
+                await driver.begin_transaction()
+            try:
+                for topic, batch in encoded.batches:
+                    finished = FinishedBatch(batch, transactional=is_once)
+                    sent.add(await driver.send_batch(finished, topic, partition=batch.partition))
+                for one in rejections:
+                    sent.add(await self._send_letter(driver, one))
+                if not is_once:
+                    await sent.acknowledged()
+                topic = room.config.positions_topic
+                sent.add(await send_position(driver, topic, shard.key, stored))
+                await sent.acknowledged()
+            except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+                await room.look_again()
+                raise TransientError(
+                    "kafka_limit_changed",
+                    f"a topic takes smaller records than it said: {error}; it was asked again",
+                    retry_after_seconds=0.0,
+                ) from error
+            if is_once:
+                await driver.commit_transaction()
+        shard.stored, shard.stored_at = stored, room.monotonic()
+        return replace(self._result(due, rejections), rows=encoded.rows)
+
+    async def _encoded(self, driver: Any, changes: ChangeBatch) -> Encoded:
+        room, stored = self._room, self._shard.stored
+        assert stored is not None, "the position is read before the first write"
+        # By the partitions of now: others' producers use a new one at once, too.
+        names = {room.topics[table].name for table in room.topics if table in changes.tables}
+        partitions = {name: len(await driver.partitions_for(name)) for name in names}
+        encoded: Encoded = await _in_thread(
+            changes.nbytes, encode, changes, room.config, room.topics, partitions, stored.aside
+        )
+        return encoded
+
+    def _stored(
+        self, position: LogPosition, rejections: Sequence[Rejection], aside: Aside
+    ) -> Stored:
+        before = self._shard.stored
+        assert before is not None
+        counts = Counter(before.dead_letters) + Counter(one.code for one in rejections)
+        now_us = self._room.now_us()
+        return replace(before, log=position, aside=aside, dead_letters=counts, stored_us=now_us)
+
+    def _result(self, due: _Due, rejections: Sequence[Rejection]) -> WriteResult:
+        shard_id = self._shard.fence.shard_id
+        return WriteResult(
+            duplicates=due.duplicates,
+            superseded=due.superseded,
+            dead_letters=tuple(DeadLetter(shard_id, one.table, one) for one in rejections),
+            holding=frozenset({shard_id} if due.is_holding else ()),
+        )
+
+    async def _send_letter(self, driver: Any, rejection: Rejection) -> asyncio.Future[Any]:
+        fence, topic = self._shard.fence, self._room.config.dead_letters_topic
+        # One shard's are in one partition, in order.
+        place = zlib.crc32(f"{fence.stream.arn}/{fence.shard_id}".encode())
+        sent: asyncio.Future[Any] = await driver.send(
+            topic,
+            rejection.raw,
+            letter_key(fence, rejection),
+            partition=place % len(await driver.partitions_for(topic)),
+            headers=letter_headers(self._shard.key[0], fence, rejection),
+        )
+        return sent
+
+
+async def send_position(
+    driver: Any, topic: str, key: Key, stored: Stored | Begun
+) -> asyncio.Future[Any]:
+    """Puts a record of the positions topic on its way."""
+    sent: asyncio.Future[Any] = await driver.send(
+        topic, stored.to_bytes(), key_bytes(key), partition=PARTITION
+    )
+    return sent
+
+
+class Sent:
+    """What is on its way. Whatever ends the wait, an error of each is seen."""
+
+    def __init__(self) -> None:
+        self._futures: list[asyncio.Future[Any]] = []
+
+    def add(self, future: asyncio.Future[Any]) -> None:
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._futures.append(future)
+
+    async def acknowledged(self) -> None:
+        """Returns when all are. Raises the first error."""
+        await asyncio.gather(*self._futures)
+
+
+async def _in_thread(nbytes: int, work: Callable[..., Any], *arguments: Any) -> Any:
+    if nbytes <= _INLINE_BYTES_MAX:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)

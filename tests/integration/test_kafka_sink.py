@@ -1,0 +1,568 @@
+"""The Kafka sink over the wire: what committed readers see, whoever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import ProducerFenced
+
+from replicator.aws import AWSSettings
+from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.model import (
+    LATEST,
+    SHARD_END,
+    TRIM_HORIZON,
+    Fence,
+    Pending,
+    Position,
+    Reached,
+    TableSchema,
+    WriteResult,
+    after,
+    at_timestamp,
+)
+from replicator.sink.kafka import KafkaSink
+from replicator.sink.kafka_settings import KafkaConfig
+from replicator.sink.place import SinkPlace
+from replicator.testing.kafka_server import KafkaServer
+from tests.changes import STREAM, number, pending, put, remove
+from tests.kafka_records import Record, committed
+
+PRODUCTS = TableSchema("products", (("id", "S"),))
+ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
+# When the source says that nothing more came, by the clock that fetches are received by.
+LATER = 10.0
+BASE_US = 1_700_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A cluster with topics of this test's own."""
+
+    server: KafkaServer
+    prefix: str
+    worker: Callable[..., Awaitable[KafkaSink]]
+
+    async def records(self, table: str = "products") -> list[Record]:
+        return await committed(self.server, f"{self.prefix}.{table}")
+
+    async def letters(self) -> list[Record]:
+        return await committed(self.server, f"{self.prefix}.dead")
+
+    async def seen(self, table: str = "products") -> list[int]:
+        """Each change that a careful reader sees, by its time; sorted."""
+        found = await self.records(table)
+        return sorted(
+            int(record.headers["version"]) - BASE_US for record in found if record.value is not None
+        )
+
+
+@pytest.fixture
+async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
+    prefix = f"t{secrets.token_hex(5)}"
+    async with AsyncExitStack() as stack:
+
+        async def worker(
+            pipeline: str = "shop", tables: Sequence[TableSchema] = (PRODUCTS, ORDERS), **more: Any
+        ) -> KafkaSink:
+            settings: dict[str, Any] = {
+                "name": "bus",
+                "bootstrap_servers": kafka_server.address,
+                "topic": f"{prefix}.{{table}}",
+                "positions_topic": f"{prefix}.positions",
+                "dead_letters_topic": f"{prefix}.dead",
+                "partitions": 2,
+                "topic_settings": {"retention.ms": "-1"},
+                "reorder_window_seconds": 0,
+                **more,
+            }
+            sink = KafkaSink(
+                KafkaConfig.model_validate(settings),
+                SinkPlace(pipeline, "me", "", AWSSettings()),
+            )
+            stack.push_async_callback(sink.close)
+            await sink.open(tables)
+            return sink
+
+        yield Rig(kafka_server, prefix, worker)
+
+
+async def fenced(sink: KafkaSink, shard: str = "shard-1", owner: str = "me") -> Fence:
+    """A fence with its position read, as a reader does it."""
+    fence = await sink.fence(STREAM, shard, owner)
+    await sink.position(fence)
+    return fence
+
+
+async def write(sink: KafkaSink, *several: Pending) -> WriteResult:
+    """Writes them, and then that time goes by: nothing is held any more."""
+    last = several[-1]
+    idle = replace(pending(last.fence, [], then=last.next), received_at=LATER)
+    writer = sink.writer(last.fence)
+    return await writer.write(writer.encode([*several, idle]))
+
+
+def product(n: int) -> bytes:
+    """The change of the n-th millisecond; ten keys."""
+    return put("products", {"id": {"S": f"p{n % 10}"}}, BASE_US + n * 1_000_000, n={"N": str(n)})
+
+
+# ---- the stream's beginning
+
+
+async def test_a_start_is_stored_once(rig: Rig) -> None:
+    sink = await rig.worker()
+    assert not await sink.is_known(STREAM)
+    assert await sink.begun() == []
+    starts = {"shard-1": at_timestamp(1_700_000_000_000_000), "shard-2": TRIM_HORIZON}
+    assert await sink.begin(STREAM, starts)
+    other = await rig.worker()
+    assert await other.is_known(STREAM)
+    assert not await other.begin(STREAM, {"shard-1": LATEST, "shard-3": LATEST})
+    assert await other.positions(STREAM) == starts
+    reached = await other.reached(STREAM, ["shard-1", "shard-2", "shard-3"])
+    assert reached["shard-1"].tip_us == 1_700_000_000_000_000
+    assert reached["shard-2"].tip_us == reached["shard-2"].begun_us
+    assert "shard-3" not in reached
+
+
+async def test_two_workers_begin_together_and_one_of_them_does(rig: Rig) -> None:
+    sinks = [await rig.worker() for _ in range(2)]
+
+    async def begin(place: int) -> bool:
+        while True:
+            try:
+                return await sinks[place].begin(STREAM, {"shard-1": at_timestamp(place + 1)})
+            except TransientError as error:
+                assert error.code == "kafka_begun_twice"  # noqa: PT017 it is the exception
+                await asyncio.sleep(place / 10)  # as the coordinator does, by chance
+
+    done = await asyncio.gather(begin(0), begin(1))
+    assert sorted(done) == [False, True]
+    assert await sinks[0].positions(STREAM) == {"shard-1": at_timestamp(done.index(True) + 1)}
+
+
+async def test_streams_of_another_pipeline_into_the_same_topic_are_known(rig: Rig) -> None:
+    mine, theirs = await rig.worker(), await rig.worker("other")
+    await mine.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    assert not await theirs.is_known(STREAM)
+    assert await theirs.begun() == [STREAM.arn]
+
+
+async def test_a_topic_that_holds_records_is_seen(rig: Rig) -> None:
+    sink = await rig.worker()
+    assert not await sink.holds_data()
+    await write(sink, pending(await fenced(sink), [product(1)]))
+    assert await (await rig.worker()).holds_data()
+
+
+# ---- fences and positions
+
+
+async def test_a_raised_fence_kills_the_older_one(rig: Rig) -> None:
+    mine, others = await rig.worker(), await rig.worker()
+    await mine.begin(STREAM, {"shard-1": at_timestamp(5)})
+    old = await mine.fence(STREAM, "shard-1", "me")
+    assert await mine.position(old) == at_timestamp(5)
+    new = await others.fence(STREAM, "shard-1", "another")
+    assert new.epoch > old.epoch
+    with pytest.raises(LeaseLost):
+        await mine.position(old)
+    assert await others.position(new) == at_timestamp(5)
+    with pytest.raises(LeaseLost):
+        await mine.position(Fence(STREAM, "shard-9", 1))
+
+
+async def test_fences_raised_at_once_are_all_different(rig: Rig) -> None:
+    sinks = [await rig.worker() for _ in range(3)]
+    fences = await asyncio.gather(
+        *(sink.fence(STREAM, "shard-1", f"worker-{n}") for n in range(2) for sink in sinks)
+    )
+    assert len({fence.epoch for fence in fences}) == len(fences)
+
+
+async def test_a_shard_found_later_has_no_position(rig: Rig) -> None:
+    sink = await rig.worker()
+    await sink.begin(STREAM, {"shard-1": LATEST})
+    fence = await sink.fence(STREAM, "shard-2", "me")
+    assert await sink.position(fence) is None
+    assert await sink.positions(STREAM) == {"shard-1": LATEST}
+
+
+async def test_an_operator_moves_a_position_and_kills_the_fence(rig: Rig) -> None:
+    sink, operator = await rig.worker(), await rig.worker()
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(1)]))
+    old = await operator.move(STREAM, {"shard-1": TRIM_HORIZON, "shard-2": SHARD_END}, "op")
+    assert old == {"shard-1": after(number(1)), "shard-2": None}
+    assert (await write(sink, pending(fence, [product(2)], first=2))).lost == {"shard-1"}
+    assert await sink.positions(STREAM) == {"shard-1": TRIM_HORIZON, "shard-2": SHARD_END}
+    assert await rig.seen() == [1_000_000]
+
+
+# ---- writing
+
+
+async def test_changes_dead_letters_and_position_are_one_transaction(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await fenced(sink)
+    result = await write(
+        sink,
+        pending(
+            fence,
+            [
+                product(1),
+                put("orders", {"customer": {"S": "a"}, "number": {"N": "7"}}, BASE_US + 2_000_000),
+                b"broken",
+                remove("products", {"id": {"S": "p1"}}, BASE_US + 3_000_000),
+                put("elsewhere", {"id": {"S": "x"}}, BASE_US + 4_000_000),
+            ],
+            then=SHARD_END,
+        ),
+    )
+    assert (result.rows, len(result.dead_letters), result.lost) == (3, 1, frozenset())
+    first, deleted, tombstone = await rig.records()
+    assert json.loads(first.value or b"")["item"] == {"id": "p1", "n": 1}
+    assert json.loads(deleted.value or b"")["event"] == "REMOVE"
+    assert (tombstone.value, tombstone.key) == (None, b'{"id":"p1"}')
+    assert first.headers["table"] == b"products"
+    assert [record.key for record in await rig.records("orders")] == [
+        b'{"customer":"a","number":7}'
+    ]
+    (letter,) = await rig.letters()
+    assert letter.value == b"broken"
+    assert letter.headers["code"] == b"malformed_json"
+    assert letter.headers["position"] == number(3).encode()
+    assert await sink.positions(STREAM) == {"shard-1": SHARD_END}
+    assert (await sink.report()).dead_letters == {"malformed_json": 1}
+
+
+async def test_writing_twice_is_writing_once(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await fenced(sink)
+    twice = pending(fence, [product(1), b"broken", product(2)])
+    assert (await write(sink, twice)).rows == 2
+    again = await write(sink, twice)
+    assert (again.rows, again.duplicates) == (0, 2)
+    assert await rig.seen() == [1_000_000, 2_000_000]
+    assert len({letter.key for letter in await rig.letters()}) == 1
+
+
+async def test_a_copy_within_its_time_is_left_out_also_after_a_restart(rig: Rig) -> None:
+    first = await rig.worker()
+    fence = await fenced(first)
+    copied = product(2)
+    await write(first, pending(fence, [product(1), copied]))
+    second = await rig.worker()
+    fence = await second.fence(STREAM, "shard-1", "me")
+    assert await second.position(fence) == TRIM_HORIZON, "what fills the memory is read again"
+    result = await write(second, pending(fence, [product(1), copied, copied, product(3)]))
+    assert (result.rows, await rig.seen()) == (1, [1_000_000, 2_000_000, 3_000_000])
+
+
+async def test_an_idle_position_is_stored_at_first_and_then_seldom(rig: Rig) -> None:
+    now = 0.0
+    sink = await rig.worker()
+    sink._monotonic = lambda: now
+    fence = await fenced(sink)
+
+    async def idle(n: int) -> Position:
+        await write(sink, pending(fence, [], then=after(number(n))))
+        return (await sink.positions(STREAM))["shard-1"]
+
+    assert await idle(10) == after(number(10))
+    now = 599.0
+    assert await idle(20) == after(number(10))
+    now = 601.0
+    assert await idle(30) == after(number(30))
+    await write(sink, pending(fence, [], then=SHARD_END))
+    assert await sink.positions(STREAM) == {"shard-1": SHARD_END}
+
+
+async def test_a_zombie_writes_nothing_though_it_has_not_noticed(rig: Rig) -> None:
+    zombie, owner = await rig.worker(), await rig.worker()
+    stale = await fenced(zombie)
+    await write(zombie, pending(stale, [product(1)]))
+    fence = await fenced(owner, owner="other")
+    lost = await write(zombie, pending(stale, [product(2), b"broken"], first=2))
+    assert lost == WriteResult(lost=frozenset({"shard-1"}))
+    result = await write(owner, pending(fence, [product(1), product(2)]))
+    assert result.rows == 1
+    assert await rig.seen() == [1_000_000, 2_000_000]
+    assert await rig.letters() == []
+
+
+async def test_a_transaction_that_a_zombie_left_open_is_over_before_the_position_is_read(
+    rig: Rig,
+) -> None:
+    zombie, owner = await rig.worker(), await rig.worker()
+    await fenced(zombie)
+    shard = zombie._shards[STREAM, "shard-1"]
+    driver = await shard.producer.opened()
+    await driver.begin_transaction()
+    topic = f"{rig.prefix}.products"
+    await (await driver.send(topic, b"never", b"key", partition=0))
+    await (await driver.send(f"{rig.prefix}.positions", b"{}", b"{}", partition=0))
+    fence = await owner.fence(STREAM, "shard-1", "other")
+    assert await owner.position(fence) is None
+    assert (await write(owner, pending(fence, [product(1)]))).rows == 1
+    assert await rig.seen() == [1_000_000]
+    with pytest.raises(ProducerFenced):
+        await driver.commit_transaction()
+    assert await rig.seen() == [1_000_000]
+
+
+async def test_a_position_behind_anothers_open_transaction_is_waited_for(rig: Rig) -> None:
+    """What is committed behind it is hidden from careful readers until it is decided."""
+    owner, dead, other = [await rig.worker() for _ in range(3)]
+    fence = await fenced(owner)
+    await fenced(dead, "shard-2")
+    driver = await dead._shards[STREAM, "shard-2"].producer.opened()
+    await driver.begin_transaction()
+    await (await driver.send(f"{rig.prefix}.positions", b"{}", b"{}", partition=0))
+    await write(owner, pending(fence, [product(1)], then=after(number(7))))
+    taken = await other.fence(STREAM, "shard-1", "other")
+    looking = asyncio.ensure_future(other.position(taken))
+    await asyncio.wait({looking}, timeout=1)
+    assert not looking.done()
+    await driver.abort_transaction()
+    await looking
+    assert (await other.positions(STREAM))["shard-1"] == after(number(7))
+    assert (await write(other, pending(taken, [product(1)], then=after(number(7))))).rows == 0
+    assert await rig.seen() == [1_000_000]
+
+
+async def test_a_closed_producer_goes_on_under_its_fence_and_no_other(rig: Rig) -> None:
+    """Few may be open: the shards close each other's, and a zombie's stays closed for good."""
+    sink, other = await rig.worker(producers_max=1), await rig.worker()
+    fences = [await fenced(sink, f"shard-{n}") for n in range(3)]
+    for n in range(3):
+        for place, fence in enumerate(fences):
+            at = 1 + 3 * n + place
+            assert (await write(sink, pending(fence, [product(at)], first=at))).rows == 1
+    assert sum(shard.producer.is_open for shard in sink._shards.values()) <= 1
+    await fenced(other, "shard-0", "other")
+    assert (await write(sink, pending(fences[0], [product(20)], first=20))).lost == {"shard-0"}
+    assert (await write(sink, pending(fences[1], [product(21)], first=21))).rows == 1
+    assert await rig.seen() == [n * 1_000_000 for n in (*range(1, 10), 21)]
+
+
+async def test_what_is_known_of_times_is_stored_with_the_position(rig: Rig) -> None:
+    sink = await rig.worker()
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(1)]))
+    reached = (await sink.reached(STREAM, ["shard-1"]))["shard-1"]
+    assert reached.last_arrival_us == 1_700_000_000_001_000
+    assert reached.tip_us is not None
+    assert await sink.reached(STREAM, ["shard-7"]) == {}
+    assert reached != Reached()
+
+
+# ---- topics
+
+
+async def test_topics_are_made_or_refused_with_what_to_do(rig: Rig) -> None:
+    with pytest.raises(FatalError) as missing:
+        await rig.worker(create=False)
+    assert missing.value.code == "kafka_topic_missing"
+    assert f"--create --topic {rig.prefix}.products --partitions 2" in missing.value.message
+    sink = await rig.worker(tables=[PRODUCTS])
+    await rig.worker(tables=[PRODUCTS], create=False)
+    planned = await sink.plan([PRODUCTS, ORDERS])
+    assert [finding.message for finding in planned.findings] == [
+        f"topic {rig.prefix}.positions: 1 partition, cleanup.policy=compact",
+        f"topic {rig.prefix}.dead: 1 partition, cleanup.policy=delete",
+        f"topic {rig.prefix}.products: 2 partitions, cleanup.policy=delete",
+        f"topic {rig.prefix}.orders is missing",
+    ]
+    for wrong, said in (
+        ({"partitions": 3}, "has 2 partitions and the sink has partitions: 3"),
+        ({"cleanup": "compact"}, "the sink has cleanup: compact"),
+        ({"positions_topic": f"{rig.prefix}.products"}, "it needs compact"),
+        ({"dead_letters_topic": f"{rig.prefix}.products"}, "max.message.bytes"),
+    ):
+        with pytest.raises(FatalError) as refused:
+            await rig.worker(tables=[PRODUCTS], **wrong)
+        assert refused.value.code == "kafka_topic_shape"
+        assert said in refused.value.message
+
+
+async def test_a_late_change_is_left_out_of_a_compacted_topic_and_marked_elsewhere(
+    rig: Rig,
+) -> None:
+    for cleanup in ("delete", "compact"):
+        sink = await rig.worker(
+            cleanup, topic=f"{rig.prefix}.{cleanup}.{{table}}", cleanup=cleanup, tables=[PRODUCTS]
+        )
+        fence = await fenced(sink)
+        newer = put("products", {"id": {"S": "p"}}, BASE_US + 5_000_000, v={"N": "2"})
+        older = put("products", {"id": {"S": "p"}}, BASE_US, v={"N": "1"})
+        await write(sink, pending(fence, [newer]))
+        result = await write(sink, pending(fence, [older], first=2))
+        found = await rig.records(f"{cleanup}.products")
+        marks = [json.loads(record.value or b"{}").get("late") for record in found]
+        expected = ([None, True], 0) if cleanup == "delete" else ([None], 1)
+        assert (marks, result.superseded) == expected
+
+
+# ---- what can't be written
+
+
+async def test_a_record_too_large_takes_its_key_to_the_dead_letters_and_no_other(
+    rig: Rig,
+) -> None:
+    sink = await rig.worker(
+        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
+    )
+    fence = await fenced(sink)
+    small = {"n": {"S": "x"}}
+    changes = [
+        put("products", {"id": {"S": "a"}}, BASE_US, **small),
+        put("products", {"id": {"S": "b"}}, BASE_US, **small),
+        put("products", {"id": {"S": "a"}}, BASE_US + 1_000_000, small, n={"S": "x" * 3_000}),
+        put("products", {"id": {"S": "b"}}, BASE_US + 1_000_000, **small),
+        put("products", {"id": {"S": "a"}}, BASE_US + 2_000_000, **small),
+    ]
+    result = await write(sink, pending(fence, changes))
+    assert result.rows == 3
+    assert dict(result.rejected_by_code) == {"record_too_large": 1, "key_quarantined": 1}
+    assert [record.key for record in await rig.records()].count(b'{"id":"a"}') == 1
+    # The key stays aside, for the next worker too.
+    other = await rig.worker(
+        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
+    )
+    fence = await other.fence(STREAM, "shard-1", "other")
+    await other.position(fence)
+    later = [
+        put("products", {"id": {"S": "a"}}, BASE_US + 3_000_000, **small),
+        put("products", {"id": {"S": "c"}}, BASE_US + 3_000_000, **small),
+    ]
+    result = await write(other, pending(fence, changes), pending(fence, later, first=6))
+    assert (result.rows, dict(result.rejected_by_code)) == (1, {"key_quarantined": 1})
+    letters = await rig.letters()
+    assert [letter.value for letter in letters] == [changes[2], changes[4], later[0]]
+    assert (await other.report()).dead_letters == {"record_too_large": 1, "key_quarantined": 2}
+
+
+async def test_more_quarantined_keys_than_allowed_stop_the_shard(rig: Rig) -> None:
+    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
+    sink = await rig.worker(compression="none", topic_settings=settings, quarantine_max=1)
+    fence = await fenced(sink)
+    large = [
+        put("products", {"id": {"S": key}}, BASE_US, n={"S": "x" * 3_000}) for key in ("a", "b")
+    ]
+    await write(sink, pending(fence, large[:1]))
+    with pytest.raises(FatalError) as full:
+        await write(sink, pending(fence, large[1:], first=2))
+    assert full.value.code == "quarantine_full"
+    assert len(await rig.letters()) == 1
+    assert (await sink.positions(STREAM))["shard-1"] == after(number(1))
+
+
+async def test_a_limit_that_was_lowered_is_asked_for_again(rig: Rig) -> None:
+    sink = await rig.worker(compression="none", tables=[PRODUCTS])
+    fence = await fenced(sink)
+    large = put("products", {"id": {"S": "a"}}, BASE_US, n={"S": "x" * 3_000})
+    await configured(rig, f"{rig.prefix}.products", {"max.message.bytes": "2000"})
+    with pytest.raises(TransientError) as refused:
+        await write(sink, pending(fence, [large]))
+    assert refused.value.code == "kafka_limit_changed"
+    fence = await fenced(sink)
+    result = await write(sink, pending(fence, [large]))
+    assert dict(result.rejected_by_code) == {"record_too_large": 1}
+
+
+async def test_only_what_matches_and_may_be_seen_is_written(rig: Rig) -> None:
+    sink = await rig.worker(
+        filter=[{"dynamodb": {"NewImage": {"kind": {"S": ["fruit"]}}}}],
+        attributes={"exclude": ["secret"]},
+    )
+    fence = await fenced(sink)
+    await write(
+        sink,
+        pending(
+            fence,
+            [
+                put(
+                    "products", {"id": {"S": "a"}}, BASE_US, kind={"S": "fruit"}, secret={"S": "s"}
+                ),
+                put("products", {"id": {"S": "b"}}, BASE_US, kind={"S": "soap"}),
+            ],
+        ),
+    )
+    (record,) = await rig.records()
+    assert json.loads(record.value or b"")["item"] == {"id": "a", "kind": "fruit"}
+
+
+# ---- at least once
+
+
+async def test_at_least_once_stores_the_position_behind_its_records(rig: Rig) -> None:
+    sink = await rig.worker(delivery="at_least_once")
+    fence = await fenced(sink)
+    result = await write(sink, pending(fence, [product(1), b"broken", product(2)]))
+    assert (result.rows, len(result.dead_letters)) == (2, 1)
+    assert await rig.seen() == [1_000_000, 2_000_000]
+    assert len(await rig.letters()) == 1
+    assert await sink.positions(STREAM) == {"shard-1": after(number(3))}
+    other = await rig.worker(delivery="at_least_once")
+    await fenced(other, owner="other")
+    with pytest.raises(LeaseLost):
+        await sink.position(fence)
+
+
+# ---- a broker that is away
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_a_write_into_a_stalled_broker_fails_and_is_done_again_under_a_new_fence(
+    rig: Rig, delivery: str
+) -> None:
+    sink = await rig.worker(delivery=delivery, transaction_timeout_seconds=1)
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(1)]))
+    last = 1
+
+    async def write_on() -> None:
+        nonlocal last
+        while last < 100:  # it may take a moment to stand still
+            last += 1
+            await write(sink, pending(fence, [product(last)], first=last))
+
+    with rig.server.stalled(), pytest.raises(TransientError) as stalled:
+        await write_on()
+    assert stalled.value.code == "kafka_timeout"
+    # That it answers again can be seen under the old fence, which nothing is written under.
+    assert await sink.position(fence) == TRIM_HORIZON
+    assert (await write(sink, pending(fence, [product(last)], first=last))).lost == {"shard-1"}
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(n) for n in range(1, last + 2)]))
+    found = await rig.seen()
+    assert sorted(set(found)) == [n * 1_000_000 for n in range(1, last + 2)]
+    if delivery == "exactly_once":
+        assert len(found) == last + 1
+
+
+async def test_no_broker_is_transient_and_says_where(rig: Rig) -> None:
+    with pytest.raises(TransientError) as gone:
+        await rig.worker(bootstrap_servers="127.0.0.1:1")
+    assert gone.value.code == "kafka_unavailable"
+    assert "127.0.0.1" in gone.value.message
+
+
+async def configured(rig: Rig, topic: str, settings: dict[str, str]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=rig.server.address)
+    await admin.start()
+    try:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
+    finally:
+        await admin.close()

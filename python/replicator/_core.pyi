@@ -12,7 +12,7 @@ digits, magnitudes 1E-130 to 9.99…E+125, depth 32
 
 import builtins
 from collections.abc import Sequence
-from typing import Final, Literal, final
+from typing import Final, Literal, TypeAlias, final
 
 __all__ = [
     "BUILD_PROFILE",
@@ -38,6 +38,7 @@ __all__ = [
     "decode",
 ]
 
+_Form: TypeAlias = Literal["plain", "dynamodb", "debezium", "change"]
 __version__: Final[str]
 BUILD_PROFILE: Final[Literal["release", "debug"]]
 COMMIT: Final[str]
@@ -111,8 +112,7 @@ class Records:
         record formatted over several lines, are read too. Raises ValueError beyond 4 GiB."""
     def __len__(self) -> int: ...
     @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
+    def nbytes(self) -> int: ...
     @property
     def first_sequence_number(self) -> str | None: ...
     @property
@@ -269,8 +269,7 @@ class ChangeBatch:
     def ambiguous(self) -> int:
         """Changes of a key and instant whose images form no chain: the arrival orders them."""
     @property
-    def filtered(self) -> int:
-        """Changes that `filter` left out."""
+    def filtered(self) -> int: ...
     @property
     def late(self) -> int:
         """Changes that a window marked late; JSON lines say `"late":true` of them."""
@@ -304,13 +303,12 @@ class ChangeBatch:
         pattern: Pattern | None = None,
         projection: Projection | None = None,
     ) -> Rows:
-        """The newest change per key of one table: what a state sink writes. A change
-        that doesn't have exactly these key attributes in these types, or whose new
-        image is missing though it is no REMOVE, goes to `Rows.rejections`. With a
-        pattern, a change whose new image doesn't match is a delete (of its version);
-        with a projection, rows are what it shows. Raises ValueError when the pattern
-        speaks of more than `dynamodb.Keys` and `NewImage`, or the projection of a key, and
-        for both when the batch is projected already."""
+        """The newest change per key of one table: what a state sink writes. A change that
+        doesn't have exactly these key attributes in these types, or whose new image is missing
+        though it is no REMOVE, goes to `Rows.rejections`. With a pattern, a change whose new
+        image doesn't match is a delete (of its version); with a projection, rows are what it
+        shows. Raises ValueError when the pattern speaks of more than `dynamodb.Keys` and
+        `NewImage`, or the projection of a key, and for both when the batch is projected already."""
     def filter(self, pattern: Pattern) -> ChangeBatch:
         """Without the changes that don't match: what a log sink writes. Those left out are
         counted in `filtered`, and still decide the order of others in a later `concat`."""
@@ -318,9 +316,14 @@ class ChangeBatch:
         """With both images as a sink may see them, for every form. Order, duplicates,
         patterns and `Rejection.raw` go by the images as they came. A change whose key
         would be changed goes to `rejections`. Raises ValueError beyond 4 GiB."""
-    def json_lines(
-        self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
-    ) -> bytes:
+    def partition(
+        self, us: int, *, by_table: bool = False
+    ) -> list[tuple[str | None, int, ChangeBatch]]:
+        """The changes apart by periods of `us` microseconds of their creation, and by table if
+        wanted, sorted: (table, begin of the period, changes). Raises ValueError unless 0 < us."""
+    def payloads(self, delimiter: bytes) -> bytes:
+        """The changes' records as they came, each followed by the delimiter."""
+    def json_lines(self, form: _Form = "plain") -> bytes:
         """One JSON object a change and line. `plain`: `table`, `event`, `key`, `version` (text),
         `item`, `old` (null when absent); numbers as JSON numbers with all their
         digits, sets as arrays sorted by value, binary as base64. `dynamodb`: `key`,
@@ -333,7 +336,7 @@ class ChangeBatch:
         self,
         partitions: int,
         *,
-        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        form: _Form = "plain",
         compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
         table: str | None = None,
         headers: bool = True,
@@ -399,11 +402,9 @@ class KafkaBatch:
     def count(self) -> int:
         """Records, tombstones included."""
     @property
-    def nbytes(self) -> int:
-        """Size in bytes, compressed."""
+    def nbytes(self) -> int: ...
     @property
-    def base_timestamp(self) -> int:
-        """Of its first record, epoch milliseconds."""
+    def base_timestamp(self) -> int: ...
     @property
     def max_timestamp(self) -> int: ...
     def bytes(

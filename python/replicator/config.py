@@ -29,6 +29,7 @@ from replicator.settings import NAME_PATTERN, AWSConfig, Settings, SinkConfig, S
 from replicator.sink.crate_settings import CrateConfig
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.postgres_settings import PostgresConfig
+from replicator.sink.s3_settings import S3Config
 
 
 class SourceConfig(Settings):
@@ -115,6 +116,7 @@ SINK_CONFIGS: Mapping[str, type[SinkConfig]] = {
     "cratedb": CrateConfig,
     "kafka": KafkaConfig,
     "postgres": PostgresConfig,
+    "s3": S3Config,
 }
 
 

@@ -291,11 +291,10 @@ class ChangeBatch:
     def last_event_us(self) -> int | None: ...
     @staticmethod
     def concat(batches: Sequence[ChangeBatch]) -> ChangeBatch:
-        """One batch over several (of several shards, say), ordered and deduped
-        across them, sharing their memory. `Rejection.part` is the index in `batches`."""
+        """One batch over several (of several shards, say), ordered and deduped across them,
+        sharing their memory. `Rejection.part` is the index in `batches`."""
     def split(self, sequence_number: str) -> tuple[ChangeBatch, ChangeBatch]:
-        """What came up to this sequence number, and what came behind it, in the same order and
-        memory. Counted duplicates are the first's, unless it is empty."""
+        """Up to this sequence number, and behind it. Duplicates are the first's, if it isn't empty."""
     def newest(
         self,
         table: str,

@@ -294,7 +294,7 @@ class ChangeBatch:
         """One batch over several (of several shards, say), ordered and deduped across them,
         sharing their memory. `Rejection.part` is the index in `batches`."""
     def split(self, sequence_number: str) -> tuple[ChangeBatch, ChangeBatch]:
-        """Up to this sequence number, and behind it. Duplicates are the first's, if it isn't empty."""
+        """Up to this sequence number, and behind it; duplicates are the first's, if it has any."""
     def newest(
         self,
         table: str,

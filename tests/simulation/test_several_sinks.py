@@ -330,6 +330,27 @@ def test_each_is_given_what_it_does_not_hold_and_no_more() -> None:
     run_virtually(main())
 
 
+def test_a_gap_names_the_sink_that_fell_behind() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(10)
+        async with rig.worker().engine.running():
+            await asyncio.sleep(1)
+        (key,) = rig.stores["b"].positions
+        rig.stores["b"].positions[key] = rig.stream.continuation(SHARD, 3)
+        reached = rig.stores["b"].reached[key]
+        worker = rig.worker()
+        old_us = now_us() - 2 * 86_400_000_000
+        rig.stores["b"].reached[key] = Reached(old_us, old_us, reached.begun_us)
+        async with worker.engine.running():
+            await until(lambda: len(worker.engine.coordinator.gaps()) == 1)
+            (found,) = worker.engine.coordinator.gaps()
+            assert found.sinks == ("b",)
+            assert "--sink b`" in str(found.as_fields("test/p")["action"])
+
+    run_virtually(main())
+
+
 def test_a_lane_a_shard_ends_with_it() -> None:
     """The sink in memory has a writer for each: the lanes of shards that ended stayed."""
 

@@ -155,8 +155,8 @@ class Fan:
         while True:
             await self._clock.sleep(self._patience(outlet, error))
             try:
-                # It changes nothing: who raised a fence here might no longer own the shard.
-                await outlet.sink.reached(stream, [self.shard_id])
+                # No fence: this worker might no longer own the shard.
+                await outlet.answers(stream, self.shard_id)
             except (TransientError, FatalError) as again:
                 outlet.failed(self.shard_id, again)
                 error = again

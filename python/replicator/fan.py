@@ -89,7 +89,7 @@ class Fan:
     @property
     def is_holding(self) -> bool:
         """A sink waits for time to pass, which a fetch without records tells."""
-        return any(inlet.is_holding for inlet in self.inlets)
+        return any(inlet.is_holding and not inlet.is_over for inlet in self.inlets)
 
     def put(self, batch: ChangeBatch, fetch: Fetch, before: Position, charge: Charge) -> None:
         """Gives each sink what it is owed of the changes of a fetch, which was read from `before`

@@ -18,7 +18,7 @@ from replicator.core.start import (
 )
 from replicator.errors import FatalError
 from replicator.gaps import Gaps
-from replicator.model import TRIM_HORIZON, Position, Start, Stream
+from replicator.model import TRIM_HORIZON, Position, Start, Stream, TableSchema
 from replicator.outlets import Outlet, Outlets, SinkStart
 from replicator.protocols import Source
 
@@ -40,15 +40,20 @@ class Beginning:
     async def resolve(self, stream: Stream) -> None:
         """Stores the first positions where there are none. May be called again after an error:
         what was stored stays. Raises FatalError with what to do."""
-        known = await self._outlets.each("", lambda one: one.sink.is_known(stream))
-        new = [each for each, is_known in zip(self._outlets, known, strict=True) if not is_known]
-        others = [each for each in self._outlets if each not in new]
+        there = [each for each in self._outlets if each.absent is None]
+        known = {each: await each.sink.is_known(stream) for each in there}
+        new = [each for each in there if not known[each]]
+        others = [each for each in there if known[each]]
         if not new:
             return
         if others:
             for outlet in new:
                 await self._join(stream, outlet, others)
             return
+        for absent in self._outlets.absent:
+            # They all begin in the same place.
+            assert absent.absent is not None
+            raise absent.absent
         for outlet in new:
             if outlet.start == "snapshot":
                 require_sink_start(self._pipeline, outlet.name, outlet.start)
@@ -56,6 +61,14 @@ class Beginning:
         position = await self._gaps.first_start(self._start or TRIM_HORIZON)
         starts = first_starts(await self._source.shards(), position)
         await self._outlets.each("", lambda one: one.sink.begin(stream, starts))
+
+    async def admit(self, stream: Stream, outlet: Outlet, tables: Sequence[TableSchema]) -> None:
+        """Opens a sink that was absent, and begins the stream there where that was not done. It
+        stays absent."""
+        await outlet.sink.open(tables)
+        if not await outlet.sink.is_known(stream):
+            others = [each for each in self._outlets if each.absent is None]
+            await self._join(stream, outlet, others)
 
     async def _require_room(self, stream: Stream, outlet: Outlet) -> None:
         begun = await outlet.sink.begun()

@@ -9,7 +9,7 @@ and the watchdog looks for silence. None depends on whether changes flow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -17,13 +17,13 @@ import structlog
 from replicator.beginning import Beginning
 from replicator.core import gap, lease, lineage, liveness
 from replicator.core.holes import Hole
-from replicator.core.retry import Backoff
+from replicator.core.retry import FATAL_RETRY_SECONDS, Backoff
 from replicator.discovery import DISCOVERY_SECONDS, Discovery
-from replicator.errors import TransientError
+from replicator.errors import ReplicatorError, TransientError
 from replicator.gaps import Gaps
 from replicator.graph import Graph
 from replicator.leasing import Leasing
-from replicator.model import Start, Stream, TableSchema
+from replicator.model import SHARD_END, Position, Start, Stream, TableSchema
 from replicator.outlets import Outlet, Outlets
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock, LeaseStore, Measured, Source
@@ -100,6 +100,7 @@ class Coordinator:
             duration_seconds=lease_seconds,
         )
         self._has_begun = False
+        self._tables: Sequence[TableSchema] = ()
         self._log = structlog.get_logger().bind(pipeline=name)
 
     def gaps(self) -> tuple[gap.Gap, ...]:
@@ -158,11 +159,13 @@ class Coordinator:
         async with asyncio.TaskGroup() as group:
             pipeline = self._make_pipeline(group)
             watchdog = group.create_task(self._watch())
+            admission = group.create_task(self._admit(stream))
             discovery = group.create_task(self._discovery.run(stream))
             leasing = group.create_task(self._leasing.run(self._starter(stream, pipeline, group)))
             await stopping.wait()
             discovery.cancel()
             watchdog.cancel()
+            admission.cancel()
             await self._leasing.drain()
             # Not cancelled: a take under way would leave a lease that nobody gives up.
             await asyncio.wait({leasing})
@@ -171,13 +174,14 @@ class Coordinator:
     # ---- the beginning
 
     async def _begin(self, stopping: asyncio.Event) -> Stream | None:
-        """Opens both sides and resolves the first start; None when stopped before. All sinks must
-        answer: reading starts at the least of their positions."""
+        """Opens both sides and resolves the first start; None when stopped before. Where the
+        stream was begun already, one sink that answers is enough."""
         attempt = 0
         while not stopping.is_set():
             try:
                 await self._store.open()
-                await self._outlets.open(await self._describe())
+                self._tables = await self._describe()
+                await self._outlets.open(self._tables)
                 stream = await self._source.open()
                 await self._beginning.resolve(stream)
                 self._graph.lineage = lineage.Lineage(await self._outlets.positions(stream))
@@ -191,6 +195,43 @@ class Coordinator:
                 self._log.info("started", stream=stream.arn, owner=self._owner)
                 return stream
         return None
+
+    async def _admit(self, stream: Stream) -> None:
+        """Lets the sinks in that couldn't be opened at the beginning; the others go on."""
+        attempt = 0
+        while absent := self._outlets.absent:
+            error = absent[0].absent
+            assert error is not None
+            wait = FATAL_RETRY_SECONDS
+            if isinstance(error, TransientError):
+                wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)
+            attempt += 1
+            await self._clock.sleep(wait)
+            for outlet in absent:
+                try:
+                    await self._beginning.admit(stream, outlet, self._tables)
+                    positions = await outlet.sink.positions(stream)
+                except ReplicatorError as again:
+                    outlet.absent = again
+                    outlet.failed("", again)
+                    self._stats.retries[again.code] += 1
+                    say(self._log, again, "retrying", during="start", sink=outlet.name)
+                else:
+                    self._require_finished(outlet, positions)
+                    outlet.absent = None
+                    outlet.works("")
+                    self._log.info("sink_opened", sink=outlet.name)
+
+    def _require_finished(self, outlet: Outlet, positions: Mapping[str, Position]) -> None:
+        """Law 5: what the others finished counted as finished without it."""
+        for shard_id in self._graph.lineage.finished():
+            if (position := positions.get(shard_id, SHARD_END)) != SHARD_END:
+                raise TransientError(
+                    "sink_behind",
+                    f"sink {outlet.name} answers, and was read up to {position} of {shard_id}, "
+                    "whose children are read already: the pipeline begins again with it",
+                    retry_after_seconds=0.0,
+                )
 
     # ---- the readers
 

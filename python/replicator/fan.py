@@ -89,7 +89,7 @@ class Fan:
     @property
     def is_holding(self) -> bool:
         """A sink waits for time to pass, which a fetch without records tells."""
-        return any(inlet.is_holding for inlet in self.inlets)
+        return any(inlet.is_holding and not inlet.is_over for inlet in self.inlets)
 
     def put(self, batch: ChangeBatch, fetch: Fetch, before: Position, charge: Charge) -> None:
         """Gives each sink what it is owed of the changes of a fetch, which was read from `before`
@@ -155,8 +155,8 @@ class Fan:
         while True:
             await self._clock.sleep(self._patience(outlet, error))
             try:
-                # It changes nothing: who raised a fence here might no longer own the shard.
-                await outlet.sink.reached(stream, [self.shard_id])
+                # No fence: this worker might no longer own the shard.
+                await outlet.answers(stream, self.shard_id)
             except (TransientError, FatalError) as again:
                 outlet.failed(self.shard_id, again)
                 error = again

@@ -15,7 +15,16 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from replicator.core.fanout import Held, least, reached_by
 from replicator.core.trouble import Trouble
 from replicator.errors import FatalError, LeaseLost, ReplicatorError
-from replicator.model import Batching, Fence, Position, Reached, Start, Stream, TableSchema
+from replicator.model import (
+    SHARD_END,
+    Batching,
+    Fence,
+    Position,
+    Reached,
+    Start,
+    Stream,
+    TableSchema,
+)
 from replicator.protocols import Batched, Clock, Sink
 from replicator.telemetry.stats import Stats
 
@@ -49,10 +58,18 @@ class Outlet:
         self.stats = stats
         self.batching = sink.batching if isinstance(sink, Batched) else batching
         self.start = start
+        self.absent: ReplicatorError | None = None
+        """Why it couldn't be opened yet: until then it is asked for nothing else."""
         self._errors = Counter() if errors is None else errors
         self._clock = clock
         self._failing: dict[str, tuple[float, str]] = {}
         self._writing: dict[object, float] = {}
+
+    async def answers(self, stream: Stream, shard_id: str) -> None:
+        """Returns when it can be asked something again; it changes nothing. Raises why not."""
+        if self.absent is not None:
+            raise self.absent
+        await self.sink.reached(stream, [shard_id])
 
     def failed(self, what: str, error: ReplicatorError) -> None:
         """It refused something: a shard's, or the pipeline's."""
@@ -135,22 +152,38 @@ class Outlets:
         for each in self._outlets:
             each.works(shard_id)
 
+    @property
+    def absent(self) -> Sequence[Outlet]:
+        """Those that couldn't be opened yet."""
+        return [each for each in self._outlets if each.absent is not None]
+
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        """See `Sink.open`."""
-        await self.each("", lambda one: one.sink.open(tables))
+        """See `Sink.open`. Who can't be opened is absent; raises an error when nobody can."""
+        for each in self._outlets:
+            each.absent = None
+        answers = await self._ask("", self._outlets, lambda one: one.sink.open(tables))
+        for outlet, error in answers.errors.items():
+            outlet.absent = error
 
     async def holds_data(self) -> bool:
         """True when one of them does."""
         return any(await self.each("", lambda one: one.sink.holds_data()))
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
-        """The least position of every shard that each of them has one of."""
-        found = await self.each("", lambda one: one.sink.positions(stream))
+        """The least position of every shard that each of them has one of. While one doesn't
+        answer, nobody knows whether a shard is finished: those are left out. (Who is absent is
+        not let in before that was looked at.)"""
+        answers = await self._ask("", self._outlets, lambda one: one.sink.positions(stream))
+        found = list(answers.good.values())
         shared = set(found[0]).intersection(*found[1:])
         timed = [s for s in shared if any(each[s].timestamp_us is not None for each in found)]
         reached: Sequence[Mapping[str, Reached]] = [{}] * len(found)
         if timed and len(found) > 1:
-            reached = await self.reached(stream, timed)
+            asked = await self._ask(
+                "", tuple(answers.good), lambda one: one.sink.reached(stream, timed)
+            )
+            reached = [asked.good.get(one, {}) for one in answers.good]
+        is_complete = all(each.absent is not None for each in answers.errors)
         positions = {}
         for shard_id in found[0]:
             if shard_id in shared:
@@ -160,7 +193,8 @@ class Outlets:
                 ]
                 position = least(held)
                 assert position is not None
-                positions[shard_id] = position
+                if position != SHARD_END or is_complete:
+                    positions[shard_id] = position
         return positions
 
     async def reached(
@@ -200,6 +234,8 @@ class Outlets:
         self, what: str, outlets: Sequence[Outlet], ask: Callable[[Outlet], Awaitable[T]]
     ) -> Answers[T]:
         async def noted(one: Outlet) -> T:
+            if one.absent is not None:
+                raise one.absent
             try:
                 answer = await ask(one)
             except LeaseLost:

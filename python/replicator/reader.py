@@ -91,6 +91,7 @@ class Reader:
         self._shared = shared
         self._stopping = asyncio.Event()
         self._position: Position | None = None
+        self._found: Sequence[Stand] = ()
         # Failures in a row of each sink that the others went on without.
         self._failures: Counter[Outlet] = Counter()
         # Fails to end the reading of this moment.
@@ -239,12 +240,20 @@ class Reader:
             self.is_refused = True
             self.give_back(f"{action.misses} times in a row: {error}", action.misses)
 
+    def _stands(self) -> Sequence[tuple[str, Position | None]]:
+        """Each sink that answered, and where it stands."""
+        if self.fan is not None:
+            return [(i.outlet.name, i.durable or i.held) for i in self.fan.inlets]
+        return [(stand.outlet.name, stand.position) for stand in self._found]
+
     async def _stop_at_gap(self, error: PositionLost) -> None:
         """Law 9, policy `stop`: nobody wants the lease any more until the position is moved."""
         graph = self._shared.graph
         position = self._position if self.durable is None else self.durable
         held_up = graph.lineage.held_up(self.shard_id)
-        found = gap.of(self.shard_id, position, error, held_up)
+        behind = [name for name, at in self._stands() if at == position]
+        several = len(list(self._shared.outlets)) > 1
+        found = gap.of(self.shard_id, position, error, held_up, behind if several else ())
         await graph.gaps.lost(self._shared.stream, found)
         graph.apply(lineage.GapFound(self.shard_id))
 
@@ -287,7 +296,8 @@ class Reader:
         ancestors = graph.lineage.ancestors(shard_id)
         answers = await outlets.stand(fences.good, ancestors)
         answers.errors |= fences.errors
-        self.fan, (self._position, reached) = None, start_of(tuple(answers.good.values()))
+        self.fan, self._found = None, tuple(answers.good.values())
+        self._position, reached = start_of(self._found)
         if self._position == SHARD_END:
             for error in answers.errors.values():
                 raise error

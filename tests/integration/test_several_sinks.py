@@ -102,6 +102,30 @@ async def test_one_database_goes_on_while_the_other_is_down(
         assert await near.fetch(positions) == await far.fetch(positions)
 
 
+async def test_a_process_that_starts_while_one_database_is_away_goes_on(
+    postgres_dsn: str, other: PostgresServer, tmp_path: Path
+) -> None:
+    stream, shop = ScriptedStream(2), Shop(seed=95)
+    async with serve(stream) as server:
+        near = Stack(server.url, postgres_dsn, tmp_path, None)
+        far = replace(near, dsn=other.database())
+        config = two_sinks(near, far.dsn)
+        async with run_worker(config, tmp_path / "log") as worker:
+            put(stream, FIRST, shop, 50)
+            await near.until_equal(shop.plain())
+            await far.until_equal(shop.plain())
+            other.stop("immediate")
+            await worker.stop(signal.SIGKILL)
+        async with run_worker(config, tmp_path / "log2") as worker:
+            admin = await admin_of(worker)
+            put(stream, SECOND, shop, 50)
+            await near.until_equal(shop.plain())
+            await until(partial(fails, admin, "far"))
+            other.start()
+            await far.until_equal(shop.plain())
+            assert await worker.stop() == 0
+
+
 async def test_a_sink_that_joins_says_from_where(
     postgres_dsn: str, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:

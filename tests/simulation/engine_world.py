@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from replicator.core.budget import Budget
 from replicator.core.lineage import ShardState
-from replicator.errors import FatalError
+from replicator.errors import FatalError, TransientError, one_cause
 from replicator.flow import Gate
 from replicator.model import TRIM_HORIZON, Batching, Position, TableSchema
 from replicator.outlets import Outlet
@@ -113,8 +113,9 @@ class Worker:
             budget = self.engine.budget = WatchedBudget(self.world.memory_bytes_max)
             self.engine.gate = Gate(budget)
             try:
-                await self.engine.coordinator.run(self.stopping)
-            except FatalError:
+                with one_cause():
+                    await self.engine.coordinator.run(self.stopping)
+            except (FatalError, TransientError):
                 await asyncio.sleep(1)
             assert budget.used == 0, f"{budget.used} bytes were never given back"
             most = self.world.growth * max(budget.limit, budget.largest)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.errors import FatalError, ReplicatorError, TransientError, one_cause
 from replicator.model import (
     LATEST,
     SHARD_END,
@@ -262,6 +262,89 @@ def test_a_shard_that_begins_again_meanwhile_leaves_the_one_behind_that_is_down(
     run_virtually(main())
 
 
+@pytest.mark.parametrize("error", DOWN[:2], ids=["transient", "fatal"])
+def test_a_process_that_starts_while_one_is_down_goes_on_with_the_others(
+    error: ReplicatorError,
+) -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(20)
+        left, _ = rig.stream.split(SHARD)
+        rig.add(20, left)
+        before = rig.worker()
+        async with before.engine.running():
+            await until(lambda: before.holds_all("a", left) and before.holds_all("b", left))
+        worker = rig.worker()
+        b = worker.sinks["b"]
+        b.down = error
+        async with worker.engine.running():
+            for _ in range(5):
+                rig.add(20, left)
+                await until(lambda: worker.holds_all("a", left))
+            assert worker.trouble("b")
+            assert worker.engine.stats.gaps == 0
+            b.down = None
+            await until(lambda: worker.holds_all("b", left))
+            await until(lambda: not worker.trouble("b"))
+        assert worker.content("a") == worker.content("b") == set(rig.shop.items)
+
+    run_virtually(main())
+
+
+def test_a_sink_that_is_let_in_behind_the_others_has_everything_begun_again() -> None:
+    """Its unread parents were taken for finished while it was away."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.add(20)
+        left, _ = rig.stream.split(SHARD)
+        rig.add(20, left)
+        before = rig.worker()
+        async with before.engine.running():
+            await until(lambda: before.holds_all("a", left) and before.holds_all("b", left))
+        store = rig.stores["b"]
+        store.items.clear()
+        for key in store.positions:
+            store.positions[key] = TRIM_HORIZON
+        worker = rig.worker()
+        b = worker.sinks["b"]
+        b.down = TransientError("down", "the server is away")
+        with pytest.raises(TransientError) as caught:  # noqa: PT012
+            work = asyncio.ensure_future(worker.engine.coordinator.run(asyncio.Event()))
+            await until(lambda: bool(worker.trouble("b")))
+            await asyncio.sleep(5)
+            b.down = None
+            with one_cause():
+                await work
+        assert caught.value.code == "sink_behind"
+        assert b.given == 0
+        again = rig.worker()
+        async with again.engine.running():
+            await until(lambda: again.holds_all("b", left))
+        assert again.content("a") == again.content("b") == set(rig.shop.items)
+
+    run_virtually(main())
+
+
+def test_a_first_start_waits_for_all_sinks() -> None:
+    """They begin in the same place."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.add(20)
+        worker = rig.worker()
+        b = worker.sinks["b"]
+        b.down = TransientError("down", "the server is away")
+        async with worker.engine.running():
+            await asyncio.sleep(30)
+            assert worker.position("a") is None
+            b.down = None
+            await until(lambda: worker.holds_all("a") and worker.holds_all("b"))
+        assert worker.content("a") == worker.content("b") == set(rig.shop.items)
+
+    run_virtually(main())
+
+
 def test_the_end_of_a_shard_waits_for_the_one_that_is_down() -> None:
     async def main() -> None:
         rig = Rig()
@@ -326,6 +409,27 @@ def test_each_is_given_what_it_does_not_hold_and_no_more() -> None:
         async with worker.engine.running():
             await until(lambda: worker.holds_all("a") and worker.holds_all("b"))
         assert (worker.sinks["a"].given, worker.sinks["b"].given) == (3, 9)
+
+    run_virtually(main())
+
+
+def test_a_gap_names_the_sink_that_fell_behind() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.add(10)
+        async with rig.worker().engine.running():
+            await asyncio.sleep(1)
+        (key,) = rig.stores["b"].positions
+        rig.stores["b"].positions[key] = rig.stream.continuation(SHARD, 3)
+        reached = rig.stores["b"].reached[key]
+        worker = rig.worker()
+        old_us = now_us() - 2 * 86_400_000_000
+        rig.stores["b"].reached[key] = Reached(old_us, old_us, reached.begun_us)
+        async with worker.engine.running():
+            await until(lambda: len(worker.engine.coordinator.gaps()) == 1)
+            (found,) = worker.engine.coordinator.gaps()
+            assert found.sinks == ("b",)
+            assert "--sink b`" in str(found.as_fields("test/p")["action"])
 
     run_virtually(main())
 

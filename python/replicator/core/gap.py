@@ -42,7 +42,8 @@ class Cause(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Records of a shard that may never come. The shard stands still at `position` (None: it
-    never had one) until an operator moves it; `held_up` are the shards that wait for it."""
+    never had one) until an operator moves it; `held_up` are the shards that wait for it, `sinks`
+    those of several that stand there."""
 
     shard_id: str
     cause: Cause
@@ -50,11 +51,14 @@ class Gap:
     position: Position | None
     reason: str
     held_up: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
 
     def as_fields(self, pipeline: str) -> dict[str, object]:
         """What the log says of it; `alarm` can be paged to a person as it is. `pipeline` with its
         namespace, which commands don't want: `shop/products`, `shop/tagged/products`."""
         name = pipeline.partition("/")[2] or pipeline
+        reset = f"replicator positions reset --pipeline {name} --shard {self.shard_id}"
+        resets = [f"`{reset} --sink {sink}`" for sink in self.sinks] or [f"`{reset}`"]
         return {
             "shard": self.shard_id,
             "cause": self.cause.value,
@@ -65,17 +69,21 @@ class Gap:
             "held_up_count": len(self.held_up),
             "alarm": f"changes of pipeline {pipeline} may be lost: shard {self.shard_id} stopped",
             "action": "on_gap: stop; other shards go on. What to do: accept the loss with "
-            f"`replicator positions reset --pipeline {name} --shard {self.shard_id}` "
-            "(reading goes on at the oldest record kept), then compare the sink with the table",
+            f"{' and '.join(resets)} (reading goes on at the oldest record kept), "
+            "then compare the sink with the table",
         }
 
 
 def of(
-    shard_id: str, position: Position | None, error: PositionLost, held_up: Iterable[str] = ()
+    shard_id: str,
+    position: Position | None,
+    error: PositionLost,
+    held_up: Iterable[str] = (),
+    sinks: Iterable[str] = (),
 ) -> Gap:
     """The gap that a reader's error is."""
     cause = Cause.AGE if error.code in {"position_aged", "position_overtaken"} else Cause.REFUSED
-    return Gap(shard_id, cause, error.code, position, error.message, tuple(held_up))
+    return Gap(shard_id, cause, error.code, position, error.message, tuple(held_up), tuple(sinks))
 
 
 def aged(

@@ -212,20 +212,17 @@ async def make(
 
 async def holds_records(options: Options, topics: Sequence[Topic], doing: str) -> bool:
     """True when a record stands in one of them."""
+    places = [
+        TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
+    ]
+    if not places:
+        return False
     with mapped(doing):
         consumer: Any = AIOKafkaConsumer(**options, enable_auto_commit=False)
         try:
             await started(consumer, options)
-            places = [
-                TopicPartition(topic.name, number)
-                for topic in topics
-                for number in range(topic.partitions)
-            ]
-            if not places:
-                return False
             first = await consumer.beginning_offsets(places)
-            return any(
-                end > first[place] for place, end in (await consumer.end_offsets(places)).items()
-            )
+            ends = await consumer.end_offsets(places)
+            return any(end > first[place] for place, end in ends.items())
         finally:
             await consumer.stop()

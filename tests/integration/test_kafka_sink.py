@@ -301,6 +301,22 @@ async def test_a_zombie_writes_nothing_though_it_has_not_noticed(rig: Rig) -> No
     assert await rig.letters() == []
 
 
+async def test_who_was_fenced_between_two_records_is_told_so(rig: Rig) -> None:
+    """Regression: once its sending had ended the driver said only that no transaction was open,
+    and that error left the sink."""
+    zombie, owner = await rig.worker(), await rig.worker()
+    await fenced(zombie)
+    producer = zombie._shards[STREAM, "shard-1"].producer
+    await fenced(owner, owner="other")
+    topic = f"{rig.prefix}.products"
+    with pytest.raises(ProducerFenced):
+        async with zombie._producers.use(producer) as driver:
+            await driver.begin_transaction()
+            await asyncio.wait({await driver.send(topic, b"1", b"key", partition=0)})
+            await driver.send(topic, b"2", b"key", partition=0)
+    assert producer.is_broken
+
+
 async def test_a_transaction_that_a_zombie_left_open_is_over_before_the_position_is_read(
     rig: Rig,
 ) -> None:
@@ -466,6 +482,20 @@ async def test_more_quarantined_keys_than_allowed_stop_the_shard(rig: Rig) -> No
     assert full.value.code == "quarantine_full"
     assert len(await rig.letters()) == 1
     assert (await sink.positions(STREAM))["shard-1"] == after(number(1))
+
+
+async def test_a_dead_letter_that_does_not_fit_stops_the_shard(rig: Rig) -> None:
+    sink = await rig.worker(tables=[PRODUCTS])
+    fence = await fenced(sink)
+    with pytest.raises(FatalError) as refused:
+        await write(sink, pending(fence, [b"broken" * 400_000]))
+    assert refused.value.code == "dead_letter_refused"
+    assert "max.message.bytes" in refused.value.message
+    await configured(rig, f"{rig.prefix}.dead", {"max.message.bytes": "4000000"})
+    await sink.open([PRODUCTS])
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [b"broken" * 400_000]))
+    assert [len(letter.value or b"") for letter in await rig.letters()] == [2_400_000]
 
 
 async def test_a_limit_that_was_lowered_is_asked_for_again(rig: Rig) -> None:

@@ -71,9 +71,9 @@ def made(stream: ScriptedStream) -> set[str]:
     }
 
 
-async def seen(server: KafkaServer, prefix: str) -> list[Record]:
+async def seen(server: KafkaServer, prefix: str, *, is_patient: bool = True) -> list[Record]:
     """What a careful reader sees of the table's topic, tombstones left out."""
-    found = await committed(server, f"{prefix}.{TABLE}")
+    found = await committed(server, f"{prefix}.{TABLE}", is_patient=is_patient)
     return [record for record in found if record.value is not None]
 
 

@@ -98,7 +98,7 @@ async def test_a_broker_that_goes_and_comes_back_holds_each_change_once(
             expected = made(stream)
 
             async def complete() -> bool:
-                return len(await seen(broker, "gone")) >= len(expected)
+                return len(await seen(broker, "gone", is_patient=False)) >= len(expected)
 
             await until(complete, seconds=90)
             assert await worker.stop() == 0
@@ -127,14 +127,17 @@ async def test_a_worker_that_wakes_from_a_pause_adds_nothing(
                     expected_at_least = made(stream)
 
                     async def moved() -> bool:
-                        return len(await seen(kafka_server, prefix)) > len(expected_at_least) // 2
+                        return (
+                            len(await seen(kafka_server, prefix, is_patient=False))
+                            > len(expected_at_least) // 2
+                        )
 
                     await until(moved)
                     assert await other.stop() == 0
             expected = made(stream)
 
             async def complete() -> bool:
-                return len(await seen(kafka_server, prefix)) >= len(expected)
+                return len(await seen(kafka_server, prefix, is_patient=False)) >= len(expected)
 
             await until(complete, seconds=90)
             assert await paused.stop() == 0
@@ -162,7 +165,7 @@ async def test_beside_a_postgres_that_goes_on_while_the_broker_is_away(
             expected = made(stream)
 
             async def complete() -> bool:
-                return len(await seen(broker, "both")) >= len(expected)
+                return len(await seen(broker, "both", is_patient=False)) >= len(expected)
 
             await until(complete, seconds=90)
             await stack.until_equal(shop.plain())

@@ -38,7 +38,7 @@ from replicator.model import (
     Stream,
     after,
 )
-from replicator.outlets import Outlet, Stand
+from replicator.outlets import Answers, Outlet, Stand
 from replicator.pipeline import Pipeline
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_layout import DocumentTable
@@ -165,7 +165,7 @@ class _Turns:
                 group=group,
             )
             stand = Stand(outlet, self._fence, TRIM_HORIZON, {})
-            fan = pipeline.open([stand], lambda *_: 1.0)
+            fan = pipeline.open(Answers({outlet: stand}), lambda *_: 1.0)
             life, cut = ShardLife(0.0, 90.0), asyncio.get_running_loop().create_future()
             await pipeline.run(fan, TRIM_HORIZON, asyncio.Event(), life, cut)
             pipeline.close()

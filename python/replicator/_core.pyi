@@ -12,7 +12,7 @@ digits, magnitudes 1E-130 to 9.99…E+125, depth 32
 
 import builtins
 from collections.abc import Sequence
-from typing import Final, Literal, final
+from typing import Final, Literal, TypeAlias, final
 
 __all__ = [
     "BUILD_PROFILE",
@@ -34,9 +34,11 @@ __all__ = [
     "Window",
     "__version__",
     "compress",
+    "crate_item",
     "decode",
 ]
 
+_Form: TypeAlias = Literal["plain", "dynamodb", "debezium", "change"]
 __version__: Final[str]
 BUILD_PROFILE: Final[Literal["release", "debug"]]
 COMMIT: Final[str]
@@ -75,9 +77,8 @@ class Rejection:
     def message(self) -> str: ...
     @property
     def raw(self) -> bytes:
-        """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user
-        record's part of it). A rejection
-        shares its batch's memory, and so keeps all of it."""
+        """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user record's
+        part of it). A rejection shares its batch's memory, and so keeps all of it."""
     @property
     def sequence_number(self) -> str:
         """The wire's number; empty when the source gave none."""
@@ -87,8 +88,7 @@ class Rejection:
 
 @final
 class Records:
-    """Undecoded records: one arena of bytes, and per record its payload's place,
-    its sequence number and its arrival time.
+    """Undecoded records: an arena, and each payload's place, sequence number and arrival time.
 
     Kinesis records are taken apart where the Kinesis Producer Library put several user
     records into one: each becomes a record, in order, and all carry the aggregate's
@@ -101,8 +101,7 @@ class Records:
         sequence_numbers: Sequence[str] | None = None,
         arrival_ms: Sequence[int] | None = None,
     ) -> Records:
-        """Records from loose payloads, for tests, tools and scripted sources.
-        Raises ValueError when the lengths differ, or beyond 4 GiB."""
+        """Of loose payloads. Raises ValueError when the lengths differ, or beyond 4 GiB."""
     @staticmethod
     def document(data: bytes) -> Records:
         """Records of a whole file: JSON lines (one payload a line, or several objects that
@@ -113,16 +112,14 @@ class Records:
         record formatted over several lines, are read too. Raises ValueError beyond 4 GiB."""
     def __len__(self) -> int: ...
     @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
+    def nbytes(self) -> int: ...
     @property
     def first_sequence_number(self) -> str | None: ...
     @property
     def last_sequence_number(self) -> str | None: ...
     @property
     def last_arrival_ms(self) -> int | None:
-        """Arrival time of the last record at the stream, epoch milliseconds. Of
-        DynamoDB Streams, which tells no arrival: its creation time, in whole seconds."""
+        """When the last record arrived, epoch ms; of DynamoDB Streams, creation in seconds."""
 
 @final
 class ShardEvent:
@@ -175,8 +172,7 @@ class Pattern:
     an error. At most 64 KiB a pattern, 128 alternatives in all after `$or` multiplied out."""
 
     def __new__(cls, patterns: str | Sequence[str]) -> Pattern:
-        """Each a JSON text; several are alternatives. Raises ValueError that names the
-        place in the pattern and says what to write."""
+        """JSON texts, alternatives. Raises ValueError that says where, and what to write."""
     @property
     def names(self) -> list[str]:
         """What they speak of: `eventName`, `dynamodb.NewImage`, …, sorted."""
@@ -200,11 +196,9 @@ class Projection:
         hash: Sequence[str] = (),  # noqa: A002 - one word for one thing
         key: bytes | None = None,
     ) -> Projection:
-        """Raises ValueError for paths that contradict each other, and for a hash without a
-        key of at least 16 bytes."""
+        """Raises ValueError for paths that contradict, and for a hash without a key of 16 bytes."""
     def check(self, keys: Sequence[str]) -> None:
-        """Raises ValueError when it would change one of these attributes of a key, which
-        sinks need as they are."""
+        """Raises ValueError when it would change one of these attributes of a key."""
 
 @final
 class Columns:
@@ -258,8 +252,7 @@ class Answer:
 class ChangeBatch:
     """Decoded changes: exact duplicates out, in order per key (laws 2 and 3).
 
-    A batch holds its undecoded bytes too: dead letters and DynamoDB-form output
-    are cut out of them."""
+    It holds the undecoded bytes too: dead letters and DynamoDB's form are cut out of them."""
 
     def __len__(self) -> int:
         """Changes, after exact duplicates were taken out."""
@@ -271,15 +264,12 @@ class ChangeBatch:
         """Records decoded: changes + filtered + duplicates + rejections."""
     @property
     def duplicates(self) -> int:
-        """Exact duplicates taken out: the same `eventID`, or equal key,
-        microsecond, event name and images."""
+        """Taken out: the same `eventID`, or equal key, microsecond, event name and images."""
     @property
     def ambiguous(self) -> int:
-        """Changes of one key at one instant whose images form no single chain;
-        they follow the order of arrival."""
+        """Changes of a key and instant whose images form no chain: the arrival orders them."""
     @property
-    def filtered(self) -> int:
-        """Changes that `filter` left out."""
+    def filtered(self) -> int: ...
     @property
     def late(self) -> int:
         """Changes that a window marked late; JSON lines say `"late":true` of them."""
@@ -313,13 +303,12 @@ class ChangeBatch:
         pattern: Pattern | None = None,
         projection: Projection | None = None,
     ) -> Rows:
-        """The newest change per key of one table: what a state sink writes. A change
-        that doesn't have exactly these key attributes in these types, or whose new
-        image is missing though it is no REMOVE, goes to `Rows.rejections`. With a
-        pattern, a change whose new image doesn't match is a delete (of its version);
-        with a projection, rows are what it shows. Raises ValueError when the pattern
-        speaks of more than `dynamodb.Keys` and `NewImage`, or the projection of a key, and
-        for both when the batch is projected already."""
+        """The newest change per key of one table: what a state sink writes. A change that
+        doesn't have exactly these key attributes in these types, or whose new image is missing
+        though it is no REMOVE, goes to `Rows.rejections`. With a pattern, a change whose new
+        image doesn't match is a delete (of its version); with a projection, rows are what it
+        shows. Raises ValueError when the pattern speaks of more than `dynamodb.Keys` and
+        `NewImage`, or the projection of a key, and for both when the batch is projected already."""
     def filter(self, pattern: Pattern) -> ChangeBatch:
         """Without the changes that don't match: what a log sink writes. Those left out are
         counted in `filtered`, and still decide the order of others in a later `concat`."""
@@ -327,9 +316,14 @@ class ChangeBatch:
         """With both images as a sink may see them, for every form. Order, duplicates,
         patterns and `Rejection.raw` go by the images as they came. A change whose key
         would be changed goes to `rejections`. Raises ValueError beyond 4 GiB."""
-    def json_lines(
-        self, form: Literal["plain", "dynamodb", "debezium", "change"] = "plain"
-    ) -> bytes:
+    def partition(
+        self, us: int, *, by_table: bool = False
+    ) -> list[tuple[str | None, int, ChangeBatch]]:
+        """The changes apart by periods of `us` microseconds of their creation, and by table if
+        wanted, sorted: (table, begin of the period, changes). Raises ValueError unless 0 < us."""
+    def payloads(self, delimiter: bytes) -> bytes:
+        """The changes' records as they came, each followed by the delimiter."""
+    def json_lines(self, form: _Form = "plain") -> bytes:
         """One JSON object a change and line. `plain`: `table`, `event`, `key`, `version` (text),
         `item`, `old` (null when absent); numbers as JSON numbers with all their
         digits, sets as arrays sorted by value, binary as base64. `dynamodb`: `key`,
@@ -342,7 +336,7 @@ class ChangeBatch:
         self,
         partitions: int,
         *,
-        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        form: _Form = "plain",
         compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
         table: str | None = None,
         headers: bool = True,
@@ -408,11 +402,9 @@ class KafkaBatch:
     def count(self) -> int:
         """Records, tombstones included."""
     @property
-    def nbytes(self) -> int:
-        """Size in bytes, compressed."""
+    def nbytes(self) -> int: ...
     @property
-    def base_timestamp(self) -> int:
-        """Of its first record, epoch milliseconds."""
+    def base_timestamp(self) -> int: ...
     @property
     def max_timestamp(self) -> int: ...
     def bytes(
@@ -498,6 +490,11 @@ class Rows:
         item and delete its tombstone in the table `side`, or delete the item and put the
         tombstone (its key and version); both only where what is stored is absent or older. One row
         whose condition fails undoes its whole transaction: the service takes up to 4 MB."""
+    def crate_args(
+        self, lo: int = 0, hi: int | None = None, *, generation: int = 0, dynamic: bool = True
+    ) -> bytes:
+        """Rows lo..hi as CrateDB's `bulk_args`: arrays of the key (texts), `item` (`crate_item`),
+        `exact` (plain JSON), `version` (a text that sorts), `deleted`, `chain` (hexadecimal)."""
     def record(self, row: int, code: str, message: str) -> Rejection:
         """The change behind a row as a rejection with this code and message."""
     def without(self, rows: Sequence[int]) -> Rows:
@@ -598,3 +595,7 @@ def decode(records: Records, *, table: str | None = None, keep_all: bool = False
 def compress(data: bytes, codec: Literal["gzip", "zstd", "lz4"], level: int | None = None) -> bytes:
     """One gzip member, zstd frame or lz4 frame. Levels: gzip 1 to 12 (1), zstd -7 to 22 (3, with
     tables that fit a core's cache), lz4 None only. Raises ValueError for another."""
+
+def crate_item(plain: str, *, dynamic: bool = True) -> bytes:
+    """An item in plain JSON as CrateDB's types can hold it, with every digit; `dynamic`: as columns
+    of one type each, so that what no column can hold is left out."""

@@ -206,6 +206,7 @@ _RULES: dict[str, _Rule] = {
     "ResourceNotFound": _Rule(
         FatalError, "resource_missing", "check its name, the Region and the account"
     ),
+    "NoSuchBucket": _Rule(FatalError, "resource_missing", "check its name and the Region"),
     "ExpiredIterator": _Rule(
         TransientError, "iterator_expired", "a new one is taken from the last position", 0.0
     ),

@@ -15,6 +15,7 @@ import typer
 
 from replicator import cli_source
 from replicator import config as configuration
+from replicator.cli_archive import archive_app
 from replicator.cli_config import config_app
 from replicator.cli_options import (
     DEFAULT_CONFIG,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
+app.add_typer(archive_app, name="archive")
 app.command("setup")(cli_source.setup)
 app.command("tail")(cli_source.tail)
 app.command("tables")(cli_source.tables)
@@ -58,6 +60,7 @@ class DemoSink(StrEnum):
 
     POSTGRES = "postgres"
     KAFKA = "kafka"
+    S3 = "s3"
 
 
 @app.callback()
@@ -169,7 +172,8 @@ def demo(
         DemoSource, typer.Option(help="Kinesis by fan-out or polling, or the table's own.")
     ] = DemoSource.KINESIS,
     sink: Annotated[
-        DemoSink, typer.Option(help="Rows in Postgres, or records of a real Kafka.")
+        DemoSink,
+        typer.Option(help="Rows in Postgres, records of a real Kafka, or an archive in S3."),
     ] = DemoSink.POSTGRES,
     shard_count: Annotated[
         int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)

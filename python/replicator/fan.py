@@ -8,7 +8,7 @@ and begins anew at the least position. There is no other way to recover.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from replicator.core.fanout import Owed, last_held, owed, rank
@@ -32,10 +32,13 @@ class Fan:
     def __init__(
         self,
         stands: Sequence[Stand],
+        absent: Mapping[Outlet, ReplicatorError],
         lane: Callable[[Stand], Lane],
         clock: Clock,
         patience: Patience,
     ) -> None:
+        """`absent` are the sinks that didn't answer as it began: they have no fence, and are
+        given nothing."""
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_mended = False
         """True when `failure` is that of a sink which answers again: it was waited for."""
@@ -46,6 +49,12 @@ class Fan:
             lane(stand).open(stand.fence, stand.outlet, stand.position, self._failed)
             for stand in stands
         )
+        self._absent = dict(absent)
+        # What they are owed: it isn't kept, but the others must not run on for ever.
+        self._debts: list[Charge] = []
+        self._absent_from: float | None = None
+        for outlet, error in absent.items():
+            self._mend_later(outlet, error)
 
     @property
     def shard_id(self) -> str:
@@ -59,20 +68,23 @@ class Fan:
             return None
         # Where reading began lies before all that was written since.
         known = [inlet.durable or inlet.held for inlet in self.inlets]
-        if any(position is None for position in known):
+        if self._absent or any(position is None for position in known):
             return None
         return min((position for position in known if position is not None), key=rank)
 
     @property
     def waiting_from(self) -> float | None:
         """When the oldest fetch arrived that isn't durable everywhere yet; None when all are."""
-        waiting = (inlet.waiting_from for inlet in self.inlets)
+        waiting = (self._absent_from, *(inlet.waiting_from for inlet in self.inlets))
         return min((since for since in waiting if since is not None), default=None)
 
     @property
     def waits_for(self) -> str:
         """The sinks that something of the shard waits for."""
-        return ", ".join(i.outlet.name for i in self.inlets if i.waiting_from is not None)
+        names = [i.outlet.name for i in self.inlets if i.waiting_from is not None]
+        if self._absent_from is not None:
+            names += [outlet.name for outlet in self._absent]
+        return ", ".join(names)
 
     @property
     def is_holding(self) -> bool:
@@ -82,6 +94,10 @@ class Fan:
     def put(self, batch: ChangeBatch, fetch: Fetch, before: Position, charge: Charge) -> None:
         """Gives each sink what it is owed of the changes of a fetch, which was read from `before`
         on."""
+        if self._absent:
+            self._debts.append(charge.hold())
+            if self._absent_from is None:
+                self._absent_from = fetch.received_at
         for inlet in self.inlets:
             match owed(inlet.held, before, fetch.next):
                 case Owed.NOTHING:
@@ -100,7 +116,7 @@ class Fan:
         sink, once the others are done."""
         for inlet in self.inlets:
             inlet.flush()
-        errors = []
+        errors = list(self._absent.values())
         for inlet in self.inlets:
             try:
                 await inlet.drain()
@@ -117,6 +133,8 @@ class Fan:
             mender.cancel()
         for inlet in self.inlets:
             inlet.close()
+        while self._debts:
+            self._debts.pop().release()
         self.failure.cancel()
 
     # ---- a sink that fails
@@ -126,18 +144,19 @@ class Fan:
         if isinstance(error, LeaseLost) or not goes_on:
             self._end(error)
             return
-        self._menders.append(asyncio.ensure_future(self._mend(inlet, error)))
+        self._mend_later(inlet.outlet, error)
 
-    async def _mend(self, inlet: Inlet, error: ReplicatorError) -> None:
+    def _mend_later(self, outlet: Outlet, error: ReplicatorError) -> None:
+        self._menders.append(asyncio.ensure_future(self._mend(outlet, error)))
+
+    async def _mend(self, outlet: Outlet, error: ReplicatorError) -> None:
         """The others go on meanwhile, as far as the memory allows."""
-        outlet = inlet.outlet
+        stream = self.inlets[0].fence.stream
         while True:
             await self._clock.sleep(self._patience(outlet, error))
             try:
-                await outlet.sink.position(inlet.fence)
-            except LeaseLost as lost:
-                self._end(lost)
-                return
+                # It changes nothing: who raised a fence here might no longer own the shard.
+                await outlet.sink.reached(stream, [self.shard_id])
             except (TransientError, FatalError) as again:
                 outlet.failed(self.shard_id, again)
                 error = again

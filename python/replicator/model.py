@@ -274,6 +274,8 @@ class SinkFinding:
     code: str = ""
     ddl: str = ""
     is_required: bool = True
+    is_warning: bool = False
+    """With a code: the sink starts all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ class SinkPlan:
     @property
     def problems(self) -> tuple[SinkFinding, ...]:
         """What keeps the sink from starting."""
-        return tuple(finding for finding in self.findings if finding.code)
+        return tuple(each for each in self.findings if each.code and not each.is_warning)
 
     @property
     def ddl(self) -> tuple[str, ...]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from replicator.core.fanout import Held, least, reached_by
 from replicator.core.trouble import Trouble
-from replicator.errors import FatalError, LeaseLost, ReplicatorError, TransientError
+from replicator.errors import FatalError, LeaseLost, ReplicatorError
 from replicator.model import Batching, Fence, Position, Reached, Start, Stream, TableSchema
 from replicator.protocols import Batched, Clock, Sink
 from replicator.telemetry.stats import Stats
@@ -101,9 +101,17 @@ class Stand:
         return Held(self.position, self.reached.get(self.fence.shard_id))
 
 
+@dataclass(slots=True)
+class Answers(Generic[T]):
+    """What the sinks said, each in its order: the answer, or why there is none."""
+
+    good: dict[Outlet, T] = field(default_factory=dict)
+    errors: dict[Outlet, ReplicatorError] = field(default_factory=dict)
+
+
 class Outlets:
-    """All of them. Each method asks every sink, at the same time; it raises what the first one
-    raised that isn't merely out of order for a while."""
+    """All of them, asked at the same time. Where one answer doesn't do without the others, the
+    error of one is that of all."""
 
     def __init__(self, outlets: Sequence[Outlet]) -> None:
         assert outlets, "a pipeline has a sink"
@@ -161,25 +169,36 @@ class Outlets:
         """What each of them says; see `Sink.reached`."""
         return await self.each("", lambda one: one.sink.reached(stream, shard_ids))
 
-    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Sequence[Fence]:
-        """Raises the fence at each of them."""
-        return await self.each(shard_id, lambda one: one.sink.fence(stream, shard_id, owner))
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Answers[Fence]:
+        """Raises the fence at each of them. Raises an error when none does, and LeaseLost."""
+        return await self._ask(
+            shard_id, self._outlets, lambda one: one.sink.fence(stream, shard_id, owner)
+        )
 
-    async def stand(self, fences: Sequence[Fence], ancestors: Sequence[str]) -> Sequence[Stand]:
-        """Where each of them stands, read behind its fence."""
-        fence_of = dict(zip(self._outlets, fences, strict=True))
+    async def stand(
+        self, fences: Mapping[Outlet, Fence], ancestors: Sequence[str]
+    ) -> Answers[Stand]:
+        """Where those stand whose fence was raised, read behind it. Raises as `fence`."""
 
         async def look(one: Outlet) -> Stand:
-            fence = fence_of[one]
+            fence = fences[one]
             position = await one.sink.position(fence)
             reached = await one.sink.reached(fence.stream, [fence.shard_id, *ancestors])
             return Stand(one, fence, position, reached)
 
-        return await self.each(fences[0].shard_id, look)
+        shard_id = next(iter(fences.values())).shard_id
+        return await self._ask(shard_id, tuple(fences), look)
 
     async def each(self, what: str, ask: Callable[[Outlet], Awaitable[T]]) -> tuple[T, ...]:
-        """The answers, in the order of the sinks. Who fails is noted, with `what` failed."""
+        """The answers of all, in the order of the sinks. Who fails is noted, with `what` failed."""
+        answers = await self._ask(what, self._outlets, ask)
+        if answers.errors:
+            raise max(answers.errors.values(), key=_weight)
+        return tuple(answers.good.values())
 
+    async def _ask(
+        self, what: str, outlets: Sequence[Outlet], ask: Callable[[Outlet], Awaitable[T]]
+    ) -> Answers[T]:
         async def noted(one: Outlet) -> T:
             try:
                 answer = await ask(one)
@@ -191,12 +210,18 @@ class Outlets:
             one.works(what)
             return answer
 
-        asked = [noted(one) for one in self._outlets]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        errors = [answer for answer in answers if isinstance(answer, BaseException)]
-        if errors:
-            raise max(errors, key=_weight)
-        return tuple(answer for answer in answers if not isinstance(answer, BaseException))
+        found = await asyncio.gather(*map(noted, outlets), return_exceptions=True)
+        answers = Answers[T]()
+        for outlet, answer in zip(outlets, found, strict=True):
+            if isinstance(answer, ReplicatorError) and not isinstance(answer, LeaseLost):
+                answers.errors[outlet] = answer
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                answers.good[outlet] = answer
+        if not answers.good:
+            raise max(answers.errors.values(), key=_weight)
+        return answers
 
 
 def start_of(stands: Sequence[Stand]) -> tuple[Position | None, Mapping[str, Reached]]:
@@ -205,7 +230,6 @@ def start_of(stands: Sequence[Stand]) -> tuple[Position | None, Mapping[str, Rea
     return least(held), stands[reached_by(held)].reached
 
 
-def _weight(error: BaseException) -> int:
-    """A bug first, then what ends a reader, then what stops it."""
-    kinds = (TransientError, FatalError, LeaseLost)
-    return next((n for n, kind in enumerate(kinds) if isinstance(error, kind)), len(kinds))
+def _weight(error: ReplicatorError) -> bool:
+    """What an operator must mend is told first."""
+    return isinstance(error, FatalError)

@@ -15,7 +15,7 @@ The first three run once a shard, here; the others once a writer of each sink, i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import aclosing
 from typing import Any
 
@@ -30,7 +30,7 @@ from replicator.fan import Fan, Patience
 from replicator.flow import Charge, Gate
 from replicator.lane import INLINE_BYTES_MAX, Lane
 from replicator.model import SHARD_END, Fetch, Position, PositionKind, Shard
-from replicator.outlets import Stand
+from replicator.outlets import Answers, Stand
 from replicator.protocols import Clock, Source
 from replicator.telemetry.stats import Stats
 
@@ -67,9 +67,10 @@ class Pipeline:
         self._lanes: dict[int, tuple[Lane, asyncio.Task[None]]] = {}
         self._named: set[str | None] = set()
 
-    def open(self, stands: Sequence[Stand], patience: Patience) -> Fan:
-        """The shard's ways to all sinks, under these fences. `patience`: see `Fan`."""
-        return Fan(stands, self._lane, self._clock, patience)
+    def open(self, answers: Answers[Stand], patience: Patience) -> Fan:
+        """The shard's ways to all sinks that answered. `patience`: see `Fan`."""
+        stands = tuple(answers.good.values())
+        return Fan(stands, answers.errors, self._lane, self._clock, patience)
 
     def _lane(self, stand: Stand) -> Lane:
         """The lane of the writer that serves this shard."""

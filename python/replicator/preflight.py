@@ -302,7 +302,8 @@ class _Checks:
         self.say("sink", "ok", f"sink {name}: {planned.server}")
         for finding in planned.findings:
             if finding.code:
-                self.say("sink", "problem", finding.message, finding.code)
+                level = "warning" if finding.is_warning else "problem"
+                self.say("sink", level, finding.message, finding.code)
             elif not finding.ddl:
                 self.say("sink", "ok", finding.message)
             elif planned.creates:

@@ -25,7 +25,7 @@ from replicator.errors import (
 from replicator.fan import Fan
 from replicator.graph import Graph
 from replicator.model import SHARD_END, Position, Stream
-from replicator.outlets import Outlet, Outlets, Stand, start_of
+from replicator.outlets import Answers, Outlet, Outlets, Stand, start_of
 from replicator.pipeline import Pipeline
 from replicator.protocols import Clock
 from replicator.stopping import sleep_unless
@@ -256,11 +256,11 @@ class Reader:
             begun = await self._begin()
         if begun is None:
             return
-        stands, position, behind_ms_max = begun
+        answers, position, behind_ms_max = begun
         graph.apply(lineage.Started(shard_id))
         life.position = position
         shared.log.debug("reading", shard=shard_id, position=str(position))
-        self.fan = shared.pipeline.open(stands, self._patience)
+        self.fan = shared.pipeline.open(answers, self._patience)
         self._cut = asyncio.get_running_loop().create_future()
         children = await shared.pipeline.run(
             self.fan, position, self._stopping, life, self._cut, behind_ms_max
@@ -270,9 +270,10 @@ class Reader:
             graph.apply(lineage.DurableEnd(shard_id))
             shared.log.info("shard_finished", shard=shard_id, children=[c.id for c in children])
 
-    async def _begin(self) -> tuple[Sequence[Stand], Position, int | None] | None:
+    async def _begin(self) -> tuple[Answers[Stand], Position, int | None] | None:
         """Law 6, in its order: the lease is won; fence at every sink; look at the lease;
-        positions. Gives what reading begins with, None where the shard is finished."""
+        positions. Gives what reading begins with, None where the shard is finished. A sink that
+        doesn't answer is left behind, as long as another does."""
         shard_id, life, shared = self.shard_id, self.life, self._shared
         graph, outlets, clock = shared.graph, shared.outlets, shared.clock
         life.waits_for_sink("the fence", clock.monotonic())
@@ -284,9 +285,12 @@ class Reader:
         life.waits_for_sink("the position", clock.monotonic())
         # A parent that ended without a record knows no time of its own.
         ancestors = graph.lineage.ancestors(shard_id)
-        stands = await outlets.stand(fences, ancestors)
-        self.fan, (self._position, reached) = None, start_of(stands)
+        answers = await outlets.stand(fences.good, ancestors)
+        answers.errors |= fences.errors
+        self.fan, (self._position, reached) = None, start_of(tuple(answers.good.values()))
         if self._position == SHARD_END:
+            for error in answers.errors.values():
+                raise error
             graph.apply(lineage.Stored(shard_id, SHARD_END))
             return None
         # From here on the source is asked.
@@ -295,4 +299,4 @@ class Reader:
         if graph.lineage.state(shard_id) is not lineage.ShardState.READABLE:
             # A discovery since the take has seen its parent unfinished, or itself gone.
             raise LeaseLost("not_readable", f"{shard_id} may not be read now")
-        return stands, position_to_read(self._position), behind_ms_max
+        return answers, position_to_read(self._position), behind_ms_max

@@ -461,9 +461,8 @@ def make_sink(
 ) -> ShownSink[Any]:
     """One of the pipeline's sinks, not opened."""
     aws = (getattr(settings, "aws", None) or config.aws).model_dump()
-    place = SinkPlace(
-        config.qualified_name(pipeline), owner, store_id, AWSSettings(**aws, calls=APICalls())
-    )
+    name = f"{config.qualified_name(pipeline)}/{settings.name}"
+    place = SinkPlace(name, owner, store_id, AWSSettings(**aws, calls=APICalls()))
     return sinks.make_sink(settings, place)
 
 

@@ -172,7 +172,10 @@ class SinkConfig(Settings):
     """What every kind of sink can be told; a kind says its `kind` and adds
     its own."""
 
-    name: str = Field(pattern=NAME_PATTERN, description="Name in metrics and logs.")
+    name: str = Field(
+        pattern=NAME_PATTERN,
+        description="Name in positions, metrics and logs; under another name it is another sink.",
+    )
     kind: str
     filter: tuple[FilterText, ...] = Field(
         (),

@@ -9,14 +9,18 @@ from typing import Any
 
 from replicator.protocols import ShownSink
 from replicator.settings import SinkConfig
+from replicator.sink.crate import CrateSink
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.place import SinkPlace
 from replicator.sink.postgres import PostgresSink
+from replicator.sink.s3 import S3Sink
 
 # From the settings of that kind, and where the sink stands.
 SINKS: Mapping[str, Callable[[Any, SinkPlace], ShownSink[Any]]] = {
+    "cratedb": lambda config, place: CrateSink(config.settings(place)),
     "kafka": KafkaSink,
     "postgres": lambda config, place: PostgresSink(config.settings(place)),
+    "s3": lambda config, place: S3Sink(config.settings(place)),
 }
 
 

@@ -3,19 +3,25 @@ goes on, and one that joins says from where."""
 
 from __future__ import annotations
 
+import json
+import secrets
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.servers import PostgresServer, start_postgres
 from replicator.testing.stream import ScriptedStream
 from tests.integration.test_admin import FIRST, SECOND, Admin, admin_of, put, serve
 from tests.integration.test_check import replicator
-from tests.shop import Shop
+from tests.kafka_stack import check, kafka_config, made, seen
+from tests.shop import TABLE, Shop
 from tests.stack import Stack, run_worker, until
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,6 +50,10 @@ async def sink(admin: Admin, name: str) -> dict[str, Any]:
     _, status = await admin.json("/status")
     (pipeline,) = status["pipelines"]
     return next(each for each in pipeline["sinks"] if each["name"] == name)
+
+
+async def fails(admin: Admin, name: str) -> bool:
+    return bool((await sink(admin, name))["failing"])
 
 
 @pytest.mark.parametrize("how", ["stalled", "away"])
@@ -145,3 +155,65 @@ async def test_a_sink_that_joins_says_from_where(
         assert code == 0
         assert "p/near: 2 shards" in out
         assert "p/far: 2 shards" in out
+
+
+async def test_two_sinks_of_one_database_have_positions_of_their_own(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    stream, shop = ScriptedStream(2), Shop(seed=93)
+    async with serve(stream) as server:
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = two_sinks(stack, postgres_dsn, table="copy_of_{table}")
+        async with run_worker(config, tmp_path / "log") as worker:
+            for shard_id in (FIRST, SECOND):
+                put(stream, shard_id, shop, 50)
+                await stack.until_equal(shop.plain())
+            copied = f"SELECT id, item::text FROM copy_of_{TABLE}_live"
+
+            async def equal() -> bool:
+                rows = await stack.fetch(copied)
+                return {row["id"]: json.loads(row["item"]) for row in rows} == shop.plain()
+
+            await until(equal)
+            assert "fence_lost" not in worker.log
+            assert await worker.stop() == 0
+        rows = await stack.fetch("SELECT pipeline FROM replicator_positions ORDER BY pipeline")
+        assert [row["pipeline"] for row in rows] == ["test/p/far"] * 2 + ["test/p/near"] * 2
+
+
+async def test_a_table_and_a_topic_from_one_read(
+    postgres_dsn: str, kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    """The topic keeps a memory that is read again after a failure; the table skips it."""
+    stream, shop = ScriptedStream(2), Shop(seed=94)
+    prefix = f"several-{secrets.token_hex(4)}"
+    async with serve(stream) as server:
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        config = kafka_config(tmp_path, server.url, kafka_server, prefix)
+        settings = yaml.safe_load(config.read_text())
+        sinks = settings["pipelines"][0]["sinks"]
+        sinks.append({"name": "warehouse", "kind": "postgres", "dsn": postgres_dsn})
+        config.write_text(yaml.safe_dump(settings))
+
+        async def in_the_topic() -> bool:
+            found = await seen(kafka_server, prefix)
+            return {r.headers["event_id"].decode() for r in found} == made(stream)
+
+        for run in range(2):
+            async with run_worker(config, tmp_path / f"log{run}") as worker:
+                admin = await admin_of(worker)
+                # Between shards nobody promises an order.
+                for shard_id in (FIRST, SECOND):
+                    put(stream, shard_id, shop, 50)
+                    await until(in_the_topic)
+                await stack.until_equal(shop.plain())
+                with kafka_server.stalled():
+                    for _ in range(5):
+                        put(stream, FIRST, shop, 20)
+                        await stack.until_equal(shop.plain())
+                    await until(partial(fails, admin, "bus"))
+                await until(in_the_topic)
+                assert (await sink(admin, "warehouse"))["errors"] == {}
+                await worker.stop(signal.SIGTERM if run else signal.SIGKILL)
+        check(await seen(kafka_server, prefix), made(stream))
+        assert await stack.live() == shop.plain()

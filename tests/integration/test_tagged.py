@@ -91,9 +91,9 @@ async def test_tables_come_and_go_with_their_tags(rig: Rig) -> None:
             await rig.until_there("orders", "a", "untagged")
     found = await rig.stack.fetch("SELECT DISTINCT pipeline FROM replicator_positions ORDER BY 1")
     assert [row["pipeline"] for row in found] == [
-        "test/shop/orders",
-        "test/shop/stock",
-        "test/shop/users",
+        "test/shop/orders/w",
+        "test/shop/stock/w",
+        "test/shop/users/w",
     ]
 
 

@@ -94,7 +94,7 @@ async def test_two_pipelines_of_one_stream(rig: Rig) -> None:
 
         await until(both_read_all)
     found = await rig.stack.fetch("SELECT pipeline FROM replicator_positions ORDER BY 1")
-    assert [row["pipeline"] for row in found] == ["test/first", "test/second"]
+    assert [row["pipeline"] for row in found] == ["test/first/w", "test/second/w"]
 
 
 async def test_a_shared_streams_run_begins_anew_with_what_is_found(rig: Rig) -> None:
@@ -125,7 +125,7 @@ async def test_a_shared_streams_run_begins_anew_with_what_is_found(rig: Rig) -> 
         rig.put("orders", "d")
         await rig.until_there("orders", "a", "c", "d")
     found = await rig.stack.fetch("SELECT DISTINCT pipeline FROM replicator_positions")
-    assert [row["pipeline"] for row in found] == ["test/shop/shared"]
+    assert [row["pipeline"] for row in found] == ["test/shop/shared/w"]
 
 
 async def test_each_tables_own_destination_and_one_that_is_read_already(rig: Rig) -> None:

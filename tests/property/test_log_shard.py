@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,3 +131,46 @@ def test_positions_are_kept_as_text() -> None:
     least = LogPosition(SHARD_END)
     assert least.to_json() == '{"position":"SHARD_END"}'
     assert LogPosition.from_json('{"position":"SHARD_END","later":1}') == least
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    histories(),
+    st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.integers(0, 12),
+    st.integers(1, 12),
+)
+def test_what_another_worker_gave_is_given_again_however_it_comes(
+    fetches: list[list[Change]], sizes: list[int], others: list[int], begin: int, length: int
+) -> None:
+    """A size of 0 is a fetch without records: time passes. That is not repeated."""
+    stream = [change for fetch in fetches for change in fetch]
+    shard = opened(LogPosition(TRIM_HORIZON), compacted=False)
+    before = LogPosition(TRIM_HORIZON)
+    given_there: list[Given] = []
+    at = 0
+    for step, size in zip(range(begin + length), itertools.cycle(sizes), strict=False):
+        end = min(len(stream), at + size)
+        one = fetch(stream, at, end)
+        later = one if end > at else replace(one, received_at=one.received_at + step / 50)
+        taken = shard.take(later)
+        at = end
+        if step < begin:
+            before = taken.stored
+        else:
+            given_there += shown(taken.changes)
+    until = shard.stored
+    shard = opened(before, compacted=False)
+    given_here: list[Given] = []
+    at, last = place(before.start), place(until.position)
+    for size in itertools.cycle(others):
+        end = min(last, at + size)
+        if end <= at:
+            break
+        taken = shard.take(replace(fetch(stream, at, end), behind_ms=None))
+        given_here += shown(taken.changes)
+        at = end
+    given_here += shown(shard.reach(until).changes)
+    assert Counter(map(fact, given_here)) == Counter(map(fact, given_there))
+    assert shard.stored == until

@@ -231,6 +231,58 @@ def test_reading_waits_once_the_memory_is_full(error: ReplicatorError | None) ->
     run_virtually(main())
 
 
+@pytest.mark.parametrize("error", DOWN[:2], ids=["transient", "fatal"])
+def test_a_shard_that_begins_again_meanwhile_leaves_the_one_behind_that_is_down(
+    error: ReplicatorError,
+) -> None:
+    async def main() -> None:
+        rig = Rig()
+        worker = rig.worker()
+        source, b = worker.source, worker.sinks["b"]
+        async with worker.engine.running():
+            rig.add(20)
+            await until(lambda: worker.holds_all("a") and worker.holds_all("b"))
+            b.down = error
+            stood_at = worker.position("b")
+            for _ in range(10):
+                cut = TransientError("cut", "as scripted")
+                source.fail("fetch", source.calls["fetch"] + 2, cut)
+                rig.add(20)
+                await until(lambda: worker.holds_all("a"))
+            assert worker.position("b") == stood_at
+            assert worker.trouble("b")
+            assert worker.engine.gate.used > 0
+            (row,) = rig.leases.rows.values()
+            assert row.checkpoint == str(stood_at), "the copy is the least"
+            b.down = None
+            await until(lambda: worker.holds_all("b"))
+        assert worker.content("a") == worker.content("b") == set(rig.shop.items)
+        assert worker.engine.gate.used == 0
+
+    run_virtually(main())
+
+
+def test_the_end_of_a_shard_waits_for_the_one_that_is_down() -> None:
+    async def main() -> None:
+        rig = Rig()
+        worker = rig.worker()
+        b = worker.sinks["b"]
+        async with worker.engine.running():
+            rig.add(20)
+            await until(lambda: worker.holds_all("a") and worker.holds_all("b"))
+            b.down = TransientError("down", "the server is away")
+            left, _ = rig.stream.split(SHARD)
+            rig.add(5, left)
+            await until(lambda: worker.position("a") == SHARD_END)
+            await asyncio.sleep(60)
+            assert worker.position("a", left) is None, "a child is read before its parent is held"
+            b.down = None
+            await until(lambda: all(worker.holds_all(name, left) for name in "ab"))
+        assert worker.content("a") == worker.content("b") == set(rig.shop.items)
+
+    run_virtually(main())
+
+
 def test_a_sink_that_refuses_again_and_again_is_asked_less_and_less() -> None:
     """Its position can be read, so its shard begins again each time."""
 

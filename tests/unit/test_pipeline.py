@@ -63,7 +63,7 @@ class Rig:
         outlets = Outlets([outlet])
         await outlets.open(TABLES)
         fences = await outlets.fence(self.source.identity, SHARD, "me")
-        stands = await outlets.stand(fences, ())
+        answers = await outlets.stand(fences.good, ())
         async with asyncio.TaskGroup() as group:
             pipeline = Pipeline(
                 source=self.source,
@@ -73,7 +73,7 @@ class Rig:
                 stats=self.stats,
                 group=group,
             )
-            self.fan = pipeline.open(stands, lambda *_: 1.0)
+            self.fan = pipeline.open(answers, lambda *_: 1.0)
             # Not the group's: what it ends with is for the test to look at.
             self.cut = asyncio.get_running_loop().create_future()
             run = asyncio.ensure_future(

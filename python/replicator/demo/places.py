@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from replicator.demo import compare
+from replicator.demo.archive import ArchivePlace
 from replicator.demo.child import TABLE
 from replicator.testing.kafka_server import KafkaServer, start_kafka
 from replicator.testing.servers import PostgresServer, start_postgres
@@ -25,6 +26,10 @@ class Place(Protocol):
     """As people call it."""
     sink: Mapping[str, Any]
     """What a configuration file would say of it."""
+
+    async def make(self) -> None:
+        """What has to be there before the first change."""
+        ...
 
     async def open(self) -> None:
         """Connects a reader."""
@@ -46,6 +51,10 @@ class Place(Protocol):
         """What is wrong with what was read, whatever the table holds."""
         ...
 
+    async def ending(self) -> list[str]:
+        """What it can show at the end, line by line."""
+        ...
+
     def way_in(self) -> str:
         """A command for a shell that looks into it."""
         ...
@@ -61,6 +70,9 @@ class PostgresPlace:
         self._dsn = server.dsn
         self._psql = psql
         self._reader: Any = None
+
+    async def make(self) -> None:
+        """The sink does."""
 
     async def open(self) -> None:
         self._reader = await asyncpg.connect(self._dsn)
@@ -78,6 +90,9 @@ class PostgresPlace:
         return await compare.select(self._reader, TABLE)
 
     async def faults(self) -> list[str]:
+        return []
+
+    async def ending(self) -> list[str]:
         return []
 
     def way_in(self) -> str:
@@ -101,6 +116,9 @@ class KafkaPlace:
         self._newest: dict[str, tuple[int, Any]] = {}
         self._seen: set[str] = set()
         self._faults: list[str] = []
+
+    async def make(self) -> None:
+        """The sink does."""
 
     async def open(self) -> None:
         self._reader = AIOKafkaConsumer(
@@ -144,6 +162,9 @@ class KafkaPlace:
     async def faults(self) -> list[str]:
         return list(self._faults)
 
+    async def ending(self) -> list[str]:
+        return []
+
     def way_in(self) -> str:
         return (
             f"kafka-console-consumer.sh --bootstrap-server {self._address} --topic {TABLE}"
@@ -155,4 +176,5 @@ class KafkaPlace:
 PLACES: Mapping[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[..., Place]]] = {
     "postgres": (start_postgres, PostgresPlace),
     "kafka": (start_kafka, lambda server, _psql: KafkaPlace(server)),
+    "s3": (nullcontext, lambda _server, _psql: ArchivePlace()),
 }

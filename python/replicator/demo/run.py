@@ -132,6 +132,7 @@ class _Demo:
             self._dynamodb = await stack.enter_async_context(client("dynamodb"))
             stream_arn = await stage.make_table(self._dynamodb)
             stack.push_async_callback(self._place.close)
+            await self._place.make()
             state = stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-demo-"))
             self._service = Service(self._config(Path(state)))
             shop_arguments: dict[str, object] = {
@@ -182,6 +183,8 @@ class _Demo:
         self._console.print(report.rows_table("the same rows after", await self._rows(chosen)))
         self._print(report.summary(result))
         self._print(report.STREAMS_NOTE if self._bridge is None else report.BRIDGE_NOTE)
+        for line in await self._place.ending():
+            self._print(line)
         self._print(report.is_same(comparison))
         if self._options.json_output:
             sys.stdout.write(orjson.dumps(result.as_dict()).decode() + "\n")

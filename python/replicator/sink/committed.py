@@ -40,7 +40,11 @@ class Committed:
 
     def read(self, fence: Fence, position: Position | None) -> None:
         """The fence is its shard's newest and the position was read behind it. Nobody
-        else moves it from here on."""
+        else moves it from here on; of a shard that is finished there is nothing to remember."""
+        if position == SHARD_END:
+            if self._seen.pop((fence.stream, fence.shard_id), None) is not None:
+                self._on_forgotten((fence.stream, fence.shard_id))
+            return
         self._seen[fence.stream, fence.shard_id] = _Seen(fence, position)
 
     def unsure(self, fence: Fence) -> None:

@@ -106,7 +106,7 @@ class LogShard:
             bytes_max=bytes_max,
             compacted=compacted,
         )
-        self._duplicate_us = duplicate_us
+        self._reorder_us, self._duplicate_us = reorder_us, duplicate_us
         self._stored = stored
         self._next = stored.start
         self._is_refilling = stored.start != stored.position
@@ -157,6 +157,18 @@ class LogShard:
             changes = _both(changes, self._window.advance(event_us + passed_us))
         self._stored = self._reached(pending, tip_us)
         return Taken(changes, changes.rejections, self._stored, self._window.held > 0)
+
+    def reach(self, stored: LogPosition) -> Taken:
+        """What is still to be given of what another worker had given when it would have stored
+        this, once all up to its position was taken without the time that passes (`behind_ms`
+        None): the same changes then, however they came in fetches here and there."""
+        window = self._window
+        if stored.given_us is None:
+            changes = window.flush()
+        else:
+            changes = window.advance(stored.given_us + self._reorder_us)
+        self._stored = stored
+        return Taken(changes, (), stored, window.held > 0)
 
     def _remember(self, batch: ChangeBatch, begun_at: Position, received_at: float) -> None:
         newest_us = batch.last_event_us

@@ -9,8 +9,9 @@ from replicator.aws import AWSSettings
 
 @dataclass(frozen=True, slots=True)
 class SinkPlace:
-    """The pipeline's name in positions, who this process is, its lease store, and how AWS is
-    reached (by the sink's own `aws:` where it has one). `store_id` is empty for a command that
+    """The name that its positions are kept under (the pipeline's full name and the sink's own:
+    two sinks of a pipeline may share a place), who this process is, its lease store, and how AWS
+    is reached (by the sink's own `aws:` where it has one). `store_id` is empty for a command that
     only looks."""
 
     pipeline: str

@@ -47,7 +47,7 @@ class PostgresConfig(StateSinkConfig):
 
 @dataclass(frozen=True, slots=True)
 class PostgresSettings:
-    """The settings of one sink of one pipeline.
+    """The settings of one sink of one pipeline: `pipeline` is what positions are kept under.
 
     `dsn` empty means the standard `PG*` variables. `table` is a template over the
     source table's name: `{table}`, or `schema.{table}`. `state_schema` holds

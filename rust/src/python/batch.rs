@@ -20,6 +20,7 @@ use crate::encode::json::{self, Form};
 use crate::encode::kafka::{self, Options};
 use crate::encode::kafka_aside;
 use crate::filter;
+use crate::partition::{partition, payloads};
 use crate::position;
 use crate::split::Split;
 
@@ -212,6 +213,22 @@ impl PyChangeBatch {
         let form = form_named(form)?;
         let lines = py.detach(|| json::lines(&self.0, form));
         Ok(PyBytes::new(py, &lines))
+    }
+
+    #[pyo3(signature = (us, *, by_table=false))]
+    fn partition(&self, py: Python<'_>, us: i64, by_table: bool) -> PyResult<Vec<(Option<String>, i64, Self)>> {
+        if us <= 0 {
+            return Err(PyValueError::new_err("us must be positive"));
+        }
+        let partitions = py.detach(|| partition(&self.0, us, by_table));
+        let given = partitions.into_iter();
+        Ok(given
+            .map(|one| (one.table.as_deref().map(str::to_owned), one.start_us, Self(Arc::new(one.batch))))
+            .collect())
+    }
+
+    fn payloads<'py>(&self, py: Python<'py>, delimiter: &[u8]) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| payloads(&self.0, delimiter)))
     }
 
     fn misses(&self, py: Python<'_>, columns: &PyColumns) -> Vec<(String, &'static str, u64)> {

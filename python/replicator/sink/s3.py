@@ -1,0 +1,262 @@
+"""The S3 sink: positions, fences and writers over plans. `s3_writer` writes.
+
+A shard's newest plan is its position (law 7), the number of its newest fence its epoch (law 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from replicator.aws import aws_client
+from replicator.core.plan import Plan
+from replicator.errors import FatalError
+from replicator.model import (
+    TRIM_HORIZON,
+    Batching,
+    Fence,
+    Position,
+    Reached,
+    SinkFinding,
+    SinkHeld,
+    SinkPlan,
+    SinkReport,
+    Stream,
+    TableSchema,
+)
+from replicator.sink.log_shard import LogPosition
+from replicator.sink.s3_objects import Bucket
+from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_settings import S3Settings
+from replicator.sink.s3_writer import S3Writer
+
+# No object has such a name: where letters lie beside data they aren't told apart.
+_NOWHERE = "\0"
+
+
+class S3Sink:
+    """Keeps every change in objects of a bucket."""
+
+    def __init__(
+        self,
+        settings: S3Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
+        self._stack = AsyncExitStack()
+        self._opened: tuple[Bucket, S3Plans] | None = None
+        self._writers: dict[tuple[Stream, str], S3Writer] = {}
+
+    @property
+    def batching(self) -> Batching:
+        """See `protocols.Batched`: the buffering hints."""
+        return self._settings.batching
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        self._check(tables)
+        bucket, _ = await self._ready()
+        # Who may not list would be told that a missing plan is a forbidden one.
+        await bucket.first(self._settings.state_prefix)
+
+    async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
+        self._check(tables)
+        settings, encoding = self._settings, self._settings.encoding
+        async with self._briefly() as (bucket, plans):
+            await bucket.first(settings.state_prefix)
+        form = f"{encoding.format}, {encoding.compression}"
+        found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})")]
+        if not encoding.is_lossless:
+            found.append(
+                SinkFinding(
+                    "format",
+                    f"format {encoding.format}: this archive can't be replayed, nor a table "
+                    "restored from it without loss; for that write format: change",
+                    code="archive_not_replayable",
+                    is_warning=True,
+                )
+            )
+        return SinkPlan(f"bucket {settings.bucket} answers", tuple(found))
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        async with self._briefly():
+            begun = tuple(await self.begun())
+            return SinkHeld(await self.is_known(stream), begun, await self.holds_data())
+
+    async def report(self) -> SinkReport:
+        async with self._briefly() as (bucket, plans):
+            rows = []
+            for begun in await plans.all_begun():
+                if begun.is_ours:
+                    stream, standings = begun.stream, await plans.standings(begun.stream)
+                    rows += [
+                        _row(stream, shard_id, standing, self._now_us())
+                        for shard_id, standing in standings.items()
+                    ]
+            letters = 0
+            async for _ in bucket.entries(self._settings.error_prefix.root or _NOWHERE):
+                letters += 1
+        return SinkReport(tuple(rows), {"objects": letters} if letters else {})
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
+        _, plans = await self._ready()
+        return await plans.begin(stream, starts, self._now_us())
+
+    async def is_known(self, stream: Stream) -> bool:
+        _, plans = await self._ready()
+        return await plans.begun(stream) is not None
+
+    async def begun(self) -> Sequence[str]:
+        _, plans = await self._ready()
+        return list(dict.fromkeys(each.stream.arn for each in await plans.all_begun()))
+
+    async def holds_data(self) -> bool:
+        bucket, _ = await self._ready()
+        entries, folders = await bucket.level(self._settings.prefix.root)
+        return bool(entries) or any(map(self._settings.is_data, folders))
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        _, plans = await self._ready()
+        standings = await plans.standings(stream)
+        return {
+            shard_id: standing.stored.start
+            for shard_id, standing in standings.items()
+            if standing.stored is not None
+        }
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        _, plans = await self._ready()
+        standings = await plans.standings(stream, shard_ids)
+        return {
+            shard_id: Reached(stored.last_arrival_us, stored.tip_us, stored.begun_us)
+            for shard_id, standing in standings.items()
+            if (stored := standing.stored) is not None
+        }
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        _, plans = await self._ready()
+        # Shards come and go for years.
+        self._writers = {key: each for key, each in self._writers.items() if not each.is_idle}
+        fence = await plans.raise_fence(stream, shard_id, owner)
+        self._start(fence, await plans.standing(stream, shard_id))
+        return fence
+
+    async def position(self, fence: Fence) -> Position | None:
+        _, plans = await self._ready()
+        await plans.require(fence)
+        standing = await plans.standing(fence.stream, fence.shard_id)
+        self._start(fence, standing)
+        return None if standing.stored is None else standing.stored.start
+
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        async with self._briefly() as (_, plans):
+            old = {}
+            for shard_id, position in positions.items():
+                fence = await plans.raise_fence(stream, shard_id, owner)
+                old[shard_id] = await self._move(plans, fence, position)
+        return old
+
+    async def _move(self, plans: S3Plans, fence: Fence, position: Position) -> Position | None:
+        """A plan without objects; one that was left incomplete is passed over."""
+        now_us = self._now_us()
+        tip_us = min(now_us, position.timestamp_us or now_us)
+        after = LogPosition(position, tip_us=tip_us, begun_us=now_us)
+        while True:
+            standing = await plans.standing(fence.stream, fence.shard_id)
+            stored = standing.stored
+            plan = Plan(
+                shard_id=fence.shard_id,
+                ordinal=standing.ordinal + (1 if standing.open is None else 2),
+                before="" if stored is None else stored.to_json(),
+                after=after.to_json(),
+                by=fence.owner,
+                is_moved=True,
+            )
+            if await plans.create(fence.stream, plan) == plan:
+                return None if stored is None else stored.start
+
+    def writer(self, fence: Fence) -> S3Writer:
+        """The shard's own writer: its batches are those of no other shard."""
+        assert self._opened is not None, "a sink is opened before it is written to"
+        bucket, plans = self._opened
+        key = (fence.stream, fence.shard_id)
+        if (known := self._writers.get(key)) is None:
+            settings = self._settings
+            known = S3Writer(bucket, plans, settings, self._monotonic, self._now_us)
+            self._writers[key] = known
+        return known
+
+    async def close(self) -> None:
+        self._opened = None
+        self._writers.clear()
+        await self._stack.aclose()
+
+    def _start(self, fence: Fence, standing: Standing) -> None:
+        first = standing.stored or LogPosition(TRIM_HORIZON)
+        self.writer(fence).start(fence, standing, first)
+
+    async def _ready(self) -> tuple[Bucket, S3Plans]:
+        if self._opened is None:
+            client = await self._stack.enter_async_context(aws_client(self._settings.aws, "s3"))
+            settings = self._settings
+            bucket = Bucket(client, settings.bucket, settings.options, self._sleep)
+            self._opened = (bucket, S3Plans(bucket, settings))
+        return self._opened
+
+    @asynccontextmanager
+    async def _briefly(self) -> AsyncIterator[tuple[Bucket, S3Plans]]:
+        """For a command, which opens nothing and closes nothing."""
+        was_open = self._opened is not None
+        try:
+            yield await self._ready()
+        finally:
+            if not was_open:
+                await self.close()
+
+    def _check(self, tables: Sequence[TableSchema]) -> None:
+        if (projection := self._settings.projection) is None:
+            return
+        for table in tables:
+            try:
+                projection.check([name for name, _ in table.keys])
+            except ValueError as error:
+                message = f"sink {self._settings.name}, attributes, table {table.name}: {error}"
+                raise FatalError("projected_key", message) from None
+
+
+def _row(stream: Stream, shard_id: str, standing: Standing, now_us: int) -> Mapping[str, Any]:
+    """A shard as `SinkReport` shows it."""
+    stored = standing.stored
+    last_us = None if stored is None else stored.last_arrival_us
+    tip_us = None if stored is None else stored.tip_us
+    newest_us = max((us for us in (last_us, tip_us) if us is not None), default=None)
+    return {
+        "stream_arn": stream.arn,
+        "shard": shard_id,
+        "position": None if stored is None else str(stored.position),
+        "epoch": None,
+        "owner": None,
+        "last_arrival_at": _iso(last_us),
+        "tip_at": _iso(tip_us),
+        "updated_at": None,
+        "age_seconds": _age(last_us, now_us),
+        "lag_seconds": _age(newest_us, now_us),
+        "stored_seconds": None,
+    }
+
+
+def _iso(us: int | None) -> str | None:
+    return None if us is None else datetime.fromtimestamp(us / 1_000_000, UTC).isoformat()
+
+
+def _age(us: int | None, now_us: int) -> float | None:
+    return None if us is None else max(0.0, (now_us - us) / 1_000_000)

@@ -1,0 +1,238 @@
+"""A shard's plans, fences and first position as they lie in the bucket (laws 6 and 7).
+
+    <state>begun/<pipeline>!<sink>/<stream>.json                 created by `begin`
+    <state>fences/<pipeline>!<sink>/<stream>/<shard>/<n>.json    one a take-over, the newest first
+    <state>plans/<pipeline>!<sink>/<stream>/<shard>/<n>.json     one a cut, the newest first
+
+Each is created once, under a name that nobody else can create again, and never changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from replicator.core.plan import Plan, numbered, ordinal_of
+from replicator.errors import FatalError, LeaseLost
+from replicator.model import Fence, Position, Stream
+from replicator.sink.log_shard import LogPosition
+from replicator.sink.s3_objects import Bucket
+from replicator.sink.s3_settings import S3Settings
+
+# Requests that one look at all shards makes at once.
+_LOOKS_MAX = 16
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a shard stands: the number of its newest plan that is complete (0: none), what is
+    stored of it (None: nothing), and the plan that somebody made and didn't complete."""
+
+    ordinal: int
+    stored: LogPosition | None
+    open: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stream's beginning: the first position of each shard, and when it was stored (UTC
+    microseconds). `place` is where its changes go."""
+
+    stream: Stream
+    starts: Mapping[str, Position]
+    at_us: int
+    place: str
+    is_ours: bool
+
+    def stored(self, shard_id: str) -> LogPosition | None:
+        """What is stored of a shard that has no plan yet."""
+        if (start := self.starts.get(shard_id)) is None:
+            return None
+        tip_us = min(self.at_us, start.timestamp_us or self.at_us)
+        return LogPosition(start, tip_us=tip_us, begun_us=self.at_us)
+
+
+class S3Plans:
+    """What one sink of one pipeline keeps of its shards. Raises TransientError and FatalError."""
+
+    def __init__(self, bucket: Bucket, settings: S3Settings) -> None:
+        self._bucket = bucket
+        self._state = settings.state_prefix
+        self._whose = f"{settings.pipeline}!{settings.name}".replace("/", "!")
+        self.place = f"s3://{settings.bucket}/{settings.prefix.text}"
+        # The newest plan seen of each shard that was complete: it stays so.
+        self._complete: dict[tuple[Stream, str], tuple[str, Plan]] = {}
+        self._beginnings: dict[Stream, Begun] = {}
+
+    # ---- a stream's beginning
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position], now_us: int) -> bool:
+        """Stores the starts; False when they were stored before."""
+        body = {
+            "stream": stream.name,
+            "stream_arn": stream.arn,
+            "created_at_s": stream.created_at_s,
+            "begun_us": now_us,
+            "place": self.place,
+            "starts": {shard: str(position) for shard, position in sorted(starts.items())},
+        }
+        return await self._bucket.create(
+            self._begun_key(stream), orjson.dumps(body), content_type=_JSON, is_data=False
+        )
+
+    async def begun(self, stream: Stream) -> Begun | None:
+        """The stream's beginning; None when it never was."""
+        if (known := self._beginnings.get(stream)) is not None:
+            return known
+        data = await self._bucket.read(self._begun_key(stream))
+        if data is None:
+            return None
+        self._beginnings[stream] = begun = _begun(data, is_ours=True)
+        return begun
+
+    async def all_begun(self) -> list[Begun]:
+        """Those of every stream that goes where these changes go, or belongs to this sink; the
+        newest last."""
+        root = f"{self._state}begun/"
+        found = []
+        async for entry in self._bucket.entries(root):
+            if (data := await self._bucket.read(entry.key)) is not None:
+                begun = _begun(data, is_ours=entry.key.startswith(f"{root}{self._whose}/"))
+                if begun.is_ours or begun.place == self.place:
+                    found.append(begun)
+        return sorted(found, key=lambda begun: begun.at_us)
+
+    # ---- fences
+
+    async def epoch(self, stream: Stream, shard_id: str) -> int:
+        """The newest fence's epoch; 0 when none was ever raised. One small request."""
+        newest = await self._bucket.first(self._folder("fences", stream, shard_id))
+        return 0 if newest is None else ordinal_of(newest)
+
+    async def raise_fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        """Raises the shard's epoch."""
+        mark = f"{owner}/{secrets.token_hex(4)}"
+        body = orjson.dumps({"owner": mark})
+        while True:
+            epoch = 1 + await self.epoch(stream, shard_id)
+            key = f"{self._folder('fences', stream, shard_id)}{numbered(epoch)}.json"
+            if await self._bucket.create(key, body, content_type=_JSON, is_data=False):
+                return Fence(stream, shard_id, epoch, mark)
+
+    async def holds(self, fence: Fence) -> bool:
+        """True while the fence is its shard's newest."""
+        return await self.epoch(fence.stream, fence.shard_id) == fence.epoch
+
+    async def require(self, fence: Fence) -> None:
+        """Raises LeaseLost when the fence is not its shard's newest."""
+        if not await self.holds(fence):
+            raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+
+    # ---- plans
+
+    async def standing(self, stream: Stream, shard_id: str) -> Standing:
+        """Where the shard stands: two small requests, and one for each object of a plan that
+        wasn't seen complete before."""
+        key = await self._bucket.first(self._folder("plans", stream, shard_id))
+        if key is None:
+            begun = await self.begun(stream)
+            return Standing(0, None if begun is None else begun.stored(shard_id))
+        known = self._complete.get((stream, shard_id))
+        if known is None or known[0] != key:
+            plan = await self._plan(key)
+            if not await self._is_complete(plan):
+                return Standing(plan.ordinal - 1, _stored(plan.before), plan)
+            known = self._complete[stream, shard_id] = (key, plan)
+        plan = known[1]
+        return Standing(plan.ordinal, _stored(plan.after))
+
+    async def standings(
+        self, stream: Stream, shard_ids: Sequence[str] | None = None
+    ) -> Mapping[str, Standing]:
+        """Where these shards stand, or all of which something is stored."""
+        if shard_ids is None:
+            begun = await self.begun(stream)
+            started = () if begun is None else begun.starts
+            _, folders = await self._bucket.level(self._folder("plans", stream))
+            shard_ids = sorted({*started, *(each.split("/")[-2] for each in folders)})
+        looks = asyncio.Semaphore(_LOOKS_MAX)
+
+        async def look(shard_id: str) -> Standing:
+            async with looks:
+                return await self.standing(stream, shard_id)
+
+        found = await asyncio.gather(*(look(shard_id) for shard_id in shard_ids))
+        return dict(zip(shard_ids, found, strict=True))
+
+    async def create(self, stream: Stream, plan: Plan) -> Plan:
+        """Creates the plan if its name is free, and gives the one that has it."""
+        key = self._plan_key(stream, plan)
+        body = orjson.dumps(plan.as_dict())
+        if await self._bucket.create(key, body, content_type=_JSON, is_data=False):
+            return plan
+        return await self._plan(key)
+
+    def completed(self, stream: Stream, plan: Plan) -> None:
+        """All objects of the plan are there."""
+        self._complete[stream, plan.shard_id] = (self._plan_key(stream, plan), plan)
+
+    async def _is_complete(self, plan: Plan) -> bool:
+        for key in plan.keys:
+            if not await self._bucket.exists(key):
+                return False
+        return True
+
+    async def _plan(self, key: str) -> Plan:
+        data = await self._bucket.read(key)
+        place = f"s3://{self._bucket.name}/{key}"
+        if data is None:
+            raise FatalError(
+                "plan_missing",
+                f"{place} was listed and is gone: plans must never be removed. What to do: stop "
+                "what removes them (a lifecycle rule?), and restore it",
+            )
+        try:
+            return Plan.of(orjson.loads(data))
+        except ValueError as error:
+            raise FatalError(
+                "plan_unreadable",
+                f"{place} can't be read: {error}. What to do: run the version that wrote it, or a "
+                "later one",
+            ) from None
+
+    # ---- names
+
+    def _begun_key(self, stream: Stream) -> str:
+        return f"{self._state}begun/{self._whose}/{_named(stream)}.json"
+
+    def _plan_key(self, stream: Stream, plan: Plan) -> str:
+        folder = self._folder("plans", stream, plan.shard_id)
+        return f"{folder}{numbered(plan.ordinal)}.json"
+
+    def _folder(self, kind: str, stream: Stream, shard_id: str | None = None) -> str:
+        root = f"{self._state}{kind}/{self._whose}/{_named(stream)}/"
+        return root if shard_id is None else f"{root}{shard_id}/"
+
+
+def _named(stream: Stream) -> str:
+    """The stream's name in keys: readable, and its own by account, Region and creation."""
+    mark = hashlib.sha256(stream.arn.encode()).hexdigest()[:8]
+    return f"{stream.name}-{mark}-{stream.created_at_s}".replace("/", "!")
+
+
+def _stored(text: str) -> LogPosition | None:
+    return LogPosition.from_json(text) if text else None
+
+
+def _begun(data: bytes, *, is_ours: bool) -> Begun:
+    body: Mapping[str, Any] = orjson.loads(data)
+    starts = {shard: Position.parse(text) for shard, text in body["starts"].items()}
+    stream = Stream(body["stream"], body["stream_arn"], body["created_at_s"])
+    return Begun(stream, starts, body["begun_us"], body["place"], is_ours)

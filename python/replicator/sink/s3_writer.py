@@ -1,0 +1,352 @@
+"""One shard's changes become objects: a plan, its objects, and then the next plan (law 7).
+
+The walk of `write`: the fence is looked at, the shard's memory says what is due, that becomes a
+plan, the plan becomes objects. A plan that another worker left is completed first: its range was
+read again, and nothing else decides what goes into its objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import orjson
+import structlog
+
+from replicator._core import ChangeBatch, Columns, Rejection, compress
+from replicator.core.plan import Encoding, Plan, PlannedObject, differences
+from replicator.errors import FatalError, TransientError
+from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
+from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.position import furthest, tip_age_seconds
+from replicator.sink.s3_objects import Bucket
+from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_settings import S3Settings
+
+log = structlog.get_logger()
+
+_FAILED = "processing-failed"
+_Part: TypeAlias = tuple[str | None, int, ChangeBatch]
+
+
+@dataclass(slots=True)
+class S3Payload:
+    """One write: fetches of the shard, in order. Its memory takes them when it is written."""
+
+    pending: tuple[Pending, ...]
+    is_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What one plan is about."""
+
+    changes: ChangeBatch
+    rejections: tuple[Rejection, ...]
+    stored: LogPosition
+    is_holding: bool
+
+    @classmethod
+    def of(cls, taken: Sequence[Taken]) -> _Cut:
+        some = [one.changes for one in taken if len(one.changes) or one.changes.duplicates]
+        changes = some[0] if len(some) == 1 else ChangeBatch.concat(some)
+        rejections = tuple(each for one in taken for each in one.rejections)
+        return cls(changes, rejections, taken[-1].stored, taken[-1].is_holding)
+
+
+@dataclass(slots=True)
+class _Shard:
+    """What is known of the shard under one fence. Once a write has failed nobody knows how far
+    it came: then it is of no use any more."""
+
+    fence: Fence
+    memory: LogShard
+    ordinal: int
+    stored: LogPosition | None
+    open: Plan | None
+    taken: list[Taken] = field(default_factory=list)
+    """What of the open plan's range was read."""
+    is_sure: bool = True
+
+
+class S3Writer:
+    """Writes one shard."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        plans: S3Plans,
+        settings: S3Settings,
+        monotonic: Callable[[], float],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._bucket = bucket
+        self._plans = plans
+        self._settings = settings
+        self._monotonic = monotonic
+        self._now_us = now_us
+        self._shard: _Shard | None = None
+
+    def start(self, fence: Fence, standing: Standing, first: LogPosition) -> None:
+        """From here on it writes under this fence, from where the shard stands; `first` is what
+        is stored of it, or would be."""
+        settings = self._settings
+        memory = LogShard(
+            first,
+            reorder_us=settings.reorder_us,
+            duplicate_us=settings.duplicate_us,
+            bytes_max=settings.window_bytes_max,
+        )
+        self._shard = _Shard(fence, memory, standing.ordinal, standing.stored, standing.open)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when the shard ended, or went to another worker."""
+        return self._shard is None
+
+    def encode(self, pending: Sequence[Pending]) -> S3Payload:
+        return S3Payload(tuple(pending))
+
+    async def write(self, payload: S3Payload) -> WriteResult:
+        fence = payload.pending[0].fence
+        is_mixed = any(one.fence != fence for one in payload.pending)
+        if is_mixed or not await self._plans.holds(fence):
+            self._shard = None
+            return WriteResult(lost=frozenset({fence.shard_id}))
+        if payload.is_done:
+            return WriteResult()
+        shard = self._shard
+        if shard is None or shard.fence != fence or not shard.is_sure:
+            raise TransientError(
+                "position_moved",
+                f"{fence.shard_id}: what was stored last isn't known here: the position is read "
+                "again before anything is written",
+                retry_after_seconds=0.0,
+            )
+        shard.is_sure = False
+        result = await self._write(shard, payload.pending)
+        shard.is_sure, payload.is_done = True, True
+        return result
+
+    async def _write(self, shard: _Shard, pending: Sequence[Pending]) -> WriteResult:
+        left, cut = await asyncio.to_thread(self._take, shard, pending)
+        results: list[tuple[_Cut, int]] = []
+        if left is not None:
+            results.append((left, await self._complete(shard, left)))
+        if cut is not None:
+            results.append((cut, await self._cut(shard, cut)))
+        shard_id = shard.fence.shard_id
+        letters = [
+            DeadLetter(shard_id, each.table, each) for one, _ in results for each in one.rejections
+        ]
+        known = sum(one.changes.duplicates for one, _ in results)
+        return WriteResult(
+            rows=sum(rows for _, rows in results),
+            duplicates=max(0, known - sum(one.batch.duplicates for one in pending)),
+            dead_letters=tuple(letters),
+            holding=frozenset({shard_id} if results and results[-1][0].is_holding else ()),
+        )
+
+    # ---- what is due
+
+    def _take(self, shard: _Shard, pending: Sequence[Pending]) -> tuple[_Cut | None, _Cut | None]:
+        """What the open plan is about, once all of it was read, and what comes behind it."""
+        left: _Cut | None = None
+        taken: list[Taken] = []
+        now, now_us = self._monotonic(), self._now_us()
+        for one in pending:
+            rest: Pending | None = one
+            if shard.open is not None and left is None:
+                left, rest = self._take_again(shard, shard.open, one)
+            if rest is not None:
+                age = tip_age_seconds(rest, now)
+                tip_us = None if age is None else now_us - round(age * 1_000_000)
+                taken.append(shard.memory.take(rest, tip_us))
+        return left, _Cut.of(taken) if taken else None
+
+    def _take_again(
+        self, shard: _Shard, plan: Plan, pending: Pending
+    ) -> tuple[_Cut | None, Pending | None]:
+        """Takes what of the fetch lies in the plan's range: what the plan is about when that was
+        the last of it, and the rest of the fetch."""
+        stored = LogPosition.from_json(plan.after)
+        end = stored.position
+        # Without its lag no time passes: the plan says what had become due.
+        first, rest = replace(pending, behind_ms=None), None
+        if end != SHARD_END and furthest(end, pending.next) != end:
+            assert end.sequence_number is not None, plan
+            known, behind = pending.batch.split(end.sequence_number)
+            first = replace(first, batch=known, next=end)
+            rest = replace(pending, batch=behind)
+        shard.taken.append(shard.memory.take(first))
+        if first.next != end:
+            return None, None
+        shard.taken.append(shard.memory.reach(stored))
+        left, shard.taken = _Cut.of(shard.taken), []
+        return left, rest
+
+    # ---- plans
+
+    async def _complete(self, shard: _Shard, cut: _Cut) -> int:
+        """Makes the objects of the plan that was found, and no others; how many changes."""
+        plan = shard.open
+        assert plan is not None
+        parts = await asyncio.to_thread(self._parts, cut, plan.period_us, by_table=plan.by_table)
+        keys = {(each.table, each.start_us): each.key for each in plan.objects}
+        made = [
+            PlannedObject(keys.get((table, us), f"{table or 'any table'} at {us}"), len(batch), us)
+            for table, us, batch in parts
+        ]
+        found = differences(plan, made)
+        if len(cut.rejections) != (plan.letters.count if plan.letters else 0):
+            found.append(f"{len(cut.rejections)} refused records")
+        if found and plan.settings.get("filters") == list(self._settings.filters):
+            raise FatalError(
+                "plan_differs",
+                f"{shard.fence.shard_id}: plan {plan.ordinal} was left incomplete, and what was "
+                f"read again of its range isn't what it names ({'; '.join(found[:3])}). What to "
+                "do: look at the objects that it names; then set the shard's position (positions "
+                "set): to before its range, and its objects are written once more, or behind it",
+            )
+        log.info("plan_completed", shard=shard.fence.shard_id, plan=plan.ordinal, by=plan.by)
+        return await self._make(shard, plan, cut, parts)
+
+    async def _cut(self, shard: _Shard, cut: _Cut) -> int:
+        """Decides a plan and makes its objects; how many changes. Nothing at all is written when
+        neither changes nor the position moved."""
+        settings = self._settings
+        period_us, by_table = settings.prefix.period_us, settings.prefix.by_table
+        parts = await asyncio.to_thread(self._parts, cut, period_us, by_table=by_table)
+        before = None if shard.stored is None else shard.stored.position
+        position = furthest(before, cut.stored.position)
+        if not parts and not cut.rejections and position == before:
+            return 0
+        plan = self._plan(shard, cut, replace(cut.stored, position=position), parts)
+        found = await self._plans.create(shard.fence.stream, plan)
+        if found != plan:
+            raise TransientError(
+                "plan_found",
+                f"{shard.fence.shard_id}: plan {plan.ordinal} was decided by another worker: it is "
+                "read, and completed as it is",
+                retry_after_seconds=0.0,
+            )
+        return await self._make(shard, plan, cut, parts)
+
+    def _plan(self, shard: _Shard, cut: _Cut, stored: LogPosition, parts: Sequence[_Part]) -> Plan:
+        settings, fence = self._settings, shard.fence
+        ordinal = shard.ordinal + 1
+        # Names of their own, even where the state of another time was thrown away.
+        whose = f"{settings.pipeline}\0{settings.name}\0{fence.owner}\0{fence.shard_id}\0{ordinal}"
+        mark = hashlib.sha256(whose.encode()).hexdigest()[:10]
+        pipeline = settings.pipeline.rsplit("/", 1)[-1]
+        stem = f"{pipeline}-{fence.shard_id}-{ordinal:09d}"
+        suffix = settings.encoding.suffix
+        objects = tuple(
+            PlannedObject(
+                f"{settings.prefix.key(us, table=table, mark=mark)}{stem}-{index}-{mark}{suffix}",
+                len(batch),
+                us,
+                table,
+            )
+            for index, (table, us, batch) in enumerate(parts, 1)
+        )
+        letters = None
+        if cut.rejections:
+            us = stored.last_arrival_us or self._now_us()
+            folder = settings.error_prefix.key(us, mark=mark, error=_FAILED)
+            key = f"{folder}{stem}-0-{mark}.jsonl"
+            letters = PlannedObject(key, len(cut.rejections), us)
+        return Plan(
+            shard_id=fence.shard_id,
+            ordinal=ordinal,
+            before="" if shard.stored is None else shard.stored.to_json(),
+            after=stored.to_json(),
+            by=fence.owner,
+            encoding=settings.encoding,
+            period_us=settings.prefix.period_us,
+            by_table=settings.prefix.by_table,
+            first=cut.changes.first_sequence_number,
+            last=cut.changes.last_sequence_number,
+            objects=objects,
+            letters=letters,
+            settings={
+                "bytes_max": settings.batching.bytes_max,
+                "delay_seconds": settings.batching.delay_seconds,
+                "filters": list(settings.filters),
+            },
+        )
+
+    async def _make(self, shard: _Shard, plan: Plan, cut: _Cut, parts: Sequence[_Part]) -> int:
+        """Creates the plan's objects, those that aren't there yet; then it is the position."""
+        if plan.letters is not None:
+            body = _letters(shard.fence, cut.rejections)
+            await self._put(plan.letters.key, body, "application/x-ndjson")
+        batches = {(table, us): batch for table, us, batch in parts}
+        for each in plan.objects:
+            batch = batches.get((each.table, each.start_us), ChangeBatch.concat(()))
+            body = await asyncio.to_thread(encoded, batch, plan.encoding)
+            await self._put(each.key, body, _content_type(plan.encoding))
+        self._plans.completed(shard.fence.stream, plan)
+        shard.ordinal, shard.open = plan.ordinal, None
+        shard.stored = LogPosition.from_json(plan.after)
+        if shard.stored.position == SHARD_END:
+            self._shard = None  # its memory is as large as what it remembers
+        return plan.count
+
+    async def _put(self, key: str, body: bytes, content_type: str) -> None:
+        # False: somebody who completes the same plan was here before.
+        await self._bucket.create(key, body, content_type=content_type, is_data=True)
+
+    def _parts(self, cut: _Cut, period_us: int, *, by_table: bool) -> list[_Part]:
+        changes = cut.changes
+        if (pattern := self._settings.pattern) is not None:
+            changes = changes.filter(pattern)
+        if (projection := self._settings.projection) is not None:
+            changes = changes.project(projection)
+        return changes.partition(period_us, by_table=by_table)
+
+
+def encoded(batch: ChangeBatch, encoding: Encoding) -> bytes:
+    """An object's bytes: the same for the same changes."""
+    match encoding.format:
+        case "parquet":
+            columns = Columns(encoding.columns) if encoding.columns else None
+            if encoding.compression == "none":
+                return batch.parquet(columns, compression="none")
+            return batch.parquet(columns)
+        case "raw":
+            data = batch.payloads(b"")
+        case form:
+            data = batch.json_lines(form)
+    return data if encoding.compression == "none" else compress(data, encoding.compression)
+
+
+def _content_type(encoding: Encoding) -> str:
+    if encoding.format == "parquet":
+        return "application/vnd.apache.parquet"
+    types = {"gzip": "application/gzip", "zstd": "application/zstd"}
+    return types.get(encoding.compression, "application/x-ndjson")
+
+
+def _letters(fence: Fence, rejections: Sequence[Rejection]) -> bytes:
+    """Refused records as lines of JSON, by Firehose's names where it has some."""
+    return b"".join(
+        orjson.dumps(
+            {
+                "errorCode": each.code,
+                "errorMessage": each.message,
+                "rawData": base64.b64encode(each.raw).decode(),
+                "table": each.table,
+                "streamARN": fence.stream.arn,
+                "shardId": fence.shard_id,
+                "sequenceNumber": each.sequence_number,
+                "subSequenceNumber": each.sub_sequence_number,
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+        for each in rejections
+    )

@@ -1,0 +1,184 @@
+"""`replicator archive`: what the S3 sink wrote, in each of its formats, listed, printed, asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from replicator import archive
+from replicator import config as configuration
+from replicator.archive import Asked
+from replicator.config import Config
+from replicator.errors import FatalError
+from replicator.model import SHARD_END
+from replicator.sink.place import SinkPlace
+from replicator.sink.s3 import S3Sink
+from replicator.sink.s3_settings import S3Config
+from replicator.testing.s3_server import S3Server
+from tests.archive import HOUR_US, NOON_US, write
+from tests.changes import STREAM, number, pending, put, remove
+
+APPLE = {"id": {"S": "apple"}}
+HISTORY = [
+    put("products", APPLE, NOON_US, stock={"N": "5"}),
+    put("products", APPLE, NOON_US + 1, {**APPLE, "stock": {"N": "5"}}, stock={"N": "4"}),
+    remove("products", APPLE, NOON_US + HOUR_US, {**APPLE, "stock": {"N": "4"}}),
+    put(
+        "orders",
+        {"customer": {"S": "ann"}, "number": {"N": "7"}},
+        NOON_US + 2 * HOUR_US,
+        total={"N": "0.10000000000000000000000000000000000001"},
+    ),
+]
+
+
+@pytest.fixture
+async def server(credentials: None) -> AsyncIterator[S3Server]:
+    async with S3Server() as running:
+        yield running
+
+
+def config(server: S3Server, folder: Path, **sink: Any) -> Config:
+    pipeline = {
+        "name": "p",
+        "tables": ["products", "orders"],
+        "source": {"kind": "kinesis", "stream": "s"},
+        "sinks": [{"name": "archive", "kind": "s3", "bucket": "archive", **sink}],
+    }
+    aws = {"region": "eu-north-1", "endpoint_url": server.url}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({"aws": aws, "pipelines": [pipeline]}))
+    return configuration.load(path, {})
+
+
+async def filled(config: Config) -> None:
+    (sink_config,) = config.pipelines[0].sinks
+    assert isinstance(sink_config, S3Config)
+    settings = archive.settings_of(config, Asked())
+    assert settings == sink_config.settings(SinkPlace("replicator/p", "x", "", settings.aws))
+    sink = S3Sink(settings)
+    await sink.open([])
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    await write(sink, pending(fence, HISTORY, then=SHARD_END))
+    await sink.close()
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        {},
+        {"compression": "zstd", "prefix": "{table}/"},
+        {"compression": "none"},
+        {"format": "plain"},
+        {"format": "plain", "compression": "zstd"},
+        {"format": "parquet", "prefix": "x/"},
+    ],
+    ids=str,
+)
+async def test_every_format_is_asked_alike(
+    server: S3Server, tmp_path: Path, sink: dict[str, Any]
+) -> None:
+    settings = config(server, tmp_path, **sink)
+    await filled(settings)
+    sql = (
+        "SELECT event, key->>'id', item->>'stock', old->>'stock', epoch_us(time), version"
+        " FROM changes WHERE \"table\" = 'products' ORDER BY time"
+    )
+    answer = await archive.queried(settings, Asked(), sql)
+    assert answer.rows == (
+        ("INSERT", "apple", "5", None, NOON_US, str(NOON_US)),
+        ("MODIFY", "apple", "4", "5", NOON_US + 1, str(NOON_US + 1)),
+        ("REMOVE", "apple", None, "4", NOON_US + HOUR_US, str(NOON_US + HOUR_US)),
+    )
+    if sink.get("format") != "plain":
+        numbers = await archive.queried(
+            settings, Asked(), "SELECT position FROM changes ORDER BY 1"
+        )
+        assert numbers.rows == tuple((number(n),) for n in range(1, 5))
+    # (What DuckDB takes out of JSON as a number is a double; the text has all digits.)
+    exact = "SELECT item::VARCHAR FROM changes WHERE \"table\" = 'orders'"
+    ((text,),) = (await archive.queried(settings, Asked(), exact)).rows
+    is_exact = sink.get("format") != "plain"
+    assert ('"total":0.10000000000000000000000000000000000001' in text) == is_exact
+    noon = Asked(begin="2023-11-15T12:00:00Z", end="2023-11-15T13:00:00Z")
+    counted = await archive.queried(settings, noon, "SELECT count(*) AS n FROM changes")
+    assert counted.as_dict() == [{"n": 2}]
+    assert len(await archive.listed(settings, noon)) == 1
+    printed = b"".join([lines async for lines in archive.printed(settings, noon)])
+    assert len(printed.splitlines()) == 2
+    late = Asked(begin="1999-01-01T00:00:00Z", end="2000-01-01T00:00:00Z")
+    assert (await archive.queried(settings, late, "SELECT * FROM changes")).rows == ()
+
+
+async def test_typed_columns_stand_beside_the_images(server: S3Server, tmp_path: Path) -> None:
+    settings = config(server, tmp_path, format="parquet", columns={"stock": "bigint"})
+    await filled(settings)
+    sql = "SELECT sum(stock), any_value(old->'stock'->>'N') FROM changes"
+    assert (await archive.queried(settings, Asked(table="products"), sql)).rows == ((9, "5"),)
+
+
+async def test_whole_changes_are_printed_as_they_were_written(
+    server: S3Server, tmp_path: Path
+) -> None:
+    settings = config(server, tmp_path)
+    await filled(settings)
+    printed = b"".join([lines async for lines in archive.printed(settings, Asked())])
+    changes = [json.loads(line) for line in printed.splitlines()]
+    assert [each["eventID"] for each in changes] == [
+        json.loads(each)["eventID"] for each in HISTORY
+    ]
+    some = [lines async for lines in archive.printed(settings, Asked(table="orders"))]
+    assert json.loads(b"".join(some)) == changes[3]
+
+
+async def test_what_cannot_be_is_said(server: S3Server, tmp_path: Path) -> None:
+    settings = config(server, tmp_path)
+    await filled(settings)
+    with pytest.raises(FatalError) as query:
+        await archive.queried(settings, Asked(), "SELECT nonsense FROM changes")
+    assert query.value.code == "usage_query"
+    with pytest.raises(FatalError) as sink:
+        await archive.queried(settings, Asked(sink="other"), "SELECT 1")
+    assert "archive" in sink.value.message
+    for begin in ("yesterday", "LATEST"):
+        with pytest.raises(FatalError) as time:
+            await archive.listed(settings, Asked(begin=begin))
+        assert time.value.code == "usage_time"
+
+
+async def test_the_command_line(server: S3Server, tmp_path: Path) -> None:
+    await filled(config(server, tmp_path))
+
+    async def said(*arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "replicator",
+            "archive",
+            *arguments,
+            "--config",
+            str(tmp_path / "config.yaml"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        return out.decode()
+
+    assert "2023-11-15T12:00:00+00:00" in await said("ls")
+    (shown,) = json.loads(await said("ls", "--to", "2023-11-15T12:30:00Z", "--output", "json"))
+    assert shown["from"] == "2023-11-15T12:00:00+00:00"
+    assert len((await said("cat", "--table", "products")).splitlines()) == 3
+    sql = "SELECT event, count(*) AS n FROM changes GROUP BY ALL ORDER BY ALL"
+    assert json.loads(await said("query", sql, "--output", "json")) == [
+        {"event": "INSERT", "n": 2},
+        {"event": "MODIFY", "n": 1},
+        {"event": "REMOVE", "n": 1},
+    ]
+    assert (await said("query", sql)).splitlines()[0].split() == ["event", "n"]

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from replicator.aws import AWSSettings
+from replicator.core.plan import Encoding
+from replicator.model import Batching
+from replicator.sink.place import SinkPlace
+from replicator.sink.s3_settings import ROWS_MAX, S3Config
+
+PLACE = SinkPlace("shop/products", "me", "", AWSSettings())
+
+
+def config(**values: Any) -> S3Config:
+    return S3Config.model_validate({"name": "archive", "kind": "s3", "bucket": "shop", **values})
+
+
+def test_firehoses_names_are_ours() -> None:
+    theirs = {
+        "BucketARN": "arn:aws:s3:::shop",
+        "Prefix": "x/!{timestamp:yyyy}/",
+        "ErrorOutputPrefix": "bad/",
+        "CompressionFormat": "UNCOMPRESSED",
+        "BufferingHints": {"SizeInMBs": 64, "IntervalInSeconds": 60},
+    }
+    made = S3Config.model_validate({"name": "archive", "kind": "s3", **theirs})
+    ours = config(
+        prefix="x/!{timestamp:yyyy}/",
+        error_output_prefix="bad/",
+        compression="none",
+        buffering={"size_mb": 64, "interval_seconds": 60},
+    )
+    assert made == ours
+    settings = made.settings(PLACE)
+    assert settings.batching == Batching(ROWS_MAX, 64 * 2**20, 60)
+    assert settings.encoding == Encoding("change", "none")
+    assert (settings.prefix.root, settings.pipeline) == ("x/", "shop/products")
+
+
+def test_what_was_told_of_filters_is_known_again() -> None:
+    attributes = {"hash": ["email"], "hash_key": "0123456789abcdef"}
+    filtered = config(filter=['{"eventName": ["REMOVE"]}'], attributes=attributes).settings(PLACE)
+    assert filtered.filters
+    assert "0123456789abcdef" not in str(filtered.filters), "plans are read by others"
+    assert config().settings(PLACE).filters == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"prefix": "!{timestamp:YYYY}/"}, "write y"),
+        ({"error_output_prefix": "/x"}, "no slash"),
+        ({"bucket": "No_Bucket"}, "bucket"),
+        ({"columns": {"id": "text"}}, "Parquet"),
+        ({"format": "parquet", "columns": {"id": "varchar"}}, "varchar"),
+        ({"state_prefix": "/"}, "state_prefix"),
+        ({"state_prefix": "state"}, "state_prefix"),
+        ({"duplicate_window_seconds": 1, "reorder_window_seconds": 2}, "no less than"),
+        ({"buffering": {"SizeInMBs": 200}}, "128"),
+        ({"Prefix": "a/", "prefix": "b/"}, "said twice"),
+        ({"CompressionFormat": "Snappy"}, "compression"),
+        ({"prefx": "a"}, "did you mean 'prefix'"),
+    ],
+)
+def test_what_cannot_be_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        config(**values)

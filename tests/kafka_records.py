@@ -47,23 +47,27 @@ def read(data: bytes, batch: KafkaBatch) -> list[Record]:
     ]
 
 
-async def committed(server: KafkaServer, topic: str) -> list[Record]:
-    """All that a careful consumer sees, by partition, in order."""
+async def committed(server: KafkaServer, topic: str, *, is_patient: bool = True) -> list[Record]:
+    """All that a careful consumer sees, by partition, in order. A commit is answered before it
+    shows: a patient one waits until everything that is there now is decided."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=server.address,
         isolation_level="read_committed",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
     )
+    # Its ends are those of the log; a careful consumer's are of what is decided.
+    careless = AIOKafkaConsumer(bootstrap_servers=server.address, enable_auto_commit=False)
     await consumer.start()
+    await careless.start()
     try:
         partitions = [
             TopicPartition(topic, number) for number in range(await _count(server, topic))
         ]
         consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
+        ends = await (careless if is_patient else consumer).end_offsets(partitions)
         found: list[Record] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
                 for messages in (await consumer.getmany(timeout_ms=100)).values():
                     found += [
@@ -72,6 +76,7 @@ async def committed(server: KafkaServer, topic: str) -> list[Record]:
                     ]
     finally:
         await consumer.stop()
+        await careless.stop()
     return sorted(found, key=lambda record: record.partition)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ from tests.kafka_records import Record, committed
 from tests.shop import TABLE
 
 
-def kafka_config(folder: Path, url: str, server: KafkaServer, prefix: str, **sink: Any) -> Path:
-    """A file that reads the stream `products` at `url` into topics of this prefix."""
+def kafka_config(
+    folder: Path,
+    url: str,
+    server: KafkaServer,
+    prefix: str,
+    beside: Sequence[Mapping[str, Any]] = (),
+    **sink: Any,
+) -> Path:
+    """A file that reads the stream `products` at `url` into topics of this prefix, and into the
+    sinks `beside`."""
     settings = {
         "name": "test",
         "aws": {"region": "us-east-1", "endpoint_url": url},
@@ -38,7 +47,8 @@ def kafka_config(folder: Path, url: str, server: KafkaServer, prefix: str, **sin
                         "topic_settings": {"retention.ms": "-1"},
                         "transaction_timeout_seconds": 5,
                         **sink,
-                    }
+                    },
+                    *beside,
                 ],
             }
         ],
@@ -61,9 +71,9 @@ def made(stream: ScriptedStream) -> set[str]:
     }
 
 
-async def seen(server: KafkaServer, prefix: str) -> list[Record]:
+async def seen(server: KafkaServer, prefix: str, *, is_patient: bool = True) -> list[Record]:
     """What a careful reader sees of the table's topic, tombstones left out."""
-    found = await committed(server, f"{prefix}.{TABLE}")
+    found = await committed(server, f"{prefix}.{TABLE}", is_patient=is_patient)
     return [record for record in found if record.value is not None]
 
 

@@ -26,7 +26,7 @@ from tests.kafka_child import BASE_US, write
 from tests.kafka_records import committed
 from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
-from tests.stack import run_worker, until
+from tests.stack import Stack, run_worker, until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -98,7 +98,7 @@ async def test_a_broker_that_goes_and_comes_back_holds_each_change_once(
             expected = made(stream)
 
             async def complete() -> bool:
-                return len(await seen(broker, "gone")) >= len(expected)
+                return len(await seen(broker, "gone", is_patient=False)) >= len(expected)
 
             await until(complete, seconds=90)
             assert await worker.stop() == 0
@@ -127,15 +127,47 @@ async def test_a_worker_that_wakes_from_a_pause_adds_nothing(
                     expected_at_least = made(stream)
 
                     async def moved() -> bool:
-                        return len(await seen(kafka_server, prefix)) > len(expected_at_least) // 2
+                        return (
+                            len(await seen(kafka_server, prefix, is_patient=False))
+                            > len(expected_at_least) // 2
+                        )
 
                     await until(moved)
                     assert await other.stop() == 0
             expected = made(stream)
 
             async def complete() -> bool:
-                return len(await seen(kafka_server, prefix)) >= len(expected)
+                return len(await seen(kafka_server, prefix, is_patient=False)) >= len(expected)
 
             await until(complete, seconds=90)
             assert await paused.stop() == 0
         check(await seen(kafka_server, prefix), expected)
+
+
+async def test_beside_a_postgres_that_goes_on_while_the_broker_is_away(
+    broker: KafkaServer, postgres_dsn: str, tmp_path: Path
+) -> None:
+    stream = ScriptedStream(2)
+    shop = Shop(seed=33, keys=40)
+    feeder = Feeder(shop, stream)
+    async with served(stream) as server:
+        beside = [{"name": "w", "kind": "postgres", "dsn": postgres_dsn}]
+        config = kafka_config(tmp_path, server.url, broker, "both", beside)
+        stack = Stack(server.url, postgres_dsn, tmp_path, None)
+        async with run_worker(config, tmp_path / "log") as worker:
+            feeder.feed(200)
+            await stack.until_equal(shop.plain())
+            await asyncio.to_thread(broker.stop)
+            feeder.feed(200)
+            await stack.until_equal(shop.plain())
+            await asyncio.to_thread(broker.start)
+            feeder.feed(200)
+            expected = made(stream)
+
+            async def complete() -> bool:
+                return len(await seen(broker, "both", is_patient=False)) >= len(expected)
+
+            await until(complete, seconds=90)
+            await stack.until_equal(shop.plain())
+            assert await worker.stop() == 0
+        check(await seen(broker, "both"), expected)

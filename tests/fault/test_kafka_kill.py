@@ -55,14 +55,14 @@ async def test_sigkill_and_splits_leave_each_change_once(
                     feeder.split()
                 if (kill + 1) % 3:
                     shutil.rmtree(tmp_path / "state", ignore_errors=True)
-                found = len(await seen(kafka_server, prefix))
+                found = len(await seen(kafka_server, prefix, is_patient=False))
                 moved, before = moved + (found != before), found
         assert moved >= KILLS // 2, "the kills must hit a worker at work"
         expected = made(stream)
         async with run_worker(config, tmp_path / "log") as worker:
 
             async def complete() -> bool:
-                return len(await seen(kafka_server, prefix)) >= len(expected)
+                return len(await seen(kafka_server, prefix, is_patient=False)) >= len(expected)
 
             await until(complete)
             assert await worker.stop() == 0

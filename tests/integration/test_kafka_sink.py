@@ -4,116 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import ProducerFenced
 
-from replicator.aws import AWSSettings
 from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import (
     LATEST,
     SHARD_END,
     TRIM_HORIZON,
     Fence,
-    Pending,
     Position,
     Reached,
-    TableSchema,
     WriteResult,
     after,
     at_timestamp,
 )
-from replicator.sink.kafka import KafkaSink
-from replicator.sink.kafka_settings import KafkaConfig
-from replicator.sink.place import SinkPlace
 from replicator.testing.kafka_server import KafkaServer
 from tests.changes import STREAM, number, pending, put, remove
-from tests.kafka_records import Record, committed
-
-PRODUCTS = TableSchema("products", (("id", "S"),))
-ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
-# When the source says that nothing more came, by the clock that fetches are received by.
-LATER = 10.0
-BASE_US = 1_700_000_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Rig:
-    """A cluster with topics of this test's own."""
-
-    server: KafkaServer
-    prefix: str
-    worker: Callable[..., Awaitable[KafkaSink]]
-
-    async def records(self, table: str = "products") -> list[Record]:
-        return await committed(self.server, f"{self.prefix}.{table}")
-
-    async def letters(self) -> list[Record]:
-        return await committed(self.server, f"{self.prefix}.dead")
-
-    async def seen(self, table: str = "products") -> list[int]:
-        """Each change that a careful reader sees, by its time; sorted."""
-        found = await self.records(table)
-        return sorted(
-            int(record.headers["version"]) - BASE_US for record in found if record.value is not None
-        )
+from tests.kafka_rig import (
+    BASE_US,
+    ORDERS,
+    PRODUCTS,
+    Rig,
+    fenced,
+    kafka_rig,
+    product,
+    write,
+)
 
 
 @pytest.fixture
 async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
-    prefix = f"t{secrets.token_hex(5)}"
-    async with AsyncExitStack() as stack:
-
-        async def worker(
-            pipeline: str = "shop", tables: Sequence[TableSchema] = (PRODUCTS, ORDERS), **more: Any
-        ) -> KafkaSink:
-            settings: dict[str, Any] = {
-                "name": "bus",
-                "bootstrap_servers": kafka_server.address,
-                "topic": f"{prefix}.{{table}}",
-                "positions_topic": f"{prefix}.positions",
-                "dead_letters_topic": f"{prefix}.dead",
-                "partitions": 2,
-                "topic_settings": {"retention.ms": "-1"},
-                "reorder_window_seconds": 0,
-                **more,
-            }
-            sink = KafkaSink(
-                KafkaConfig.model_validate(settings),
-                SinkPlace(pipeline, "me", "", AWSSettings()),
-            )
-            stack.push_async_callback(sink.close)
-            await sink.open(tables)
-            return sink
-
-        yield Rig(kafka_server, prefix, worker)
-
-
-async def fenced(sink: KafkaSink, shard: str = "shard-1", owner: str = "me") -> Fence:
-    """A fence with its position read, as a reader does it."""
-    fence = await sink.fence(STREAM, shard, owner)
-    await sink.position(fence)
-    return fence
-
-
-async def write(sink: KafkaSink, *several: Pending) -> WriteResult:
-    """Writes them, and then that time goes by: nothing is held any more."""
-    last = several[-1]
-    idle = replace(pending(last.fence, [], then=last.next), received_at=LATER)
-    writer = sink.writer(last.fence)
-    return await writer.write(writer.encode([*several, idle]))
-
-
-def product(n: int) -> bytes:
-    """The change of the n-th millisecond; ten keys."""
-    return put("products", {"id": {"S": f"p{n % 10}"}}, BASE_US + n * 1_000_000, n={"N": str(n)})
+    async with kafka_rig(kafka_server) as made:
+        yield made
 
 
 # ---- the stream's beginning
@@ -301,6 +226,26 @@ async def test_a_zombie_writes_nothing_though_it_has_not_noticed(rig: Rig) -> No
     assert await rig.letters() == []
 
 
+async def test_who_was_fenced_between_two_records_is_told_so(rig: Rig) -> None:
+    """Regression: once its sending had ended the driver said only that no transaction was open,
+    and that error left the sink."""
+    zombie, owner = await rig.worker(), await rig.worker()
+    await fenced(zombie)
+    producer = zombie._shards[STREAM, "shard-1"].producer
+    await fenced(owner, owner="other")
+    topic = f"{rig.prefix}.products"
+
+    async def send_two() -> None:
+        async with zombie._producers.use(producer) as driver:
+            await driver.begin_transaction()
+            await asyncio.wait({await driver.send(topic, b"1", b"key", partition=0)})
+            await driver.send(topic, b"2", b"key", partition=0)
+
+    with pytest.raises(ProducerFenced):
+        await send_two()
+    assert producer.is_broken
+
+
 async def test_a_transaction_that_a_zombie_left_open_is_over_before_the_position_is_read(
     rig: Rig,
 ) -> None:
@@ -412,157 +357,3 @@ async def test_a_late_change_is_left_out_of_a_compacted_topic_and_marked_elsewhe
         marks = [json.loads(record.value or b"{}").get("late") for record in found]
         expected = ([None, True], 0) if cleanup == "delete" else ([None], 1)
         assert (marks, result.superseded) == expected
-
-
-# ---- what can't be written
-
-
-async def test_a_record_too_large_takes_its_key_to_the_dead_letters_and_no_other(
-    rig: Rig,
-) -> None:
-    sink = await rig.worker(
-        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
-    )
-    fence = await fenced(sink)
-    small = {"n": {"S": "x"}}
-    changes = [
-        put("products", {"id": {"S": "a"}}, BASE_US, **small),
-        put("products", {"id": {"S": "b"}}, BASE_US, **small),
-        put("products", {"id": {"S": "a"}}, BASE_US + 1_000_000, small, n={"S": "x" * 3_000}),
-        put("products", {"id": {"S": "b"}}, BASE_US + 1_000_000, **small),
-        put("products", {"id": {"S": "a"}}, BASE_US + 2_000_000, **small),
-    ]
-    result = await write(sink, pending(fence, changes))
-    assert result.rows == 3
-    assert dict(result.rejected_by_code) == {"record_too_large": 1, "key_quarantined": 1}
-    assert [record.key for record in await rig.records()].count(b'{"id":"a"}') == 1
-    # The key stays aside, for the next worker too.
-    other = await rig.worker(
-        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
-    )
-    fence = await other.fence(STREAM, "shard-1", "other")
-    await other.position(fence)
-    later = [
-        put("products", {"id": {"S": "a"}}, BASE_US + 3_000_000, **small),
-        put("products", {"id": {"S": "c"}}, BASE_US + 3_000_000, **small),
-    ]
-    result = await write(other, pending(fence, changes), pending(fence, later, first=6))
-    assert (result.rows, dict(result.rejected_by_code)) == (1, {"key_quarantined": 1})
-    letters = await rig.letters()
-    assert [letter.value for letter in letters] == [changes[2], changes[4], later[0]]
-    assert (await other.report()).dead_letters == {"record_too_large": 1, "key_quarantined": 2}
-
-
-async def test_more_quarantined_keys_than_allowed_stop_the_shard(rig: Rig) -> None:
-    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
-    sink = await rig.worker(compression="none", topic_settings=settings, quarantine_max=1)
-    fence = await fenced(sink)
-    large = [
-        put("products", {"id": {"S": key}}, BASE_US, n={"S": "x" * 3_000}) for key in ("a", "b")
-    ]
-    await write(sink, pending(fence, large[:1]))
-    with pytest.raises(FatalError) as full:
-        await write(sink, pending(fence, large[1:], first=2))
-    assert full.value.code == "quarantine_full"
-    assert len(await rig.letters()) == 1
-    assert (await sink.positions(STREAM))["shard-1"] == after(number(1))
-
-
-async def test_a_limit_that_was_lowered_is_asked_for_again(rig: Rig) -> None:
-    sink = await rig.worker(compression="none", tables=[PRODUCTS])
-    fence = await fenced(sink)
-    large = put("products", {"id": {"S": "a"}}, BASE_US, n={"S": "x" * 3_000})
-    await configured(rig, f"{rig.prefix}.products", {"max.message.bytes": "2000"})
-    with pytest.raises(TransientError) as refused:
-        await write(sink, pending(fence, [large]))
-    assert refused.value.code == "kafka_limit_changed"
-    fence = await fenced(sink)
-    result = await write(sink, pending(fence, [large]))
-    assert dict(result.rejected_by_code) == {"record_too_large": 1}
-
-
-async def test_only_what_matches_and_may_be_seen_is_written(rig: Rig) -> None:
-    sink = await rig.worker(
-        filter=[{"dynamodb": {"NewImage": {"kind": {"S": ["fruit"]}}}}],
-        attributes={"exclude": ["secret"]},
-    )
-    fence = await fenced(sink)
-    await write(
-        sink,
-        pending(
-            fence,
-            [
-                put(
-                    "products", {"id": {"S": "a"}}, BASE_US, kind={"S": "fruit"}, secret={"S": "s"}
-                ),
-                put("products", {"id": {"S": "b"}}, BASE_US, kind={"S": "soap"}),
-            ],
-        ),
-    )
-    (record,) = await rig.records()
-    assert json.loads(record.value or b"")["item"] == {"id": "a", "kind": "fruit"}
-
-
-# ---- at least once
-
-
-async def test_at_least_once_stores_the_position_behind_its_records(rig: Rig) -> None:
-    sink = await rig.worker(delivery="at_least_once")
-    fence = await fenced(sink)
-    result = await write(sink, pending(fence, [product(1), b"broken", product(2)]))
-    assert (result.rows, len(result.dead_letters)) == (2, 1)
-    assert await rig.seen() == [1_000_000, 2_000_000]
-    assert len(await rig.letters()) == 1
-    assert await sink.positions(STREAM) == {"shard-1": after(number(3))}
-    other = await rig.worker(delivery="at_least_once")
-    await fenced(other, owner="other")
-    with pytest.raises(LeaseLost):
-        await sink.position(fence)
-
-
-# ---- a broker that is away
-
-
-@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-async def test_a_write_into_a_stalled_broker_fails_and_is_done_again_under_a_new_fence(
-    rig: Rig, delivery: str
-) -> None:
-    sink = await rig.worker(delivery=delivery, transaction_timeout_seconds=1)
-    fence = await fenced(sink)
-    await write(sink, pending(fence, [product(1)]))
-    last = 1
-
-    async def write_on() -> None:
-        nonlocal last
-        while last < 100:  # it may take a moment to stand still
-            last += 1
-            await write(sink, pending(fence, [product(last)], first=last))
-
-    with rig.server.stalled(), pytest.raises(TransientError) as stalled:
-        await write_on()
-    assert stalled.value.code == "kafka_timeout"
-    # That it answers again can be seen under the old fence, which nothing is written under.
-    assert await sink.position(fence) == TRIM_HORIZON
-    assert (await write(sink, pending(fence, [product(last)], first=last))).lost == {"shard-1"}
-    fence = await fenced(sink)
-    await write(sink, pending(fence, [product(n) for n in range(1, last + 2)]))
-    found = await rig.seen()
-    assert sorted(set(found)) == [n * 1_000_000 for n in range(1, last + 2)]
-    if delivery == "exactly_once":
-        assert len(found) == last + 1
-
-
-async def test_no_broker_is_transient_and_says_where(rig: Rig) -> None:
-    with pytest.raises(TransientError) as gone:
-        await rig.worker(bootstrap_servers="127.0.0.1:1")
-    assert gone.value.code == "kafka_unavailable"
-    assert "127.0.0.1" in gone.value.message
-
-
-async def configured(rig: Rig, topic: str, settings: dict[str, str]) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=rig.server.address)
-    await admin.start()
-    try:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
-    finally:
-        await admin.close()

@@ -80,6 +80,7 @@ class KafkaSink:
         )
         self._tables: tuple[TableSchema, ...] = ()
         self._topics: dict[str, Topic] = {}
+        self._letters: dict[str, Topic] = {}
         self._shards: dict[tuple[Stream, str], KafkaShard] = {}
         self._writers: dict[Fence, KafkaWriter] = {}
 
@@ -134,6 +135,9 @@ class KafkaSink:
             found = await kafka_topics.make(self._options, self._config, self._tables)
         else:
             _, found = await kafka_topics.plan(self._options, self._config, self._tables)
+        letters = self._config.dead_letters_topic
+        if letters in found:
+            self._letters[letters] = found[letters]
         for table in self._tables:
             if (topic := found.get(self._config.topic_of(table.name))) is not None:
                 self._topics[table.name] = topic
@@ -272,6 +276,7 @@ class KafkaSink:
         room = Room(
             self._config,
             self._topics,
+            self._letters,
             self._producers,
             self._look_again,
             self._monotonic,

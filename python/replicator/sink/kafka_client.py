@@ -171,7 +171,7 @@ def mapped(doing: str) -> Iterator[None]:
         raise Fenced(f"{doing}: {_said(error)}") from error
     except TimeoutError as error:
         raise TransientError("kafka_timeout", f"{doing}: no answer in time") from error
-    except (kafka.KafkaError, OSError, AssertionError) as error:
+    except (kafka.KafkaError, kafka.IllegalOperation, OSError, AssertionError) as error:
         # An assertion of the driver's is one of its states that a connection's end left behind.
         raise translated(error, doing) from error
 

@@ -59,6 +59,16 @@ class Producer:
         assert self._identity is not None, "it was never opened"
         return self._identity[1]
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its sending for good. Whoever asks something of it after that is told
+        only that its state is wrong."""
+        made = self._open
+        failed: BaseException | None = (
+            None if made is None else made._message_accumulator._exception
+        )
+        return failed
+
     async def opened(self) -> AIOKafkaProducer:
         """The driver's producer. Raises its errors."""
         if self.is_broken:
@@ -179,8 +189,11 @@ class KafkaProducers:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._make_room()
                 yield await producer.opened()
-        except BaseException:
+        except BaseException as error:
+            cause = producer.failure
             await producer.give_up()
+            if cause is not None and isinstance(error, Exception):
+                raise cause from error
             raise
         finally:
             self._busy[producer] -= 1

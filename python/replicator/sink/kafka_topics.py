@@ -22,8 +22,9 @@ from replicator.sink.kafka_settings import KafkaConfig
 
 MESSAGE_BYTES_MAX: Final = 1_048_588
 """What a topic takes by default, in a record batch, compressed."""
-DEAD_LETTER_BYTES_MAX: Final = 33_554_432
-"""Records of a source have up to 10 MB; a dead letter has all of its bytes, and headers."""
+DEAD_LETTER_BYTES_MAX: Final = 2_097_152
+"""A change of DynamoDB has both images, of 400 KB at most; a dead letter has all of its bytes, and
+headers. Services that host Kafka allow no more than some megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +213,17 @@ async def make(
 
 async def holds_records(options: Options, topics: Sequence[Topic], doing: str) -> bool:
     """True when a record stands in one of them."""
+    places = [
+        TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
+    ]
+    if not places:
+        return False
     with mapped(doing):
         consumer: Any = AIOKafkaConsumer(**options, enable_auto_commit=False)
         try:
             await started(consumer, options)
-            places = [
-                TopicPartition(topic.name, number)
-                for topic in topics
-                for number in range(topic.partitions)
-            ]
-            if not places:
-                return False
             first = await consumer.beginning_offsets(places)
-            return any(
-                end > first[place] for place, end in (await consumer.end_offsets(places)).items()
-            )
+            ends = await consumer.end_offsets(places)
+            return any(end > first[place] for place, end in ends.items())
         finally:
             await consumer.stop()

@@ -16,7 +16,7 @@ from typing import Any, Final
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from replicator._core import ChangeBatch, Rejection
-from replicator.errors import TransientError
+from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Fenced, mapped
@@ -32,6 +32,8 @@ from replicator.sink.position import tip_age_seconds
 # A position that moved while nothing was written is stored this often: far more often than any
 # retention ends, and seldom enough that thousands of idle shards cost nothing.
 IDLE_POSITION_SECONDS: Final = 600.0
+# What is around a dead letter's own bytes: names, a message, a number.
+_LETTER_HEADERS_BYTES: Final = 8_192
 # Below this the hop to a thread costs more than the work blocks the loop.
 _INLINE_BYTES_MAX: Final = 100_000
 
@@ -70,6 +72,8 @@ class Room:
     config: KafkaConfig
     topics: Mapping[str, Topic]
     """By table."""
+    letters: Mapping[str, Topic]
+    """That of the dead letters, by its name."""
     producers: KafkaProducers
     look_again: Callable[[], Awaitable[None]]
     monotonic: Callable[[], float]
@@ -169,6 +173,7 @@ class KafkaWriter:
         async with room.producers.use(producer) as driver:
             encoded = await self._encoded(driver, due.changes)
             rejections = (*due.rejections, *encoded.rejections)
+            self._check_letters(rejections)
             stored = self._stored(due.position, rejections, encoded.aside)
             sent = Sent()
             if is_once:
@@ -224,6 +229,17 @@ class KafkaWriter:
             dead_letters=tuple(DeadLetter(shard_id, one.table, one) for one in rejections),
             holding=frozenset({shard_id} if due.is_holding else ()),
         )
+
+    def _check_letters(self, rejections: Sequence[Rejection]) -> None:
+        name = self._room.config.dead_letters_topic
+        room = self._room.letters[name].bytes_max - _LETTER_HEADERS_BYTES
+        largest = max((len(one.raw) for one in rejections), default=0)
+        if largest > room:
+            raise FatalError(
+                "dead_letter_refused",
+                f"a dead letter of {largest} bytes doesn't fit into topic {name}, so the shard "
+                f"stops: set its max.message.bytes to {largest + _LETTER_HEADERS_BYTES} or more",
+            )
 
     async def _send_letter(self, driver: Any, rejection: Rejection) -> asyncio.Future[Any]:
         fence, topic = self._shard.fence, self._room.config.dead_letters_topic

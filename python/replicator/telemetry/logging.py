@@ -13,6 +13,8 @@ from replicator.errors import ReplicatorError, TransientError
 
 def configure(*, level: str = "info", json: bool | None = None) -> None:
     """Sets the process's log form once. `json` None means: JSON unless stderr is a terminal."""
+    # It says of each failed try what reaches us as an error, and is mapped and said once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     as_json = not sys.stderr.isatty() if json is None else json
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()

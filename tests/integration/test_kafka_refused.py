@@ -1,0 +1,191 @@
+"""The Kafka sink where something can't be written, or nobody answers; and at least once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.model import (
+    TRIM_HORIZON,
+    after,
+)
+from replicator.testing.kafka_server import KafkaServer
+from tests.changes import STREAM, number, pending, put
+from tests.kafka_rig import (
+    BASE_US,
+    PRODUCTS,
+    Rig,
+    configured,
+    fenced,
+    kafka_rig,
+    product,
+    write,
+)
+
+
+@pytest.fixture
+async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
+    async with kafka_rig(kafka_server) as made:
+        yield made
+
+
+# ---- what can't be written
+
+
+async def test_a_record_too_large_takes_its_key_to_the_dead_letters_and_no_other(
+    rig: Rig,
+) -> None:
+    sink = await rig.worker(
+        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
+    )
+    fence = await fenced(sink)
+    small = {"n": {"S": "x"}}
+    changes = [
+        put("products", {"id": {"S": "a"}}, BASE_US, **small),
+        put("products", {"id": {"S": "b"}}, BASE_US, **small),
+        put("products", {"id": {"S": "a"}}, BASE_US + 1_000_000, small, n={"S": "x" * 3_000}),
+        put("products", {"id": {"S": "b"}}, BASE_US + 1_000_000, **small),
+        put("products", {"id": {"S": "a"}}, BASE_US + 2_000_000, **small),
+    ]
+    result = await write(sink, pending(fence, changes))
+    assert result.rows == 3
+    assert dict(result.rejected_by_code) == {"record_too_large": 1, "key_quarantined": 1}
+    assert [record.key for record in await rig.records()].count(b'{"id":"a"}') == 1
+    # The key stays aside, for the next worker too.
+    other = await rig.worker(
+        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
+    )
+    fence = await other.fence(STREAM, "shard-1", "other")
+    await other.position(fence)
+    later = [
+        put("products", {"id": {"S": "a"}}, BASE_US + 3_000_000, **small),
+        put("products", {"id": {"S": "c"}}, BASE_US + 3_000_000, **small),
+    ]
+    result = await write(other, pending(fence, changes), pending(fence, later, first=6))
+    assert (result.rows, dict(result.rejected_by_code)) == (1, {"key_quarantined": 1})
+    letters = await rig.letters()
+    assert [letter.value for letter in letters] == [changes[2], changes[4], later[0]]
+    assert (await other.report()).dead_letters == {"record_too_large": 1, "key_quarantined": 2}
+
+
+async def test_more_quarantined_keys_than_allowed_stop_the_shard(rig: Rig) -> None:
+    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
+    sink = await rig.worker(compression="none", topic_settings=settings, quarantine_max=1)
+    fence = await fenced(sink)
+    large = [
+        put("products", {"id": {"S": key}}, BASE_US, n={"S": "x" * 3_000}) for key in ("a", "b")
+    ]
+    await write(sink, pending(fence, large[:1]))
+    with pytest.raises(FatalError) as full:
+        await write(sink, pending(fence, large[1:], first=2))
+    assert full.value.code == "quarantine_full"
+    assert len(await rig.letters()) == 1
+    assert (await sink.positions(STREAM))["shard-1"] == after(number(1))
+
+
+async def test_a_dead_letter_that_does_not_fit_stops_the_shard(rig: Rig) -> None:
+    sink = await rig.worker(tables=[PRODUCTS])
+    fence = await fenced(sink)
+    with pytest.raises(FatalError) as refused:
+        await write(sink, pending(fence, [b"broken" * 400_000]))
+    assert refused.value.code == "dead_letter_refused"
+    assert "max.message.bytes" in refused.value.message
+    await configured(rig, f"{rig.prefix}.dead", {"max.message.bytes": "4000000"})
+    await sink.open([PRODUCTS])
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [b"broken" * 400_000]))
+    assert [len(letter.value or b"") for letter in await rig.letters()] == [2_400_000]
+
+
+async def test_a_limit_that_was_lowered_is_asked_for_again(rig: Rig) -> None:
+    sink = await rig.worker(compression="none", tables=[PRODUCTS])
+    fence = await fenced(sink)
+    large = put("products", {"id": {"S": "a"}}, BASE_US, n={"S": "x" * 3_000})
+    await configured(rig, f"{rig.prefix}.products", {"max.message.bytes": "2000"})
+    with pytest.raises(TransientError) as refused:
+        await write(sink, pending(fence, [large]))
+    assert refused.value.code == "kafka_limit_changed"
+    fence = await fenced(sink)
+    result = await write(sink, pending(fence, [large]))
+    assert dict(result.rejected_by_code) == {"record_too_large": 1}
+
+
+async def test_only_what_matches_and_may_be_seen_is_written(rig: Rig) -> None:
+    sink = await rig.worker(
+        filter=[{"dynamodb": {"NewImage": {"kind": {"S": ["fruit"]}}}}],
+        attributes={"exclude": ["secret"]},
+    )
+    fence = await fenced(sink)
+    await write(
+        sink,
+        pending(
+            fence,
+            [
+                put(
+                    "products", {"id": {"S": "a"}}, BASE_US, kind={"S": "fruit"}, secret={"S": "s"}
+                ),
+                put("products", {"id": {"S": "b"}}, BASE_US, kind={"S": "soap"}),
+            ],
+        ),
+    )
+    (record,) = await rig.records()
+    assert json.loads(record.value or b"")["item"] == {"id": "a", "kind": "fruit"}
+
+
+# ---- at least once
+
+
+async def test_at_least_once_stores_the_position_behind_its_records(rig: Rig) -> None:
+    sink = await rig.worker(delivery="at_least_once")
+    fence = await fenced(sink)
+    result = await write(sink, pending(fence, [product(1), b"broken", product(2)]))
+    assert (result.rows, len(result.dead_letters)) == (2, 1)
+    assert await rig.seen() == [1_000_000, 2_000_000]
+    assert len(await rig.letters()) == 1
+    assert await sink.positions(STREAM) == {"shard-1": after(number(3))}
+    other = await rig.worker(delivery="at_least_once")
+    await fenced(other, owner="other")
+    with pytest.raises(LeaseLost):
+        await sink.position(fence)
+
+
+# ---- a broker that is away
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_a_write_into_a_stalled_broker_fails_and_is_done_again_under_a_new_fence(
+    rig: Rig, delivery: str
+) -> None:
+    sink = await rig.worker(delivery=delivery, transaction_timeout_seconds=1)
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(1)]))
+    last = 1
+
+    async def write_on() -> None:
+        nonlocal last
+        while last < 100:  # it may take a moment to stand still
+            last += 1
+            await write(sink, pending(fence, [product(last)], first=last))
+
+    with rig.server.stalled(), pytest.raises(TransientError) as stalled:
+        await write_on()
+    assert stalled.value.code == "kafka_timeout"
+    # That it answers again can be seen under the old fence, which nothing is written under.
+    assert await sink.position(fence) == TRIM_HORIZON
+    assert (await write(sink, pending(fence, [product(last)], first=last))).lost == {"shard-1"}
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(n) for n in range(1, last + 2)]))
+    found = await rig.seen()
+    assert sorted(set(found)) == [n * 1_000_000 for n in range(1, last + 2)]
+    if delivery == "exactly_once":
+        assert len(found) == last + 1
+
+
+async def test_no_broker_is_transient_and_says_where(rig: Rig) -> None:
+    with pytest.raises(TransientError) as gone:
+        await rig.worker(bootstrap_servers="127.0.0.1:1")
+    assert gone.value.code == "kafka_unavailable"
+    assert "127.0.0.1" in gone.value.message

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from replicator.errors import FatalError, TransientError
-from replicator.model import Fence, SinkHeld, TableSchema, WriteResult, after
+from replicator.model import Fence, SinkHeld, Stream, TableSchema, WriteResult, after
 from replicator.sink.crate import CrateSink
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
@@ -291,6 +291,35 @@ async def test_a_second_lease_store_is_refused_while_the_first_is_at_work(
         assert "'one'" in refused.value.message
     async with opened(database, store_id="two", foreign_store_seconds=0.0) as two:
         assert (await two.fence(STREAM, "shard-1", "me")).epoch == 2
+
+
+@only_the_stand_in
+async def test_a_fence_raised_while_positions_are_read_is_not_forgotten(
+    database: CrateDatabase,
+) -> None:
+    """Regression: what the search didn't show yet was taken for another worker's."""
+    assert database.stand_in is not None
+    async with opened(database) as sink:
+        fences = [await sink.fence(STREAM, "shard-1", "me")]
+
+        async def between(_: int, statement: str) -> Any:
+            if statement.startswith("SELECT shard, position, epoch") and len(fences) == 1:
+                fences.append(await sink.fence(STREAM, "shard-1", "me"))
+
+        database.stand_in.on_request = between
+        assert await sink.positions(STREAM) == {}
+        old, new = fences
+        assert (await write(sink, new, [product("a", 1)])).rows == 1
+        assert (await write(sink, old, [product("a", 2)])).lost == {"shard-1"}
+
+
+async def test_a_mark_without_tables(database: CrateDatabase) -> None:
+    """What is stored for tables that tags find."""
+    marks = Stream("tables by tag", "tables-by-tag", 0)
+    async with opened(database, []) as one, opened(database, []) as another:
+        assert await one.begin(marks, {})
+        assert not await another.begin(marks, {})
+        assert await another.is_known(marks)
 
 
 @only_the_stand_in

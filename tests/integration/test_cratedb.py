@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ import pytest
 from replicator.errors import FatalError, TransientError
 from replicator.model import Fence, SinkHeld, Stream, TableSchema, WriteResult, after
 from replicator.sink.crate import CrateSink
+from replicator.sink.crate_settings import CrateSettings
+from replicator.testing.crate_server import CrateServer
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
 
@@ -433,3 +438,31 @@ async def test_errors_of_the_way_are_mapped(database: CrateDatabase) -> None:
                 await sink.positions(STREAM)
             assert failed.value.code == "crate_unavailable"
         database.stand_in.on_request = None
+
+
+@only_the_stand_in
+async def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with CrateServer(tls=tls, user="me", password="hush") as server:
+        given = CrateSettings("crate", "shop", server.url, user="me", password="hush")
+        sink = CrateSink(replace(given, ca_file=certificate))
+        await sink.open([PRODUCTS])
+        await sink.close()
+        for ca_file, word in ((None, "isn't trusted"), (tmp_path / "no.pem", "can't be read")):
+            sink = CrateSink(replace(given, ca_file=ca_file))
+            with pytest.raises(FatalError) as refused:
+                await sink.open([PRODUCTS])
+            assert refused.value.code == "crate_certificate"
+            assert word in refused.value.message
+            await sink.close()

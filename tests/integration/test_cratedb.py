@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replicator.errors import FatalError, TransientError
-from replicator.model import Fence, SinkHeld, TableSchema, WriteResult, after
+from replicator.model import Fence, SinkHeld, Stream, TableSchema, WriteResult, after
 from replicator.sink.crate import CrateSink
+from replicator.sink.crate_settings import CrateSettings
+from replicator.testing.crate_server import CrateServer
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
 
@@ -294,6 +299,35 @@ async def test_a_second_lease_store_is_refused_while_the_first_is_at_work(
 
 
 @only_the_stand_in
+async def test_a_fence_raised_while_positions_are_read_is_not_forgotten(
+    database: CrateDatabase,
+) -> None:
+    """Regression: what the search didn't show yet was taken for another worker's."""
+    assert database.stand_in is not None
+    async with opened(database) as sink:
+        fences = [await sink.fence(STREAM, "shard-1", "me")]
+
+        async def between(_: int, statement: str) -> Any:
+            if statement.startswith("SELECT shard, position, epoch") and len(fences) == 1:
+                fences.append(await sink.fence(STREAM, "shard-1", "me"))
+
+        database.stand_in.on_request = between
+        assert await sink.positions(STREAM) == {}
+        old, new = fences
+        assert (await write(sink, new, [product("a", 1)])).rows == 1
+        assert (await write(sink, old, [product("a", 2)])).lost == {"shard-1"}
+
+
+async def test_a_mark_without_tables(database: CrateDatabase) -> None:
+    """What is stored for tables that tags find."""
+    marks = Stream("tables by tag", "tables-by-tag", 0)
+    async with opened(database, []) as one, opened(database, []) as another:
+        assert await one.begin(marks, {})
+        assert not await another.begin(marks, {})
+        assert await another.is_known(marks)
+
+
+@only_the_stand_in
 async def test_a_begin_that_was_cut_short_is_completed_by_whoever_looks(
     database: CrateDatabase,
 ) -> None:
@@ -404,3 +438,31 @@ async def test_errors_of_the_way_are_mapped(database: CrateDatabase) -> None:
                 await sink.positions(STREAM)
             assert failed.value.code == "crate_unavailable"
         database.stand_in.on_request = None
+
+
+@only_the_stand_in
+async def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with CrateServer(tls=tls, user="me", password="hush") as server:
+        given = CrateSettings("crate", "shop", server.url, user="me", password="hush")
+        sink = CrateSink(replace(given, ca_file=certificate))
+        await sink.open([PRODUCTS])
+        await sink.close()
+        for ca_file, word in ((None, "isn't trusted"), (tmp_path / "no.pem", "can't be read")):
+            sink = CrateSink(replace(given, ca_file=ca_file))
+            with pytest.raises(FatalError) as refused:
+                await sink.open([PRODUCTS])
+            assert refused.value.code == "crate_certificate"
+            assert word in refused.value.message
+            await sink.close()

@@ -88,10 +88,14 @@ class CrateSink:
             return await holds_data(session, self._tables)
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        # Those raised from here on may be missing in what the search shows.
+        raised = tuple(self._committed.fences(stream))
         async with self._session.use(f"reading positions of {stream.name}") as session:
             rows = await self._state.positions(session, stream)
         newest = {shard: (epoch, owner) for shard, _, epoch, owner in rows}
-        self._committed.keep(stream, newest)
+        for fence in raised:
+            if newest.get(fence.shard_id) != (fence.epoch, fence.owner):
+                self._committed.forget(fence)
         return {shard: Position.parse(text) for shard, text, _, _ in rows if text is not None}
 
     async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:

@@ -20,6 +20,9 @@ from replicator.errors import FatalError, ReplicatorError, TransientError
 CONFLICT: Final = frozenset({4092, 40411})
 """The row isn't the one that was read: changed, or gone."""
 
+EXISTS: Final = 4093
+"""A relation of this name is there already."""
+
 # None: it may work when tried again; else what the operator should do about it.
 _ACTIONS: Final[Mapping[int, str | None]] = {
     4010: "check user and password, and the server's auth.host_based settings",

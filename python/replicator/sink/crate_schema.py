@@ -11,6 +11,7 @@ from typing import Final
 
 from replicator.errors import FatalError
 from replicator.model import SinkFinding, SinkPlan, TableSchema
+from replicator.sink.crate_errors import EXISTS, CrateError
 from replicator.sink.crate_layout import (
     OWN_COLUMNS,
     STATE_TABLES,
@@ -93,8 +94,13 @@ async def make(
             f"sink {settings.name} has create: false, and what it needs is missing; run\n"
             + ";\n".join(planned.ddl),
         )
-    for ddl in planned.ddl:  # each says IF NOT EXISTS: two workers may begin together
-        await session.execute(ddl)
+    for ddl in planned.ddl:
+        try:
+            await session.execute(ddl)
+        except CrateError as error:
+            # IF NOT EXISTS looks before it makes: of two workers that begin together one is late.
+            if error.code != EXISTS:
+                raise
     return planned
 
 

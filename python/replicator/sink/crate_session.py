@@ -11,12 +11,13 @@ import base64
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import orjson
 
-from replicator.errors import TransientError
+from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_errors import CrateError, mapped
 from replicator.sink.crate_settings import CrateSettings
 
@@ -110,11 +111,7 @@ class CrateSession:
     def _connected(self) -> aiohttp.ClientSession:
         if self._client is None:
             settings = self._settings
-            verify = (
-                True
-                if settings.ca_file is None
-                else ssl.create_default_context(cafile=settings.ca_file)
-            )
+            verify = True if settings.ca_file is None else _trusting(settings.ca_file)
             user = f"{settings.user}:{settings.password}"
             self._client = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=16, ssl=verify),
@@ -127,3 +124,12 @@ class CrateSession:
                 ),
             )
         return self._client
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise FatalError(
+            "crate_certificate", f"ca_file {ca_file} can't be read: {error}; correct it"
+        ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, TypeAlias
 
@@ -31,8 +32,15 @@ class CrateServer(JSONServer):
 
     content_type = "application/json"
 
-    def __init__(self, port: int = 0, *, user: str = "crate", password: str = "") -> None:
-        super().__init__(port)
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        tls: ssl.SSLContext | None = None,
+        user: str = "crate",
+        password: str = "",
+    ) -> None:
+        super().__init__(port, tls=tls)
         self.tables = CrateTables()
         self.statements: list[str] = []
         self.on_request: Callable[[int, str], Awaitable[Fate]] | None = None

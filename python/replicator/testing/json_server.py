@@ -4,6 +4,7 @@ test writes down."""
 from __future__ import annotations
 
 import json
+import ssl
 from collections import deque
 from collections.abc import MutableSequence
 from dataclasses import dataclass
@@ -30,10 +31,11 @@ class JSONServer:
 
     content_type: ClassVar[str]
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
         self.calls: MutableSequence[tuple[str, dict[str, Any]]] = []
         self.url = ""
         self._port = port
+        self._tls = tls
         self._refusals: dict[str, deque[Refusal | None]] = {}
         self._runner: web.AppRunner | None = None
 
@@ -59,10 +61,10 @@ class JSONServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        self.url = f"{'http' if self._tls is None else 'https'}://{host}:{port}"
         return self
 
     async def __aexit__(

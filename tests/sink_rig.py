@@ -1,8 +1,9 @@
-"""A place to write to, in memory or in Postgres, as the contract of sinks needs it."""
+"""A place to write to, in memory, in Postgres or in CrateDB, as the contract of sinks needs it."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import json
 from collections.abc import Awaitable, Callable
@@ -12,18 +13,20 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from replicator.model import Pending, Stream, TableSchema, WriteResult
+from replicator.sink.crate import CrateSink
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.testing.servers import PostgresServer
 from replicator.testing.sink import MemorySink, MemoryStore
 from tests.changes import STREAM
+from tests.crate_database import CrateDatabase, version_us
 from tests.warehouse import connected
 
 ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
 PRODUCTS = TableSchema("products", (("id", "S"),))
 RECREATED = Stream(STREAM.name, STREAM.arn, STREAM.created_at_s + 1)
 
-AnySink: TypeAlias = PostgresSink | MemorySink
+AnySink: TypeAlias = PostgresSink | MemorySink | CrateSink
 Content: TypeAlias = dict[tuple[Any, ...], tuple[dict[str, Any] | None, Decimal]]
 
 
@@ -129,3 +132,33 @@ def postgres_rig(stack: AsyncExitStack, server: PostgresServer, dsn: str) -> Rig
         )
 
     return Rig(worker, content, dead_letters, copied, failed_over)
+
+
+def crate_rig(stack: AsyncExitStack, database: CrateDatabase) -> Rig:
+    async def worker(pipeline: str = "shop") -> AnySink:
+        sink = CrateSink(database.settings(pipeline=pipeline))
+        stack.push_async_callback(sink.close)
+        await sink.open([ORDERS, PRODUCTS])
+        return sink
+
+    async def content(table: TableSchema) -> Content:
+        found: Content = {}
+        for row in await database.rows(table.name):
+            exact = row["exact"]
+            item = None if exact is None else json.loads(exact, parse_int=Decimal)
+            assert row["deleted"] == (item is None)
+            key = (Decimal(row[name]) if kind == "N" else row[name] for name, kind in table.keys)
+            found[tuple(key)] = (item, version_us(row["version"]))
+        return found
+
+    async def dead_letters() -> dict[tuple[str, str, int], tuple[str, bytes, int]]:
+        return {
+            (row["shard"], row["sequence_number"], row["record_index"]): (
+                row["code"],
+                base64.b64decode(row["raw"]),
+                row["attempts"],
+            )
+            for row in await database.rows("replicator_dead_letters")
+        }
+
+    return Rig(worker, content, dead_letters, database.copied, database.failed_over)

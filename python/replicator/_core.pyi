@@ -34,6 +34,7 @@ __all__ = [
     "Window",
     "__version__",
     "compress",
+    "crate_item",
     "decode",
 ]
 
@@ -87,8 +88,7 @@ class Rejection:
 
 @final
 class Records:
-    """Undecoded records: one arena of bytes, and per record its payload's place,
-    its sequence number and its arrival time.
+    """Undecoded records: an arena, and each payload's place, sequence number and arrival time.
 
     Kinesis records are taken apart where the Kinesis Producer Library put several user
     records into one: each becomes a record, in order, and all carry the aggregate's
@@ -101,8 +101,7 @@ class Records:
         sequence_numbers: Sequence[str] | None = None,
         arrival_ms: Sequence[int] | None = None,
     ) -> Records:
-        """Records from loose payloads, for tests, tools and scripted sources.
-        Raises ValueError when the lengths differ, or beyond 4 GiB."""
+        """Of loose payloads. Raises ValueError when the lengths differ, or beyond 4 GiB."""
     @staticmethod
     def document(data: bytes) -> Records:
         """Records of a whole file: JSON lines (one payload a line, or several objects that
@@ -120,8 +119,7 @@ class Records:
     def last_sequence_number(self) -> str | None: ...
     @property
     def last_arrival_ms(self) -> int | None:
-        """Arrival time of the last record at the stream, epoch milliseconds. Of
-        DynamoDB Streams, which tells no arrival: its creation time, in whole seconds."""
+        """When the last record arrived, epoch ms; of DynamoDB Streams, creation in seconds."""
 
 @final
 class ShardEvent:
@@ -174,8 +172,7 @@ class Pattern:
     an error. At most 64 KiB a pattern, 128 alternatives in all after `$or` multiplied out."""
 
     def __new__(cls, patterns: str | Sequence[str]) -> Pattern:
-        """Each a JSON text; several are alternatives. Raises ValueError that names the
-        place in the pattern and says what to write."""
+        """JSON texts, alternatives. Raises ValueError that says where, and what to write."""
     @property
     def names(self) -> list[str]:
         """What they speak of: `eventName`, `dynamodb.NewImage`, …, sorted."""
@@ -199,11 +196,9 @@ class Projection:
         hash: Sequence[str] = (),  # noqa: A002 - one word for one thing
         key: bytes | None = None,
     ) -> Projection:
-        """Raises ValueError for paths that contradict each other, and for a hash without a
-        key of at least 16 bytes."""
+        """Raises ValueError for paths that contradict, and for a hash without a key of 16 bytes."""
     def check(self, keys: Sequence[str]) -> None:
-        """Raises ValueError when it would change one of these attributes of a key, which
-        sinks need as they are."""
+        """Raises ValueError when it would change one of these attributes of a key."""
 
 @final
 class Columns:
@@ -257,8 +252,7 @@ class Answer:
 class ChangeBatch:
     """Decoded changes: exact duplicates out, in order per key (laws 2 and 3).
 
-    A batch holds its undecoded bytes too: dead letters and DynamoDB-form output
-    are cut out of them."""
+    It holds the undecoded bytes too: dead letters and DynamoDB's form are cut out of them."""
 
     def __len__(self) -> int:
         """Changes, after exact duplicates were taken out."""
@@ -270,12 +264,10 @@ class ChangeBatch:
         """Records decoded: changes + filtered + duplicates + rejections."""
     @property
     def duplicates(self) -> int:
-        """Exact duplicates taken out: the same `eventID`, or equal key,
-        microsecond, event name and images."""
+        """Taken out: the same `eventID`, or equal key, microsecond, event name and images."""
     @property
     def ambiguous(self) -> int:
-        """Changes of one key at one instant whose images form no single chain;
-        they follow the order of arrival."""
+        """Changes of a key and instant whose images form no chain: the arrival orders them."""
     @property
     def filtered(self) -> int: ...
     @property
@@ -407,8 +399,7 @@ class KafkaBatch:
     @property
     def partition(self) -> int: ...
     @property
-    def count(self) -> int:
-        """Records, tombstones included."""
+    def count(self) -> int: ...  # tombstones included
     @property
     def nbytes(self) -> int: ...
     @property
@@ -498,6 +489,11 @@ class Rows:
         item and delete its tombstone in the table `side`, or delete the item and put the
         tombstone (its key and version); both only where what is stored is absent or older. One row
         whose condition fails undoes its whole transaction: the service takes up to 4 MB."""
+    def crate_args(
+        self, lo: int = 0, hi: int | None = None, *, generation: int = 0, dynamic: bool = True
+    ) -> bytes:
+        """Rows lo..hi as CrateDB's `bulk_args`: arrays of the key (texts), `item` (`crate_item`),
+        `exact` (plain JSON), `version` (a text that sorts), `deleted`, `chain` (hexadecimal)."""
     def record(self, row: int, code: str, message: str) -> Rejection:
         """The change behind a row as a rejection with this code and message."""
     def without(self, rows: Sequence[int]) -> Rows:
@@ -598,3 +594,7 @@ def decode(records: Records, *, table: str | None = None, keep_all: bool = False
 def compress(data: bytes, codec: Literal["gzip", "zstd", "lz4"], level: int | None = None) -> bytes:
     """One gzip member, zstd frame or lz4 frame. Levels: gzip 1 to 12 (1), zstd -7 to 22 (3, with
     tables that fit a core's cache), lz4 None only. Raises ValueError for another."""
+
+def crate_item(plain: str, *, dynamic: bool = True) -> bytes:
+    """An item in plain JSON as CrateDB's types can hold it, with every digit; `dynamic`: as columns
+    of one type each, so that what no column can hold is left out."""

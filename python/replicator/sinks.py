@@ -9,6 +9,7 @@ from typing import Any
 
 from replicator.protocols import ShownSink
 from replicator.settings import SinkConfig
+from replicator.sink.crate import CrateSink
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.place import SinkPlace
 from replicator.sink.postgres import PostgresSink
@@ -16,6 +17,7 @@ from replicator.sink.s3 import S3Sink
 
 # From the settings of that kind, and where the sink stands.
 SINKS: Mapping[str, Callable[[Any, SinkPlace], ShownSink[Any]]] = {
+    "cratedb": lambda config, place: CrateSink(config.settings(place)),
     "kafka": KafkaSink,
     "postgres": lambda config, place: PostgresSink(config.settings(place)),
     "s3": lambda config, place: S3Sink(config.settings(place)),

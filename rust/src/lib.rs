@@ -16,7 +16,7 @@
 //! 5. [`filter`] tells which changes a sink wants, [`project`] which attributes it may see, masked or hashed,
 //!    [`partition`] which of them go into one place.
 //! 6. [`encode`] writes what sinks take: PostgreSQL's binary COPY and arrays, JSON lines, Kafka's record batches,
-//!    Avro, Parquet, DynamoDB's requests; [`columns`] says which attributes have a column of their own there,
+//!    Avro, Parquet, requests to DynamoDB and CrateDB; [`columns`] says which attributes have a column of their own there,
 //!    [`split`] takes items apart by it; [`compress`] makes them small. ([`nul`] keeps U+0000 out of documents that
 //!    may not hold it.)
 //! 7. [`settle`] brings changes of one instant together when a sink holds some of them already.

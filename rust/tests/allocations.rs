@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use _core::change::{ChangeBatch, decode};
 use _core::dedupe::Rows;
-use _core::encode::copy;
 use _core::encode::json::{Form, lines};
+use _core::encode::{copy, crate_rows};
 use _core::frame::EventStream;
 use _core::key::KeyType;
 use _core::records::Records;
@@ -134,7 +134,10 @@ fn steps(shape: Shape, count: usize) -> (Vec<(&'static str, u64)>, u64) {
     let (copying, stream) = counted("copy", shape, count, bytes, || copy::stream(&rows, 0, usize::MAX));
     let kept = |info: &AllocationInfo| u64::try_from(info.bytes_current).expect("nothing of before is freed");
     let narrow = kept(&decoding) + folding.bytes_max.max(kept(&folding) + copying.bytes_max);
-    drop((rows, stream));
+    drop(stream);
+    let form = crate_rows::Form { dynamic: true, generation: 0 };
+    let (bulk, _) = counted("crate", shape, count, bytes, || crate_rows::bulk_args(&rows, 0, usize::MAX, form));
+    drop(rows);
     let (plain, _) = counted("json lines", shape, count, bytes, || lines(&batch, Form::Plain));
     let (typed, _) = counted("typed lines", shape, count, bytes, || lines(&batch, Form::Dynamodb));
     let halves: Vec<_> =
@@ -144,6 +147,7 @@ fn steps(shape: Shape, count: usize) -> (Vec<(&'static str, u64)>, u64) {
         ("decode", decoding.count_total),
         ("newest", folding.count_total),
         ("copy", copying.count_total),
+        ("crate", bulk.count_total),
         ("json lines", plain.count_total),
         ("typed lines", typed.count_total),
         ("concat", joining.count_total),

@@ -4,6 +4,7 @@ pub mod arrays;
 pub mod avro;
 pub mod copy;
 pub mod copy_columns;
+pub mod crate_rows;
 pub mod dynamodb;
 pub mod json;
 pub mod kafka;

@@ -24,7 +24,7 @@ use self::columns::PyColumns;
 use self::filter::{PyPattern, PyProjection};
 use self::kafka::PyKafkaBatch;
 use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
-use self::rows::{PyRows, PySettled};
+use self::rows::{PyRows, PySettled, crate_item};
 use self::window::PyWindow;
 use crate::error::Code;
 
@@ -62,5 +62,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyColumns>()?;
     module.add_class::<PyKafkaBatch>()?;
     module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
+    module.add_function(wrap_pyfunction!(crate_item, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)
 }

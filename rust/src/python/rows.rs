@@ -11,7 +11,7 @@ use super::batch::{PyRejection, rejections};
 use super::columns::{PyColumns, check, misses};
 use crate::dedupe::{Column, Rows};
 use crate::encode::dynamodb::{self, VersionAttribute};
-use crate::encode::{arrays, copy, copy_columns};
+use crate::encode::{arrays, copy, copy_columns, crate_rows};
 use crate::key::KeyType;
 use crate::record::{Event, Version};
 use crate::settle::{self, Settled, Stored};
@@ -221,6 +221,19 @@ impl PyRows {
         Ok(bodies.iter().map(|body| PyBytes::new(py, body)).collect())
     }
 
+    #[pyo3(signature = (lo=0, hi=None, *, generation=0, dynamic=true))]
+    fn crate_args<'py>(
+        &self,
+        py: Python<'py>,
+        lo: usize,
+        hi: Option<usize>,
+        generation: u32,
+        dynamic: bool,
+    ) -> Bound<'py, PyBytes> {
+        let form = crate_rows::Form { dynamic, generation };
+        PyBytes::new(py, &py.detach(|| crate_rows::bulk_args(&self.0, lo, hi.unwrap_or(usize::MAX), form)))
+    }
+
     fn record(&self, row: usize, code: &str, message: String) -> PyResult<PyRejection> {
         let r = self.0.rows.get(row).ok_or_else(|| PyIndexError::new_err("no such row"))?;
         Ok(PyRejection(self.0.batch.reject(*r, code, message)))
@@ -232,6 +245,14 @@ impl PyRows {
         }
         Ok(Self(Arc::new(py.detach(|| self.0.without(&rows))?)))
     }
+}
+
+#[pyfunction]
+#[pyo3(signature = (plain, *, dynamic=true))]
+pub(super) fn crate_item<'py>(py: Python<'py>, plain: &str, dynamic: bool) -> Bound<'py, PyBytes> {
+    let mut out = Vec::with_capacity(plain.len() + plain.len() / 4);
+    crate_rows::write_item(&mut out, plain.as_bytes(), dynamic);
+    PyBytes::new(py, &out)
 }
 
 /// A piece, if there is one.

@@ -14,8 +14,8 @@ use _core::change::{ChangeBatch, decode};
 use _core::compact;
 use _core::dedupe::Rows;
 use _core::document as documents;
-use _core::encode::copy;
 use _core::encode::json::{Form, lines};
+use _core::encode::{copy, crate_rows};
 use _core::filter::{self, Pattern};
 use _core::frame::{EventStream, ShardEvent};
 use _core::key::KeyType;
@@ -196,6 +196,24 @@ fn rows(batch: &Arc<ChangeBatch>, wanted: &Change) {
         assert!(item == wanted.new || memchr_nul(&wanted.new));
     }
     assert_eq!(fields[wanted.key_types.len() + 2], Some(&[u8::from(!writes)][..]));
+    bulk_args(&rows, wanted);
+}
+
+/// The same row as CrateDB's arguments.
+fn bulk_args(rows: &Rows, wanted: &Change) {
+    let writes = wanted.event != "REMOVE";
+    for dynamic in [true, false] {
+        let args = crate_rows::bulk_args(rows, 0, usize::MAX, crate_rows::Form { dynamic, generation: 0 });
+        let Node::List(rows) = parse(&args).expect("arguments are JSON") else { panic!("a list") };
+        let [Node::List(row)] = &rows[..] else { panic!("a row") };
+        let [_, _, exact, version, deleted, _] = &row[wanted.key_types.len() - 1..] else { panic!("its fields") };
+        assert_eq!(*deleted, Node::Bool(!writes));
+        assert!(matches!(version, Node::Text(text) if text.len() == 55));
+        match exact {
+            Node::Text(exact) => assert!(parse(exact.as_bytes()).expect("an item is JSON") == wanted.new),
+            _ => assert!(!writes),
+        }
+    }
 }
 
 fn memchr_nul(node: &Node) -> bool {

@@ -7,7 +7,7 @@ import pytest
 
 from replicator.sink.statements import fill, quoted, statements
 
-FILES = ("catalog", "document", "session", "state")
+FILES = ("catalog", "crate_document", "crate_state", "document", "session", "state")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -1,0 +1,129 @@
+"""Requests to CrateDB's HTTP endpoint.
+
+https://cratedb.com/docs/crate/reference/en/latest/interfaces/http.html. Bodies of many rows come as
+bytes and are sent as they are; a statement of many rows answers for each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from replicator.errors import TransientError
+from replicator.sink.crate_errors import CrateError, mapped
+from replicator.sink.crate_settings import CrateSettings
+
+LOOKED_UP_TOGETHER: Final = 100
+"""Keys of one column in one look-up. Of several columns the server takes fewer than 99 and tries
+all their combinations: ten are quick."""
+_REQUESTS_AT_ONCE: Final = 8
+
+
+class CrateSession:
+    """One pool of connections to one address, opened by its first request."""
+
+    def __init__(self, settings: CrateSettings) -> None:
+        self._settings = settings
+        self._client: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def use(self, doing: str) -> AsyncIterator[CrateSession]:
+        """Errors of the requests inside are mapped, and begin with what was done."""
+        with mapped(doing):
+            yield self
+
+    async def fetch(self, statement: str, *args: object) -> list[list[Any]]:
+        """The rows that the statement gives. Raises the driver's errors and CrateError."""
+        answer = await self._post(orjson.dumps({"stmt": statement, "args": args}))
+        rows: list[list[Any]] = answer["rows"]
+        return rows
+
+    async def execute(self, statement: str, *args: object) -> int:
+        """How many rows it changed."""
+        answer = await self._post(orjson.dumps({"stmt": statement, "args": args}))
+        return int(answer["rowcount"])
+
+    async def bulk(
+        self, statement: str, bulk_args: bytes | Sequence[Sequence[object]]
+    ) -> list[CrateError | None]:
+        """Runs it once a row, `bulk_args` in JSON where it is bytes; for each row None, or the
+        error by which it alone wasn't written. Raises CrateError when none was."""
+        if not isinstance(bulk_args, bytes):
+            bulk_args = orjson.dumps(bulk_args)
+        stmt = orjson.dumps(statement)
+        answer = await self._post(b'{"stmt":%b,"bulk_args":%b}' % (stmt, bulk_args))
+        return [
+            None if result["rowcount"] >= 0 else CrateError.of(result.get("error"))
+            for result in answer.get("results") or ()
+        ]
+
+    async def look_up(
+        self, statement: str, one_key: str, keys: Sequence[Sequence[object]]
+    ) -> list[list[Any]]:
+        """The rows of these primary keys, as they are, refreshed or not. `one_key` is the condition
+        of one of them; in the statement, `{any_key}` stands for it all."""
+        if not keys:
+            return []
+        length = LOOKED_UP_TOGETHER if len(keys[0]) == 1 else 10
+        room = asyncio.Semaphore(_REQUESTS_AT_ONCE)
+
+        async def some(these: Sequence[Sequence[object]]) -> list[list[Any]]:
+            condition = " OR ".join([one_key] * len(these))
+            async with room:
+                return await self.fetch(
+                    statement.replace("{any_key}", condition),
+                    *(value for key in these for value in key),
+                )
+
+        parts = [keys[at : at + length] for at in range(0, len(keys), length)]
+        found = await asyncio.gather(*map(some, parts))
+        return [row for rows in found for row in rows]
+
+    async def close(self) -> None:
+        """May be called twice; a request opens it again."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _post(self, body: bytes) -> dict[str, Any]:
+        async with self._connected().post(
+            f"{self._settings.url}/_sql", data=body, allow_redirects=False
+        ) as response:
+            text = await response.read()
+        try:
+            answer = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            answer = {"error": {"message": text[:200].decode(errors="replace")}}
+        if not isinstance(answer, dict):
+            raise TransientError("crate_unavailable", f"{self._settings.url} is no CrateDB")
+        if response.status != 200 or "error" in answer:
+            raise CrateError.of(answer.get("error"), response.status)
+        return answer
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._client is None:
+            settings = self._settings
+            verify = (
+                True
+                if settings.ca_file is None
+                else ssl.create_default_context(cafile=settings.ca_file)
+            )
+            user = f"{settings.user}:{settings.password}"
+            self._client = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=16, ssl=verify),
+                headers={
+                    "Authorization": f"Basic {base64.b64encode(user.encode()).decode()}",
+                    "Content-Type": "application/json",
+                },
+                timeout=aiohttp.ClientTimeout(
+                    total=settings.request_timeout_seconds, sock_connect=10
+                ),
+            )
+        return self._client

@@ -1,0 +1,55 @@
+"""CrateDB's error codes, and what the engine is told of them."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.sink.crate_errors import REFUSAL_CODES, CrateError, mapped
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted", "word"),
+    [
+        (CrateError(4000, "mismatched input"), FatalError, "look the code up"),
+        (CrateError(4010, "no", 401), FatalError, "password"),
+        (CrateError(4011, "Missing 'DML' privilege", 401), FatalError, "privilege"),
+        (CrateError(0, "nginx says no", 401), FatalError, "password"),
+        (CrateError(4037, "blocked"), TransientError, "blocked"),
+        (CrateError(4041, "unknown"), FatalError, "restart"),
+        (CrateError(4043, "unknown"), FatalError, "column"),
+        (CrateError(4092, "conflict"), TransientError, "conflict"),
+        (CrateError(4290, "too many", 429), TransientError, "too many"),
+        (CrateError(5002, "shards"), TransientError, "shards"),
+        (CrateError(5030, "unavailable", 503), TransientError, "unavailable"),
+        (CrateError(0, "bad gateway", 502), TransientError, "bad gateway"),
+        (CrateError.of(None), TransientError, "no reason given"),
+        (TimeoutError(), TransientError, "no answer in time"),
+        (aiohttp.ServerDisconnectedError(), TransientError, "disconnected"),
+        (ConnectionRefusedError("refused"), TransientError, "refused"),
+        (aiohttp.InvalidURL("x://"), FatalError, "url"),
+    ],
+)
+def test_each_error_has_one_class(
+    error: Exception, wanted: type[ReplicatorError], word: str
+) -> None:
+    with pytest.raises(wanted) as raised, mapped("writing"):
+        raise error
+    assert raised.value.message.startswith("writing: ")
+    assert word in raised.value.message
+
+
+def test_what_the_server_says_of_a_row_has_a_code() -> None:
+    said = {
+        4008: ('InvalidColumnNameException["a.b" contains a dot]', "crate_name"),
+        4000: ("SQLParseException[Cannot cast object element `n` …]", "crate_type"),
+        4003: ("Limit of total columns [1000] in table exceeded", "crate_value"),
+    }
+    for code, (message, wanted) in said.items():
+        error = CrateError(code, message)
+        assert error.refuses_row
+        assert error.refusal_code == wanted
+        assert wanted in REFUSAL_CODES
+        assert str(code) in error.refusal_message
+    assert not CrateError(5002, "shards").refuses_row

@@ -398,8 +398,7 @@ class KafkaBatch:
     @property
     def partition(self) -> int: ...
     @property
-    def count(self) -> int:
-        """Records, tombstones included."""
+    def count(self) -> int: ...  # tombstones included
     @property
     def nbytes(self) -> int: ...
     @property

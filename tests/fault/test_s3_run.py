@@ -14,6 +14,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from replicator.testing.json_server import Refusal
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.s3_server import Request, S3Server
 from replicator.testing.stream import ScriptedStream
@@ -59,8 +60,17 @@ class World:
         for key, data in changes:
             self.stream.append(f"shardId-{sum(key.encode()) % 2:012d}", [data])
 
-    async def until_ended(self) -> None:
-        """Closes both shards: what is held is given then."""
+    async def until_ended(self, *, refused: int = 0) -> None:
+        """Closes both shards: what is held is given then. So many requests find no service."""
+        left = refused
+
+        async def gone(_: Request) -> None:
+            nonlocal left
+            if left:
+                left -= 1
+                raise Refusal("ServiceUnavailable", "as scripted", 503)
+
+        self.bucket.before = gone
         self.stream.close("shardId-000000000000")
         self.stream.close("shardId-000000000001")
 
@@ -110,7 +120,7 @@ async def test_each_change_is_there_once_whatever_was_killed(tmp_path: Path) -> 
                 worker.process.kill()
                 await worker.process.wait()
         async with run_worker(here.config(buffering={"interval_seconds": 0.2}), tmp_path / "log"):
-            await here.until_ended()
+            await here.until_ended(refused=10)
         folder = here.files()
     found = [
         orjson.loads(line)

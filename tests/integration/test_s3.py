@@ -26,6 +26,7 @@ from replicator.model import (
     at_timestamp,
 )
 from replicator.sink.s3 import S3Sink
+from replicator.sink.s3_archive import S3Archive, Span
 from replicator.sink.s3_objects import ObjectOptions
 from replicator.testing.json_server import Refusal
 from replicator.testing.s3_server import Cut, Request, S3Server
@@ -392,3 +393,20 @@ async def test_a_look_from_outside_tells_where_each_shard_stands(server: S3Serve
     assert report.dead_letters == {"objects": 1}
     held = await looking.held(STREAM, [PRODUCTS])
     assert (held.is_known, held.begun, held.holds_data) == (True, (STREAM.arn,), True)
+
+
+async def test_listings_go_on_behind_their_first_page(server: S3Server) -> None:
+    server.page_size = 2
+    sink = await opened(server, prefix=Prefix.parse("{table}/"))
+    shards = [f"shard-{n}" for n in range(5)]
+    for n, shard in enumerate(shards):
+        fence = await sink.fence(STREAM, shard, "me")
+        item = put(f"table-{n}", {"id": {"S": "x"}}, NOON_US)
+        await write(sink, pending(fence, [item], then=SHARD_END))
+    other = await opened(server, prefix=Prefix.parse("{table}/"))
+    assert await other.positions(STREAM) == dict.fromkeys(shards, SHARD_END)
+    async with S3Archive.open(settings(server.url, prefix=Prefix.parse("{table}/"))) as archive:
+        found = await archive.objects(Span())
+    assert [each.table for each in found] == [f"table-{n}" for n in range(5)]
+    await sink.close()
+    await other.close()

@@ -55,6 +55,7 @@ class World:
         sink = S3Sink(self._settings)
         # Making a client takes longer than all the rest.
         bucket = Bucket(self._client, "archive", self._settings.options, asyncio.sleep)
+        sink._tables = frozenset({"products"})
         sink._opened = (bucket, S3Plans(bucket, self._settings))
         return sink
 

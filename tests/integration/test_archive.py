@@ -22,7 +22,7 @@ from replicator.sink.place import SinkPlace
 from replicator.sink.s3 import S3Sink
 from replicator.sink.s3_settings import S3Config
 from replicator.testing.s3_server import S3Server
-from tests.archive import HOUR_US, NOON_US, write
+from tests.archive import HOUR_US, NOON_US, ORDERS, PRODUCTS, write
 from tests.changes import STREAM, number, pending, put, remove
 
 APPLE = {"id": {"S": "apple"}}
@@ -64,7 +64,7 @@ async def filled(config: Config) -> None:
     settings = archive.settings_of(config, Asked())
     assert settings == sink_config.settings(SinkPlace("replicator/p", "x", "", settings.aws))
     sink = S3Sink(settings)
-    await sink.open([])
+    await sink.open([PRODUCTS, ORDERS])
     fence = await sink.fence(STREAM, "shard-1", "me")
     await write(sink, pending(fence, HISTORY, then=SHARD_END))
     await sink.close()

@@ -21,6 +21,7 @@ from replicator.model import (
     Fence,
     Reached,
     Stream,
+    TableSchema,
     WriteResult,
     after,
     at_timestamp,
@@ -117,6 +118,21 @@ async def test_duplicates_are_known_across_cuts_and_a_restart(server: S3Server) 
     assert set(times_each(server).values()) == {1}
     assert len(times_each(server)) == 4
     await other.close()
+
+
+@pytest.mark.parametrize("prefix", ["data/", "data/{table}/"])
+async def test_changes_of_other_tables_are_left_out(server: S3Server, prefix: str) -> None:
+    sink = await opened(server, prefix=Prefix.parse(prefix))
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    stranger = put("strangers", {"id": {"S": "x"}}, NOON_US)
+    order = put("orders", {"customer": {"S": "ann"}, "number": {"N": "7"}}, NOON_US)
+    changes = [stranger, product("a"), order, product("b", NOON_US + HOUR_US)]
+    result = await write(sink, pending(fence, changes, then=SHARD_END))
+    assert result.rows == 3
+    found = sorted(change["tableName"] for each in lines(server).values() for change in each)
+    assert found == ["orders", "products", "products"]
+    assert await sink.position(fence) == SHARD_END
+    await sink.close()
 
 
 async def test_refused_records_are_letters_of_the_same_plan(server: S3Server) -> None:
@@ -399,6 +415,7 @@ async def test_listings_go_on_behind_their_first_page(server: S3Server) -> None:
     server.page_size = 2
     sink = await opened(server, prefix=Prefix.parse("{table}/"))
     shards = [f"shard-{n}" for n in range(5)]
+    await sink.open([TableSchema(f"table-{n}", (("id", "S"),)) for n in range(5)])
     for n, shard in enumerate(shards):
         fence = await sink.fence(STREAM, shard, "me")
         item = put(f"table-{n}", {"id": {"S": "x"}}, NOON_US)

@@ -53,6 +53,7 @@ class S3Sink:
         self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._stack = AsyncExitStack()
         self._opened: tuple[Bucket, S3Plans] | None = None
+        self._tables: frozenset[str] = frozenset()
         self._writers: dict[tuple[Stream, str], S3Writer] = {}
 
     @property
@@ -62,6 +63,10 @@ class S3Sink:
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
         self._check(tables)
+        names = frozenset(table.name for table in tables)
+        if names != self._tables:  # opened again, it goes on with its writers
+            self._writers.clear()
+            self._tables = names
         bucket, _ = await self._ready()
         # Who may not list would be told that a missing plan is a forbidden one.
         await bucket.first(self._settings.state_prefix)
@@ -191,7 +196,7 @@ class S3Sink:
         key = (fence.stream, fence.shard_id)
         if (known := self._writers.get(key)) is None:
             settings = self._settings
-            known = S3Writer(bucket, plans, settings, self._monotonic, self._now_us)
+            known = S3Writer(bucket, plans, settings, self._tables, self._monotonic, self._now_us)
             self._writers[key] = known
         return known
 

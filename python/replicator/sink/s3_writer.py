@@ -81,12 +81,14 @@ class S3Writer:
         bucket: Bucket,
         plans: S3Plans,
         settings: S3Settings,
+        tables: frozenset[str],
         monotonic: Callable[[], float],
         now_us: Callable[[], int],
     ) -> None:
         self._bucket = bucket
         self._plans = plans
         self._settings = settings
+        self._tables = tables
         self._monotonic = monotonic
         self._now_us = now_us
         self._shard: _Shard | None = None
@@ -204,7 +206,8 @@ class S3Writer:
         found = differences(plan, made)
         if len(cut.rejections) != (plan.letters.count if plan.letters else 0):
             found.append(f"{len(cut.rejections)} refused records")
-        if found and plan.settings.get("filters") == list(self._settings.filters):
+        told = {name: plan.settings.get(name) for name in self._told()}
+        if found and told == self._told():
             raise FatalError(
                 "plan_differs",
                 f"{shard.fence.shard_id}: plan {plan.ordinal} was left incomplete, and what was "
@@ -276,7 +279,7 @@ class S3Writer:
             settings={
                 "bytes_max": settings.batching.bytes_max,
                 "delay_seconds": settings.batching.delay_seconds,
-                "filters": list(settings.filters),
+                **self._told(),
             },
         )
 
@@ -297,6 +300,10 @@ class S3Writer:
             self._shard = None  # its memory is as large as what it remembers
         return plan.count
 
+    def _told(self) -> dict[str, list[str]]:
+        """What decides, beside the plan, which changes are wanted."""
+        return {"filters": list(self._settings.filters), "tables": sorted(self._tables)}
+
     async def _put(self, key: str, body: bytes, content_type: str) -> None:
         # False: somebody who completes the same plan was here before.
         await self._bucket.create(key, body, content_type=content_type, is_data=True)
@@ -307,7 +314,18 @@ class S3Writer:
             changes = changes.filter(pattern)
         if (projection := self._settings.projection) is not None:
             changes = changes.project(projection)
-        return changes.partition(period_us, by_table=by_table)
+        if changes.tables.keys() <= self._tables:
+            return changes.partition(period_us, by_table=by_table)
+        # A stream may carry other tables' changes too.
+        ours = [
+            part for part in changes.partition(period_us, by_table=True) if part[0] in self._tables
+        ]
+        if by_table:
+            return ours
+        together: dict[int, list[ChangeBatch]] = {}
+        for _, start_us, batch in ours:
+            together.setdefault(start_us, []).append(batch)
+        return [(None, us, ChangeBatch.concat(some)) for us, some in sorted(together.items())]
 
 
 def encoded(batch: ChangeBatch, encoding: Encoding) -> bytes:

@@ -360,9 +360,8 @@ class ChangeBatch:
         headers: bool = True,
         record_bytes_max: int | None = None,
     ) -> tuple[ChangeBatch, list[bytes]]:
-        """Without the table's changes of these keys (typed JSON), and those whose record, as
-        `kafka` writes it alone, has more bytes, with all later ones of their keys: rejections
-        now, `key_quarantined` and `record_too_large`. And the keys of the latter."""
+        """Without the table's changes of these keys (typed JSON), and of those whose record alone
+        is larger, from it on: `rejections` now. And the keys that joined."""
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """(attribute, its DynamoDB type, how many) of the new images' values that don't fit
         their column, `NULL` among them: what to widen. A pass of its own."""

@@ -111,8 +111,16 @@ def test_what_is_held_keeps_its_place_and_is_given_when_time_passes() -> None:
     taken = shard.take(later)
     assert (len(taken.changes), taken.is_holding) == (3, False)
     assert taken.stored.given_us is None
-    # Copies may still come.
-    assert str(taken.stored.start) == "TRIM_HORIZON"
+    # No copy is known any more, so nothing is read again.
+    assert taken.stored.start == taken.stored.position == after("3")
+
+
+def test_copies_are_known_for_a_while_after_the_last_change() -> None:
+    shard = opened(LogPosition(TRIM_HORIZON), compacted=False)
+    shard.take(fetch([Change(0, "a", T, None, 1)], 0, 1))
+    for seconds, start in ((0.05, "TRIM_HORIZON"), (0.2, "AFTER_SEQUENCE_NUMBER:1")):
+        idle = Pending(FENCE, decode(Records.pack([])), after("1"), 0, seconds)
+        assert str(shard.take(idle).stored.start) == start
 
 
 def test_a_fetch_from_far_behind_does_not_let_time_pass() -> None:

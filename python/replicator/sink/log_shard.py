@@ -114,6 +114,8 @@ class LogShard:
         # The newest event, and when it came: time that passes without a change is told from it.
         # The worker's own clock may be wrong.
         self._newest: tuple[int, float] | None = None
+        # How far the source's time went on without a change.
+        self._passed_to_us: int | None = None
 
     @property
     def stored(self) -> LogPosition:
@@ -154,6 +156,7 @@ class LogShard:
             # Nothing more is there: the time of the source goes on with ours.
             event_us, received_at = self._newest
             passed_us = int((pending.received_at - received_at) * 1_000_000)
+            self._passed_to_us = _later(self._passed_to_us, event_us + passed_us)
             changes = _both(changes, self._window.advance(event_us + passed_us))
         self._stored = self._reached(pending, tip_us)
         return Taken(changes, changes.rejections, self._stored, self._window.held > 0)
@@ -194,8 +197,10 @@ class LogShard:
         """Where the first fetch began that a restart needs. None: nothing before `position`."""
         if self._newest is None or position == SHARD_END:
             return None
-        # What is held is no older than `given_us`, so it is read again too.
-        known_from_us = (self._newest[0] if given_us is None else given_us) - self._duplicate_us
+        # What is held is no older than `given_us`, so it is read again too. Of a quiet shard
+        # nothing is: its last records may be trimmed by then.
+        now_us = max(self._newest[0], self._passed_to_us or 0)
+        known_from_us = (now_us if given_us is None else given_us) - self._duplicate_us
         while self._added and self._added[0].newest_us < known_from_us:
             self._added.popleft()
         return self._added[0].start if self._added else None

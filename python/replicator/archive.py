@@ -133,7 +133,7 @@ def settings_of(config: Config, asked: Asked) -> S3Settings:
             "usage_sink", f"{pipeline.name} has {len(meant)} sinks that could be meant: {said}"
         )
     aws = AWSSettings(**(meant[0].aws or config.aws).model_dump())
-    return meant[0].settings(SinkPlace(config.qualified_name(pipeline), "archive", "", aws))
+    return meant[0].settings(SinkPlace(config.sink_name(pipeline, meant[0]), "archive", "", aws))
 
 
 # ---- objects as files of one shape

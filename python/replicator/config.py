@@ -369,6 +369,10 @@ class Config(Settings):
         assert isinstance(pipeline.source, SourceConfig)
         return pipeline.source.consumer or f"{self.name}-{pipeline.name.partition('/')[0]}"
 
+    def sink_name(self, pipeline: PipelineConfig, sink: SinkConfig) -> str:
+        """What a sink's positions are kept under."""
+        return f"{self.qualified_name(pipeline)}/{sink.name}"
+
     def qualified_name(self, pipeline: PipelineConfig) -> str:
         """The pipeline's name in positions and leases: namespace and name."""
         return f"{self.name}/{pipeline.name}"

@@ -461,7 +461,7 @@ def make_sink(
 ) -> ShownSink[Any]:
     """One of the pipeline's sinks, not opened."""
     aws = (getattr(settings, "aws", None) or config.aws).model_dump()
-    name = f"{config.qualified_name(pipeline)}/{settings.name}"
+    name = config.sink_name(pipeline, settings)
     place = SinkPlace(name, owner, store_id, AWSSettings(**aws, calls=APICalls()))
     return sinks.make_sink(settings, place)
 

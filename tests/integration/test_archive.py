@@ -62,7 +62,9 @@ async def filled(config: Config) -> None:
     (sink_config,) = config.pipelines[0].sinks
     assert isinstance(sink_config, S3Config)
     settings = archive.settings_of(config, Asked())
-    assert settings == sink_config.settings(SinkPlace("replicator/p", "x", "", settings.aws))
+    assert settings == sink_config.settings(
+        SinkPlace(f"replicator/p/{sink_config.name}", "x", "", settings.aws)
+    )
     sink = S3Sink(settings)
     await sink.open([])
     fence = await sink.fence(STREAM, "shard-1", "me")

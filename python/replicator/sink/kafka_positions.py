@@ -6,7 +6,8 @@ expire. A reader keeps the topic as a table and reads on from where it stopped.
 
 `read_committed` gives what lies before the oldest open transaction only. Whoever raised a fence
 must see all that was committed before it, so `refresh` waits until the *high watermark* of its
-beginning is reached: then the transactions that were open are over, the fenced zombie's too.
+beginning is reached: then the transactions that were open are over, the fenced zombie's too. It
+waits for as long as it comes nearer: much may lie there that isn't compacted yet.
 """
 
 from __future__ import annotations
@@ -188,12 +189,19 @@ class KafkaPositions:
 
     async def _read(self) -> None:
         try:
-            async with asyncio.timeout(self._deadline_seconds):
+            async with asyncio.timeout(self._deadline_seconds) as deadline:
                 reader, watermarks = await self._consumers()
                 # Under read_committed this would be the end of what is decided.
                 end = (await watermarks.end_offsets([self._partition]))[self._partition]
                 reader.resume(self._partition)
-                while await reader.position(self._partition) < end:
+                read = -1
+                while (position := await reader.position(self._partition)) < end:
+                    if position > read:
+                        # What the broker hasn't compacted yet may take long: only an open
+                        # transaction makes it stand still.
+                        read = position
+                        now = asyncio.get_running_loop().time()
+                        deadline.reschedule(now + self._deadline_seconds)
                     polled = await reader.getmany(
                         self._partition, timeout_ms=round(_POLL_SECONDS * 1_000)
                     )
@@ -203,7 +211,7 @@ class KafkaPositions:
         except TimeoutError as error:
             raise TransientError(
                 "kafka_positions_pending",
-                f"topic {self.topic} wasn't read to its end within {self._deadline_seconds:.0f} s: "
+                f"topic {self.topic} gave nothing more for {self._deadline_seconds:.0f} s: "
                 "the brokers are slow, or a transaction of another producer is open there",
             ) from error
 

@@ -160,12 +160,16 @@ class Fan:
             except (TransientError, FatalError) as again:
                 outlet.failed(self.shard_id, again)
                 error = again
+            except Exception as other:  # noqa: BLE001 - nobody else looks at this task
+                # Unsaid, the sink would be asked no more.
+                self._end(other)
+                return
             else:
                 self.is_mended = True
                 self._end(error)
                 return
 
-    def _end(self, error: ReplicatorError) -> None:
+    def _end(self, error: Exception) -> None:
         if not self.failure.done():
             self.failure.set_exception(error)
             # The shard's run looks at it when it can; it may also be gone already.

@@ -53,6 +53,7 @@ class Fan:
         # What they are owed: it isn't kept, but the others must not run on for ever.
         self._debts: list[Charge] = []
         self._absent_from: float | None = None
+        self._is_closed = False
         for outlet, error in absent.items():
             self._mend_later(outlet, error)
 
@@ -93,7 +94,9 @@ class Fan:
 
     def put(self, batch: ChangeBatch, fetch: Fetch, before: Position, charge: Charge) -> None:
         """Gives each sink what it is owed of the changes of a fetch, which was read from `before`
-        on."""
+        on. Once closed, it gives nothing."""
+        if self._is_closed:
+            return
         if self._absent:
             self._debts.append(charge.hold())
             if self._absent_from is None:
@@ -129,6 +132,7 @@ class Fan:
 
     def close(self) -> None:
         """The shard's run is over: what is still queued is dropped."""
+        self._is_closed = True
         for mender in self._menders:
             mender.cancel()
         for inlet in self.inlets:

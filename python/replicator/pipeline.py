@@ -145,8 +145,11 @@ class Pipeline:
             return None if reading.cancelled() else reading.result()
         finally:
             stop.cancel()
-            await _ended(reading)
-            fan.close()
+            try:
+                await _ended(reading)
+            finally:
+                # Cancelled again, too: nobody else gives back what it holds.
+                fan.close()
 
     async def _read(
         self, fan: Fan, position: Position, life: ShardLife, behind_ms_max: int | None

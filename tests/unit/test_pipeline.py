@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +12,7 @@ from replicator.core.liveness import ShardLife
 from replicator.errors import PositionLost, TransientError
 from replicator.fan import Fan
 from replicator.flow import Gate
-from replicator.model import SHARD_END, TRIM_HORIZON, Batching, Shard
+from replicator.model import SHARD_END, TRIM_HORIZON, Batching, Fetch, Position, Shard
 from replicator.outlets import Outlet, Outlets
 from replicator.pipeline import IDLE_POSITION_SECONDS, Pipeline
 from replicator.telemetry.stats import Stats
@@ -226,5 +226,41 @@ def test_a_failed_write_ends_the_reading_at_once() -> None:
         assert isinstance(run.exception(), TransientError)
         assert rig.source.readers[SHARD] == 0
         assert rig.gate.used == 0
+
+    run_virtually(main())
+
+
+def test_a_run_that_is_cancelled_twice_gives_everything_back() -> None:
+    """Regression: cancelled again while its reading ended, it left its ways to the sinks open,
+    with the bytes that they held."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.add(TABLE)
+        closing, closed = asyncio.Event(), asyncio.Event()
+
+        async def slow(shard_id: str, position: Position) -> AsyncGenerator[Fetch, None]:
+            try:
+                async for fetch in ScriptedSource.read(rig.source, shard_id, position):
+                    yield fetch
+            finally:
+                closing.set()
+                await closed.wait()
+
+        rig.source.read = slow  # type: ignore[method-assign]
+        rig.sink.flowing.clear()
+        async with rig.reading() as run:
+            await asyncio.sleep(5)
+            run.cancel()
+            await closing.wait()
+            run.cancel()
+            await asyncio.wait({run})
+            assert rig.fan is not None
+            assert rig.fan.failure.cancelled()
+            assert all(inlet.is_over for inlet in rig.fan.inlets)
+            closed.set()
+            rig.sink.flowing.set()
+            await asyncio.sleep(5)
+            assert rig.gate.used == 0
 
     run_virtually(main())

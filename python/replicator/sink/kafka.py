@@ -206,12 +206,12 @@ class KafkaSink:
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         producer = self._producers.make(self._transactional_id(stream, shard_id))
-        with mapped(f"raising the fence of {shard_id}"):
-            try:
+        try:
+            with mapped(f"raising the fence of {shard_id}"):
                 async with self._producers.use(producer):
                     pass
-            except Fenced as error:
-                raise TransientError("kafka_fenced", str(error)) from error
+        except Fenced as error:
+            raise TransientError("kafka_fenced", str(error)) from error
         fence = Fence(stream, shard_id, producer.epoch + 1, f"{owner}/{secrets.token_hex(4)}")
         shard = KafkaShard(fence, key_of(self._pipeline, stream, shard_id), producer)
         await self._forget(self._shards.get((stream, shard_id)))

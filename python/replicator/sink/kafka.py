@@ -190,10 +190,18 @@ class KafkaSink:
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         await self._positions.refresh()
         logs = self._positions.logs(self._pipeline, stream)
+        # A shard that left this worker is claimed elsewhere: its memory isn't needed here.
+        others = [
+            shard
+            for shard in self._shards.values()
+            if (stored := self._positions.shard(shard.key)) is not None and shard.is_passed(stored)
+        ]
         for shard_id, log in logs.items():
             shard = self._shards.get((stream, shard_id))
             if log.position == SHARD_END and shard is not None and shard.is_finished:
-                await self._forget(shard)
+                others.append(shard)
+        for shard in others:
+            await self._forget(shard)
         return {shard_id: log.position for shard_id, log in logs.items()}
 
     async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:

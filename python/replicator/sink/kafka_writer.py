@@ -59,6 +59,14 @@ class KafkaShard:
         log = None if self.stored is None else self.stored.log
         return log is not None and log.position == SHARD_END
 
+    def is_passed(self, stored: Stored) -> bool:
+        """True when this is a later claim than its own."""
+        return (
+            self.stored is not None
+            and stored.owner != self.fence.owner
+            and stored.epoch > self.fence.epoch
+        )
+
     def claim(self, position: LogPosition | None, before: Stored | None) -> Stored:
         """What says that the shard is ours, at the position where it stands."""
         before = before or Stored(None, 0, "")

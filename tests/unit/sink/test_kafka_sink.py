@@ -9,9 +9,13 @@ from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
 from replicator.aws import AWSSettings
 from replicator.errors import TransientError
+from replicator.model import Fence, after
 from replicator.sink.kafka import KafkaSink
+from replicator.sink.kafka_positions import Stored, key_of
 from replicator.sink.kafka_producer import Producer
 from replicator.sink.kafka_settings import KafkaConfig
+from replicator.sink.kafka_writer import KafkaShard
+from replicator.sink.log_shard import LogPosition
 from replicator.sink.place import SinkPlace
 from tests.changes import STREAM
 
@@ -29,9 +33,39 @@ def test_a_fence_that_another_raise_overtakes_is_tried_again(
     monkeypatch.setattr(Producer, "opened", refused)
 
     async def main() -> None:
-        config = KafkaConfig(name="k", bootstrap_servers="127.0.0.1:1")
-        sink = KafkaSink(config, SinkPlace("p", "me", "", AWSSettings()))
+        sink = _sink()
         with pytest.raises(TransientError, match="kafka_fenced"):
             await sink.fence(STREAM, "shard-0", "me")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("epoch", "is_kept"), [(3, True), (4, True), (5, False)])
+def test_a_shard_that_another_worker_claimed_is_forgotten(
+    epoch: int, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what was remembered of it stayed until the process ended."""
+
+    async def main() -> None:
+        sink = _sink()
+        key = key_of("p", STREAM, "shard-0")
+        fence = Fence(STREAM, "shard-0", 4, "me/1")
+        log = LogPosition(after("7"))
+        shard = KafkaShard(fence, key, Producer("id", {}, 1.0), stored=Stored(log, 4, "me/1"))
+        sink._shards[STREAM, "shard-0"] = shard
+        sink.writer(fence)
+
+        async def refresh() -> None:
+            owner = "me/1" if epoch == 4 else "another/1"
+            sink._positions._shards[key] = Stored(log, epoch, owner)
+
+        monkeypatch.setattr(sink._positions, "refresh", refresh)
+        assert await sink.positions(STREAM) == {"shard-0": after("7")}
+        assert bool(sink._shards) is bool(sink._writers) is is_kept
+
+    asyncio.run(main())
+
+
+def _sink() -> KafkaSink:
+    config = KafkaConfig(name="k", bootstrap_servers="127.0.0.1:1")
+    return KafkaSink(config, SinkPlace("p", "me", "", AWSSettings()))

@@ -179,10 +179,14 @@ class KafkaWriter:
         is_once = room.config.delivery == "exactly_once"
         producer = shard.producer if is_once else room.producers.shared()
         async with room.producers.use(producer) as driver:
-            encoded = await self._encoded(driver, due.changes)
-            rejections = (*due.rejections, *encoded.rejections)
-            self._check_letters(rejections)
-            stored = self._stored(due.position, rejections, encoded.aside)
+            partitions = await self._partitions(driver, due.changes)
+        # What stops this shard here must not end a producer that others write by, too.
+        encoded = await self._encoded(partitions, due.changes)
+        rejections = (*due.rejections, *encoded.rejections)
+        self._check_letters(rejections)
+        stored = self._stored(due.position, rejections, encoded.aside)
+        producer = shard.producer if is_once else room.producers.shared()
+        async with room.producers.use(producer) as driver:
             sent = Sent()
             if is_once:
                 await driver.begin_transaction()
@@ -209,12 +213,15 @@ class KafkaWriter:
         shard.stored, shard.stored_at = stored, room.monotonic()
         return replace(self._result(due, rejections), rows=encoded.rows)
 
-    async def _encoded(self, driver: Any, changes: ChangeBatch) -> Encoded:
+    async def _partitions(self, driver: Any, changes: ChangeBatch) -> Mapping[str, int]:
+        """Those of now: others' producers use a new one at once, too."""
+        topics = self._room.topics
+        names = {topics[table].name for table in topics if table in changes.tables}
+        return {name: len(await driver.partitions_for(name)) for name in names}
+
+    async def _encoded(self, partitions: Mapping[str, int], changes: ChangeBatch) -> Encoded:
         room, stored = self._room, self._shard.stored
         assert stored is not None, "the position is read before the first write"
-        # By the partitions of now: others' producers use a new one at once, too.
-        names = {room.topics[table].name for table in room.topics if table in changes.tables}
-        partitions = {name: len(await driver.partitions_for(name)) for name in names}
         encoded: Encoded = await _in_thread(
             changes.nbytes, encode, changes, room.config, room.topics, partitions, stored.aside
         )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
 from replicator.aws import AWSSettings
-from replicator.errors import TransientError
-from replicator.model import Fence, after
+from replicator.errors import FatalError, TransientError
+from replicator.model import TRIM_HORIZON, Fence, after
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.kafka_positions import Stored, key_of
-from replicator.sink.kafka_producer import Producer
+from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
-from replicator.sink.kafka_writer import KafkaShard
-from replicator.sink.log_shard import LogPosition
+from replicator.sink.kafka_topics import Topic
+from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room
+from replicator.sink.log_shard import LogPosition, LogShard
 from replicator.sink.place import SinkPlace
-from tests.changes import STREAM
+from tests.changes import STREAM, pending, put
 
 
 @pytest.mark.parametrize("refusal", [ProducerFenced, InvalidProducerEpoch])
@@ -62,6 +64,50 @@ def test_a_shard_that_another_worker_claimed_is_forgotten(
         monkeypatch.setattr(sink._positions, "refresh", refresh)
         assert await sink.positions(STREAM) == {"shard-0": after("7")}
         assert bool(sink._shards) is bool(sink._writers) is is_kept
+
+    asyncio.run(main())
+
+
+def test_what_stops_a_shard_leaves_the_shared_producer_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression: what others had on its way was given up with it."""
+
+    class Driver:
+        async def partitions_for(self, _topic: str) -> set[int]:
+            return {0}
+
+    async def opened(_producer: Producer) -> Any:
+        return Driver()
+
+    monkeypatch.setattr(Producer, "opened", opened)
+
+    async def main() -> None:
+        config = KafkaConfig(
+            name="k", delivery="at_least_once", quarantine_max=0, compression="none"
+        )
+        producers = KafkaProducers({}, open_max=1, timeout_seconds=1.0)
+        topics = {"products": Topic("products", 1, 1_000, "delete")}
+        letters = {config.dead_letters_topic: Topic("letters", 1, 1_000_000, "delete")}
+        fence = Fence(STREAM, "shard-0", 1, "me/1")
+        shard = KafkaShard(
+            fence,
+            key_of("p", STREAM, "shard-0"),
+            Producer("id", {}, 1.0),
+            LogShard(LogPosition(TRIM_HORIZON), reorder_us=0),
+            Stored(None, 1, "me/1"),
+        )
+
+        async def look_again() -> None: ...
+
+        room = Room(config, topics, letters, producers, look_again, lambda: 0.0, lambda: 0)
+        shared = producers.shared()
+        large = put("products", {"id": {"S": "a"}}, 1_000, text={"S": "x" * 2_000})
+        later = put("products", {"id": {"S": "b"}}, 9_000_000)
+        with pytest.raises(FatalError, match="quarantine_full"):
+            await KafkaWriter(shard, room).write((pending(fence, [large, later], first=1),))
+        assert shard.is_over
+        assert producers.shared() is shared
 
     asyncio.run(main())
 

@@ -98,12 +98,18 @@ class Wanted:
         return None
 
 
+# The segment that is written to isn't compacted, and every start reads all of it: as small as that
+# of Kafka's own topic of offsets
+# (https://kafka.apache.org/documentation/#brokerconfigs_offsets.topic.segment.bytes).
+_POSITIONS_SETTINGS: Final = {"cleanup.policy": "compact", "segment.bytes": str(100 * 1024 * 1024)}
+
+
 def wanted(config: KafkaConfig, tables: Sequence[TableSchema]) -> list[Wanted]:
     """All that the sink writes to, each once."""
     settings = {"cleanup.policy": config.cleanup} | config.topic_settings
     names = dict.fromkeys(config.topic_of(table.name) for table in tables)
     return [
-        Wanted(config.positions_topic, "positions", 1, {"cleanup.policy": "compact"}),
+        Wanted(config.positions_topic, "positions", 1, _POSITIONS_SETTINGS),
         Wanted(
             config.dead_letters_topic,
             "dead letters",

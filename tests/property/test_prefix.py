@@ -54,6 +54,8 @@ def test_a_key_tells_where_it_lies(at: datetime, text: str) -> None:
 def test_another_key_tells_nothing() -> None:
     assert Prefix.parse("data/").place("other/2026/01/01/00/x") == (None, None)
     assert Prefix.parse("!{timestamp:HH}/").place("05/x") == (None, None)
+    assert Prefix.parse("data/").place("data/9999/99/99/99/x") == (None, None)
+    assert Prefix.parse("data/").place("data/0000/01/01/00/x") == (None, None)
 
 
 @pytest.mark.parametrize(

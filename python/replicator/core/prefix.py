@@ -113,6 +113,8 @@ class Prefix:
             days = days_of(year, 1, 1) + int(told["D"]) - 1
         else:
             days = days_of(year, int(told["M"]), int(told["d"]))
+            if civil(days) != (year, int(told["M"]), int(told["d"])) or not year:
+                return table, None  # somebody else's name
         return table, days * 24 * HOUR_US + int(told.get("H", 0)) * HOUR_US + (
             int(told.get("m", 0)) * 60_000_000
         )

@@ -187,17 +187,27 @@ def _write_plain(text: bytes, path: Path) -> None:
 def _unpacked(key: str, data: bytes) -> bytes:
     if key.endswith(".gz"):
         return gzip.decompress(data)
-    return _unzstd(data) if key.endswith(".zst") else data
+    if key.endswith(".zst"):
+        return _unzstd(data, "newline_delimited" if ".jsonl" in key else "unstructured")
+    return data
 
 
-def _unzstd(data: bytes) -> bytes:
+def _apart(key: str, text: bytes) -> bytes:
+    """Lines: records of `raw` stand one behind the other."""
+    if ".jsonl" in key:
+        return text
+    batch = _core.decode(_core.Records.document(text), keep_all=True)
+    return text if batch.rejections else batch.payloads(b"\n")
+
+
+def _unzstd(data: bytes, form: str) -> bytes:
     """DuckDB knows zstd; the standard library does from Python 3.14 on."""
     with tempfile.NamedTemporaryFile(suffix=".jsonl.zst") as packed:
         packed.write(data)
         packed.flush()
         with _connected() as connection:
             rows = connection.execute(
-                "SELECT json::VARCHAR FROM read_ndjson_objects($1)", [packed.name]
+                "SELECT json::VARCHAR FROM read_json_objects($1, format = $2)", [packed.name, form]
             ).fetchall()
     return b"".join(line.encode() + b"\n" for (line,) in rows)
 
@@ -205,7 +215,7 @@ def _unzstd(data: bytes) -> bytes:
 def _lines(each: ArchivedObject, data: bytes, span: Span) -> bytes:
     """An object's changes within the span."""
     if not each.key.endswith(".parquet"):
-        text = _unpacked(each.key, data)
+        text = _apart(each.key, _unpacked(each.key, data))
         if span in {Span(), Span(table=each.table)}:
             return text if text.endswith(b"\n") or not text else text + b"\n"
     with tempfile.TemporaryDirectory(prefix="replicator-archive-") as folder:

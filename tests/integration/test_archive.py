@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def config(server: S3Server, folder: Path, **sink: Any) -> Config:
     return configuration.load(path, {})
 
 
-async def filled(config: Config) -> None:
+async def filled(config: Config, more: Sequence[bytes] = ()) -> None:
     (sink_config,) = config.pipelines[0].sinks
     assert isinstance(sink_config, S3Config)
     settings = archive.settings_of(config, Asked())
@@ -68,7 +68,7 @@ async def filled(config: Config) -> None:
     sink = S3Sink(settings)
     await sink.open([PRODUCTS, ORDERS])
     fence = await sink.fence(STREAM, "shard-1", "me")
-    await write(sink, pending(fence, HISTORY, then=SHARD_END))
+    await write(sink, pending(fence, [*HISTORY, *more], then=SHARD_END))
     await sink.close()
 
 
@@ -117,6 +117,44 @@ async def test_every_format_is_asked_alike(
     assert len(printed.splitlines()) == 2
     late = Asked(begin="1999-01-01T00:00:00Z", end="2000-01-01T00:00:00Z")
     assert (await archive.queried(settings, late, "SELECT * FROM changes")).rows == ()
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none", "zstd"])
+async def test_raw_records_are_printed_a_line_each(
+    server: S3Server, tmp_path: Path, compression: str
+) -> None:
+    settings = config(server, tmp_path, format="raw", compression=compression)
+    await filled(settings)
+    printed = b"".join([lines async for lines in archive.printed(settings, Asked())])
+    assert printed.splitlines() == HISTORY
+    later = Asked(begin="2023-11-15T12:00:00.000001Z", end="2023-11-15T13:00:00Z")
+    printed = b"".join([lines async for lines in archive.printed(settings, later)])
+    assert printed.splitlines() == HISTORY[1:2]
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        {"prefix": "logs/", "error_output_prefix": "logs/!{firehose:error-output-type}/"},
+        {"prefix": "logs/data/", "error_output_prefix": "logs/"},
+        {"prefix": "data/", "error_output_prefix": "failed-"},
+        {"prefix": "a/", "state_prefix": "a/"},
+        {"state_prefix": "a/b/"},
+    ],
+    ids=str,
+)
+async def test_data_is_found_beside_what_is_none(
+    server: S3Server, tmp_path: Path, sink: dict[str, Any]
+) -> None:
+    settings = config(server, tmp_path, **sink)
+    await filled(settings, [b"broken"])
+    assert len(await archive.listed(settings, Asked())) == 3
+    answer = await archive.queried(settings, Asked(), "SELECT count(*) FROM changes")
+    assert answer.rows == ((4,),)
+    other = S3Sink(archive.settings_of(settings, Asked()))
+    assert await other.holds_data()
+    assert (await other.report()).dead_letters in ({"objects": 1}, {})
+    await other.close()
 
 
 async def test_typed_columns_stand_beside_the_images(server: S3Server, tmp_path: Path) -> None:

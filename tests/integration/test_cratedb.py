@@ -258,10 +258,13 @@ async def test_hundreds_of_redelivered_rows_are_counted(database: CrateDatabase)
 # ---- the fence
 
 
+@pytest.mark.parametrize("counts", [False, True])
 async def test_who_lost_the_shard_in_the_middle_of_a_write_moves_no_position(
-    database: CrateDatabase,
+    database: CrateDatabase, counts: bool
 ) -> None:
     """The rows of the write may be there: a version decides, so they harm nobody."""
+    if database.stand_in is not None:
+        database.stand_in.tables.counts_conflicts = counts
     async with opened(database) as mine, opened(database) as others:
         old = await mine.fence(STREAM, "shard-1", "me")
         writer = mine.writer(old)

@@ -319,6 +319,62 @@ async def test_data_without_a_position_is_seen(server: S3Server) -> None:
 # ---- what the service answers
 
 
+async def test_a_copy_that_was_forgotten_then_and_is_known_now_stops_nothing(
+    server: S3Server,
+) -> None:
+    """What is remembered of a shard depends on how it came in fetches."""
+    sink = await opened(server)
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    old, then = product("old"), product("then", NOON_US + 3_000_000)
+    new = [product(f"new-{n}", NOON_US + 70_000_000 + n) for n in range(2)]
+    await write(sink, pending(fence, [old, then], then=after(number(2))))
+
+    async def refuse(request: Request) -> None:
+        if request.operation == "PutObject" and request.key.startswith("data/"):
+            raise Refusal("AccessDenied", "no", 403)
+
+    passes, server.before = server.before, refuse
+    with pytest.raises(FatalError):
+        await write(
+            sink,
+            pending(fence, new, first=3, then=after(number(4))),
+            pending(fence, [old], first=5, then=after(number(5))),
+        )
+    await sink.close()
+    server.before = passes
+    assert sum(each["count"] for each in plans(server)[0]["objects"]) == 2, "then, and the copy"
+    other = await opened(server)
+    fence = await other.fence(STREAM, "shard-1", "another")
+    assert await other.position(fence) == TRIM_HORIZON
+    await write(other, pending(fence, [old, then, *new, old], then=SHARD_END))
+    assert set(times_each(server).values()) == {1}
+    assert len(times_each(server)) == 4
+    await other.close()
+
+
+async def test_a_plan_is_completed_by_who_sorts_within_a_shorter_time(server: S3Server) -> None:
+    sink = await opened(server, reorder_us=10_000_000)
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    changes = [product(f"item-{n}", NOON_US + n * 4_000_000) for n in range(6)]
+
+    async def refuse(request: Request) -> None:
+        if request.operation == "PutObject" and request.key.startswith("data/"):
+            raise Refusal("AccessDenied", "no", 403)
+
+    passes, server.before = server.before, refuse
+    with pytest.raises(FatalError):
+        await write(sink, pending(fence, changes[:5], then=after(number(5))))
+    await sink.close()
+    server.before = passes
+    assert sum(each["count"] for each in plans(server)[0]["objects"]) == 2, "the others are held"
+    other = await opened(server, reorder_us=1_000_000)
+    fence = await other.fence(STREAM, "shard-1", "another")
+    await write(other, pending(fence, changes, then=SHARD_END))
+    assert set(times_each(server).values()) == {1}
+    assert len(times_each(server)) == 6
+    await other.close()
+
+
 async def test_a_conflict_is_tried_again(server: S3Server) -> None:
     sink = await opened(server)
     fence = await sink.fence(STREAM, "shard-1", "me")

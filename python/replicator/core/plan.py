@@ -80,8 +80,13 @@ class Plan:
     objects: tuple[PlannedObject, ...] = ()
     letters: PlannedObject | None = None
     is_moved: bool = False
+    late: int = 0
+    """Changes in all objects that came late: some may be copies of what was forgotten by then."""
+    known: int = 0
+    """Copies that were left out."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What made it be cut here, for who reads it: nothing is rebuilt from it."""
+    """What made it be cut here, for who reads it, and by what its worker chose and sorted: who
+    completes it must do so alike."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -109,7 +114,9 @@ class Plan:
         if data.get("plan") != VERSION:
             raise ValueError(f"version {data.get('plan')!r} of plans is not known here")
         try:
-            made = {name: data[name] for name in cls.__slots__}
+            # (Plans of before had no `late` and no `known`.)
+            told = {"late": 0, "known": 0, **data}
+            made = {name: told[name] for name in cls.__slots__}
             encoding = dict(made["encoding"])
             encoding["columns"] = tuple((name, kind) for name, kind in encoding["columns"])
             made["encoding"] = Encoding(**encoding)
@@ -145,3 +152,14 @@ def differences(plan: Plan, made: Sequence[PlannedObject]) -> list[str]:
         for key in sorted(wanted.keys() | found.keys())
         if found.get(key, 0) != wanted.get(key, 0)
     ]
+
+
+def are_copies(plan: Plan, made: Sequence[PlannedObject]) -> bool:
+    """True when copies alone can make the difference. A memory that is filled again, by other
+    fetches and without the time that passed, may know some that the plan's worker had forgotten,
+    and forget some that it knew. Either way the change itself was written before its copy."""
+    wanted = {(each.key, each.start_us): each.count for each in plan.objects}
+    found = {(each.key, each.start_us): each.count for each in made}
+    more = [found.get(key, 0) - wanted.get(key, 0) for key in wanted.keys() | found.keys()]
+    missing, spare = -sum(min(0, each) for each in more), sum(max(0, each) for each in more)
+    return missing <= plan.late and spare <= plan.known

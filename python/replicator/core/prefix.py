@@ -93,19 +93,28 @@ class Prefix:
 
     def place(self, key: str) -> tuple[str | None, int | None]:
         """The table, and the begin of the period (UTC microseconds), that a key with this prefix
-        tells; None for what it doesn't tell."""
+        tells; None for what it doesn't tell, or not for certain."""
         letters: list[str] = []
         pieces = re.split(r"(!\{[^}]*\}|\{table\})", self.text)
         found = re.match("".join(_matcher(piece, letters) for piece in pieces), key)
         if found is None:
             return None, None
         told = dict(zip(letters, found.groups(), strict=True))
-        table = told.get("table")
-        if (text := told.get("y") or told.get("u")) is None:
+        # Where it shares a folder's name with expressions, or with the object's, who knows its end?
+        is_apart = re.search(r"(^|/)[^!{/]*\{table\}[^!{/]*/", self.text) is not None
+        table = told.get("table") if is_apart else None
+        # A month's folder holds the periods of all its days: no one of them is told.
+        is_day = "D" in told or {"M", "d"} <= told.keys()
+        is_whole = is_day and ("H" in told or self.period_us >= HOUR_US)
+        if (text := told.get("y") or told.get("u")) is None or not is_whole:
             return table, None
         year = int(text) + (2_000 if len(text) == 2 else 0)
-        days = days_of(year, int(told.get("M", 1)), int(told.get("d", 1)))
-        days += int(told.get("D", 1)) - 1
+        if "D" in told:
+            days = days_of(year, 1, 1) + int(told["D"]) - 1
+        else:
+            days = days_of(year, int(told["M"]), int(told["d"]))
+            if civil(days) != (year, int(told["M"]), int(told["d"])) or not year:
+                return table, None  # somebody else's name
         return table, days * 24 * HOUR_US + int(told.get("H", 0)) * HOUR_US + (
             int(told.get("m", 0)) * 60_000_000
         )

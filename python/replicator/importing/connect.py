@@ -122,8 +122,9 @@ def connector(content: Any) -> Mapping[str, Any] | None:
         return None
     if len(content) == 1 and isinstance(only := next(iter(content.values())), Mapping):
         content = only.get("info", only)
-    inner = content.get("config") if isinstance(content, Mapping) else None
-    if isinstance(inner, Mapping):
+    if not isinstance(content, Mapping):
+        return None
+    if isinstance(inner := content.get("config"), Mapping):
         content = {"name": content.get("name", ""), **inner}
     return content if "connector.class" in content else None
 

@@ -16,10 +16,17 @@ def read(content: str, where: str) -> Any:
     Raises FatalError (`config_import_unreadable`) with the place, and without the text: it may hold
     a secret.
     """
-    if not content.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
-        return properties(content.lstrip("\ufeff"))
     try:
-        return json.loads(content.lstrip("\ufeff"))
+        if content.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
+            found = json.loads(content.lstrip("\ufeff"))
+        else:
+            found = properties(content.lstrip("\ufeff"))
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise FatalError(
+            "config_import_unreadable",
+            f"{where} holds half a character, an escape from \\ud800 to \\udfff alone: correct it",
+        ) from None
     except json.JSONDecodeError as error:
         raise FatalError(
             "config_import_unreadable",
@@ -30,6 +37,7 @@ def read(content: str, where: str) -> Any:
             "config_import_unreadable",
             f"{where} is no JSON: a number is too long, or it is too deep",
         ) from None
+    return found
 
 
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
@@ -69,7 +77,9 @@ def _unescaped(part: str) -> str:
         escape = match[1]
         return chr(int(escape[1:], 16)) if len(escape) == 5 else _ESCAPES.get(escape, escape)
 
-    return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", one, part, flags=re.DOTALL)
+    text = re.sub(r"\\(u[0-9a-fA-F]{4}|.)", one, part, flags=re.DOTALL)
+    # Java writes what lies beyond 16 bits as two escapes.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def mapping(content: Any) -> Mapping[str, Any]:

@@ -142,6 +142,11 @@ class _Run:
                 raise
             refusal = error
         else:
+            if len(results) != hi - lo:
+                raise TransientError(
+                    "crate_unavailable",
+                    f"{self._table.full_name}: {len(results)} answers for {hi - lo} rows",
+                )
             return {lo + at: error for at, error in enumerate(results) if error is not None}
         if hi - lo == len(self._rows):
             await self._require_statement()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -60,10 +60,7 @@ class CrateSession:
             bulk_args = orjson.dumps(bulk_args)
         stmt = orjson.dumps(statement)
         answer = await self._post(b'{"stmt":%b,"bulk_args":%b}' % (stmt, bulk_args))
-        return [
-            None if result["rowcount"] >= 0 else CrateError.of(result.get("error"))
-            for result in answer.get("results") or ()
-        ]
+        return [_failure(result) for result in answer.get("results") or ()]
 
     async def look_up(
         self, statement: str, one_key: str, keys: Sequence[Sequence[object]]
@@ -124,6 +121,17 @@ class CrateSession:
                 ),
             )
         return self._client
+
+
+def _failure(result: Mapping[str, Any]) -> CrateError | None:
+    """What kept one row of a bulk request out. Each of ours writes its row or fails; a row that
+    isn't the one that was read is told as none
+    (https://cratedb.com/docs/crate/reference/en/latest/general/occ.html)."""
+    if result["rowcount"] > 0:
+        return None
+    if result["rowcount"] == 0:
+        return CrateError(4092, "no row was written: it isn't the one that was read")
+    return CrateError.of(result.get("error"))
 
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:

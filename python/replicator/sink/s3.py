@@ -31,10 +31,10 @@ from replicator.model import (
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
-from replicator.sink.s3_settings import S3Settings
+from replicator.sink.s3_settings import S3Settings, is_letters
 from replicator.sink.s3_writer import S3Writer
 
-# No object has such a name: where letters lie beside data they aren't told apart.
+# No object has such a name: without a folder of their own letters would be looked for everywhere.
 _NOWHERE = "\0"
 
 
@@ -106,8 +106,8 @@ class S3Sink:
                         for shard_id, standing in standings.items()
                     ]
             letters = 0
-            async for _ in bucket.entries(self._settings.error_prefix.root or _NOWHERE):
-                letters += 1
+            async for entry in bucket.entries(self._settings.error_prefix.root or _NOWHERE):
+                letters += is_letters(entry.key)
         return SinkReport(tuple(rows), {"objects": letters} if letters else {})
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
@@ -125,7 +125,7 @@ class S3Sink:
     async def holds_data(self) -> bool:
         bucket, _ = await self._ready()
         entries, folders = await bucket.level(self._settings.prefix.root)
-        return bool(entries) or any(map(self._settings.is_data, folders))
+        return any(map(self._settings.is_data, (*(each.key for each in entries), *folders)))
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         _, plans = await self._ready()

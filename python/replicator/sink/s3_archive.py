@@ -66,6 +66,8 @@ class S3Archive:
             entries += [entry async for entry in self._bucket.entries(folder)]
         found = []
         for entry in entries:
+            if not settings.is_data(entry.key):
+                continue
             table, start_us = prefix.place(entry.key)
             if span.may_hold(start_us, prefix.period_us, table):
                 found.append(ArchivedObject(entry.key, entry.nbytes, start_us, table))

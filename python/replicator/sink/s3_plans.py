@@ -67,8 +67,9 @@ class S3Plans:
         self._state = settings.state_prefix
         self._whose = f"{settings.pipeline}!{settings.name}".replace("/", "!")
         self.place = f"s3://{settings.bucket}/{settings.prefix.text}"
-        # The newest plan seen of each shard that was complete: it stays so.
-        self._complete: dict[tuple[Stream, str], tuple[str, Plan]] = {}
+        # By the newest plan seen of each shard that was complete: it stays so. (Not the plan, which
+        # names all its objects: shards come and go for years.)
+        self._complete: dict[tuple[Stream, str], tuple[str, Standing]] = {}
         self._beginnings: dict[Stream, Begun] = {}
 
     # ---- a stream's beginning
@@ -149,9 +150,8 @@ class S3Plans:
             plan = await self._plan(key)
             if not await self._is_complete(plan):
                 return Standing(plan.ordinal - 1, _stored(plan.before), plan)
-            known = self._complete[stream, shard_id] = (key, plan)
-        plan = known[1]
-        return Standing(plan.ordinal, _stored(plan.after))
+            known = self._complete[stream, shard_id] = (key, _behind(plan))
+        return known[1]
 
     async def standings(
         self, stream: Stream, shard_ids: Sequence[str] | None = None
@@ -181,7 +181,7 @@ class S3Plans:
 
     def completed(self, stream: Stream, plan: Plan) -> None:
         """All objects of the plan are there."""
-        self._complete[stream, plan.shard_id] = (self._plan_key(stream, plan), plan)
+        self._complete[stream, plan.shard_id] = (self._plan_key(stream, plan), _behind(plan))
 
     async def _is_complete(self, plan: Plan) -> bool:
         for key in plan.keys:
@@ -225,6 +225,11 @@ def _named(stream: Stream) -> str:
     """The stream's name in keys: readable, and its own by account, Region and creation."""
     mark = hashlib.sha256(stream.arn.encode()).hexdigest()[:8]
     return f"{stream.name}-{mark}-{stream.created_at_s}".replace("/", "!")
+
+
+def _behind(plan: Plan) -> Standing:
+    """Where the shard stands when the plan is complete."""
+    return Standing(plan.ordinal, _stored(plan.after))
 
 
 def _stored(text: str) -> LogPosition | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,6 +33,15 @@ _FIREHOSE = {
     "IntervalInSeconds": "interval_seconds",
 }
 _COMPRESSIONS = {"UNCOMPRESSED": "none", "GZIP": "gzip", "ZSTD": "zstd"}
+
+
+STATE_KINDS = ("begun", "fences", "plans")
+_LETTERS = re.compile(r"-0-[0-9a-f]{10}\.jsonl")
+
+
+def is_letters(key: str) -> bool:
+    """True for the name of an object with refused records: data counts its objects from 1."""
+    return _LETTERS.fullmatch(key[-len("-0-0123456789.jsonl") :]) is not None
 
 
 def _our_names(data: object) -> object:
@@ -194,8 +204,13 @@ class S3Settings:
 
     def is_data(self, place: str) -> bool:
         """False for a key or folder of plans, or of refused records."""
-        others = (self.state_prefix, self.error_prefix.root)
-        return not place.startswith(tuple(filter(None, others)))
+        if is_letters(place):
+            return False
+        # Where data lies below or beside them in the same folder, that folder tells nothing.
+        roots = (self.state_prefix, self.error_prefix.root)
+        others = [root for root in roots if root and not self.prefix.root.startswith(root)]
+        others += [f"{self.state_prefix}{kind}/" for kind in STATE_KINDS]
+        return not place.startswith(tuple(others))
 
     def __post_init__(self) -> None:
         assert self.state_prefix.endswith("/"), self

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ import orjson
 import structlog
 
 from replicator._core import ChangeBatch, Columns, Rejection, compress
-from replicator.core.plan import Encoding, Plan, PlannedObject, differences
+from replicator.core.plan import Encoding, Plan, PlannedObject, are_copies, differences
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.log_shard import LogPosition, LogShard, Taken
@@ -65,6 +65,8 @@ class _Shard:
 
     fence: Fence
     memory: LogShard
+    windows: Mapping[str, int]
+    """The times that the memory has, for plans to tell."""
     ordinal: int
     stored: LogPosition | None
     open: Plan | None
@@ -97,13 +99,16 @@ class S3Writer:
         """From here on it writes under this fence, from where the shard stands; `first` is what
         is stored of it, or would be."""
         settings = self._settings
-        memory = LogShard(
-            first,
-            reorder_us=settings.reorder_us,
-            duplicate_us=settings.duplicate_us,
-            bytes_max=settings.window_bytes_max,
+        # Who completes a plan gives nothing before its worker would have, and forgets no sooner.
+        told = {} if standing.open is None else standing.open.settings
+        windows = {
+            "reorder_us": max(settings.reorder_us, told.get("reorder_us", 0)),
+            "duplicate_us": max(settings.duplicate_us, told.get("duplicate_us", 0)),
+        }
+        memory = LogShard(first, **windows, bytes_max=settings.window_bytes_max)
+        self._shard = _Shard(
+            fence, memory, windows, standing.ordinal, standing.stored, standing.open
         )
-        self._shard = _Shard(fence, memory, standing.ordinal, standing.stored, standing.open)
 
     @property
     def is_idle(self) -> bool:
@@ -203,7 +208,7 @@ class S3Writer:
             PlannedObject(keys.get((table, us), f"{table or 'any table'} at {us}"), len(batch), us)
             for table, us, batch in parts
         ]
-        found = differences(plan, made)
+        found = [] if are_copies(plan, made) else differences(plan, made)
         if len(cut.rejections) != (plan.letters.count if plan.letters else 0):
             found.append(f"{len(cut.rejections)} refused records")
         told = {name: plan.settings.get(name) for name in self._told()}
@@ -277,9 +282,12 @@ class S3Writer:
             last=cut.changes.last_sequence_number,
             objects=objects,
             letters=letters,
+            late=cut.changes.late,
+            known=cut.changes.duplicates,
             settings={
                 "bytes_max": settings.batching.bytes_max,
                 "delay_seconds": settings.batching.delay_seconds,
+                **shard.windows,
                 **self._told(),
             },
         )

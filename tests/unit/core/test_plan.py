@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from replicator.core.plan import (
     Encoding,
     Plan,
     PlannedObject,
+    are_copies,
     differences,
     numbered,
     ordinal_of,
@@ -31,6 +33,12 @@ def test_a_plan_is_the_same_after_its_way_through_json() -> None:
     assert Plan.of(json.loads(json.dumps(PLAN.as_dict()))) == PLAN
     bare = Plan("s", 1, "", "x", "me")
     assert Plan.of(json.loads(json.dumps(bare.as_dict()))) == bare
+
+
+def test_a_plan_of_before_is_read() -> None:
+    data = PLAN.as_dict()
+    del data["late"], data["known"]
+    assert Plan.of(data) == PLAN
 
 
 @pytest.mark.parametrize("change", [{"plan": 2}, {"objects": [{"x": 1}]}, {"encoding": {}}])
@@ -62,6 +70,30 @@ def test_what_is_made_otherwise_is_named() -> None:
     made = [PlannedObject("a", 2, 0), PlannedObject("c", 4, 9)]
     assert differences(PLAN, made) == ["b: 0 changes instead of 1", "c: 4 changes instead of 0"]
     assert differences(PLAN, [*PLAN.objects]) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "late", "known", "expected"),
+    [
+        ((2, 1, 0), 0, 0, True),
+        ((1, 1, 0), 0, 9, False),
+        ((1, 1, 0), 1, 0, True),
+        ((1, 0, 0), 1, 0, False),
+        ((2, 2, 1), 9, 1, False),
+        ((2, 2, 1), 0, 2, True),
+    ],
+)
+def test_copies_alone_may_make_a_difference(
+    counts: tuple[int, ...], late: int, known: int, expected: bool
+) -> None:
+    made = [
+        PlannedObject(key, count, us, table)
+        for (key, us, table), count in zip(
+            [("a", 0, "t"), ("b", 5, None), ("new", 9, None)], counts, strict=True
+        )
+        if count
+    ]
+    assert are_copies(replace(PLAN, late=late, known=known), made) == expected
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,20 @@ def test_broken_json_is_told_by_its_place_alone(text: str) -> None:
     assert "geheim" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "text", ['{"connector.class": "\\ud800"}', "applicationName=a\nstreamName=\\udc00"]
+)
+def test_half_a_character_is_told(text: str) -> None:
+    with pytest.raises(FatalError, match="half a character"):
+        imported(text, "thing.json")
+
+
+@pytest.mark.parametrize("info", [None, "connector.class", 3])
+def test_what_only_begins_like_a_connector_is_not_recognised(info: object) -> None:
+    with pytest.raises(FatalError, match="isn't recognised"):
+        of({"a": {"info": info}})
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
     lambda inner: (

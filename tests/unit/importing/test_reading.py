@@ -29,6 +29,7 @@ from replicator.importing.reading import flat, properties
         ("a\\ b\\:c\\=d = e", {"a b:c=d": "e"}),
         ("path=c:\\\\dir\\tx", {"path": "c:\\dir\tx"}),
         ("a=\\u00e9", {"a": "é"}),
+        ("a=\\ud83d\\ude00", {"a": "\U0001f600"}),
         ("a=b\\\\\nc=d", {"a": "b\\", "c": "d"}),
         ("a=b\\\n#c", {"a": "b#c"}),
         ("a==b", {"a": "=b"}),

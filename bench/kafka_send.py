@@ -13,7 +13,7 @@ import pickle
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -144,6 +144,24 @@ def _ready_made(changes: _core.ChangeBatch) -> list[Record]:
     ]
 
 
+async def _in_chunks(
+    producer: AIOKafkaProducer,
+    chunks: Sequence[Any],
+    send: Callable[[Any], Awaitable[list[Any]]],
+    *,
+    transactions: bool,
+) -> None:
+    """All of them until they are durable; with transactions each is one."""
+    sent = []
+    for chunk in chunks:
+        if transactions:
+            async with producer.transaction():
+                await asyncio.gather(*await send(chunk))
+        else:
+            sent += await send(chunk)
+    await asyncio.gather(*sent)
+
+
 def _send_ours(
     producer: AIOKafkaProducer,
     topic: str,
@@ -163,17 +181,7 @@ def _send_ours(
             for batch in batches
         ]
 
-    async def all_of_it() -> None:
-        sent = []
-        for chunk in chunks:
-            if transactions:
-                async with producer.transaction():
-                    await asyncio.gather(*await send(chunk))
-            else:
-                sent += await send(chunk)
-        await asyncio.gather(*sent)
-
-    return all_of_it
+    return partial(_in_chunks, producer, chunks, send, transactions=transactions)
 
 
 def _send_theirs(
@@ -190,17 +198,7 @@ def _send_theirs(
             for timestamp, key, value, headers in chunk
         ]
 
-    async def all_of_it() -> None:
-        sent = []
-        for chunk in ready:
-            if transactions:
-                async with producer.transaction():
-                    await asyncio.gather(*await send(chunk))
-            else:
-                sent += await send(chunk)
-        await asyncio.gather(*sent)
-
-    return all_of_it
+    return partial(_in_chunks, producer, ready, send, transactions=transactions)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from replicator.cli_options import (
     ConfigOption,
     Output,
     OutputOption,
+    PipelineOption,
+    SinkOption,
     VersionOption,
     configure_logging,
     print_result,
@@ -27,12 +29,6 @@ archive_app = typer.Typer(
     no_args_is_help=True, help="What an S3 sink has written: listed, printed, asked by SQL."
 )
 
-PipelineOption = Annotated[
-    str | None, typer.Option("--pipeline", "-p", help="Its name; needed where there are several.")
-]
-SinkOption = Annotated[
-    str | None, typer.Option("--sink", help="The sink's name; needed where there are several.")
-]
 TableOption = Annotated[str | None, typer.Option("--table", help="Changes of this table only.")]
 FromOption = Annotated[
     str | None, typer.Option("--from", help="Created at or after: a time, or 2h ago.")

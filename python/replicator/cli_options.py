@@ -40,6 +40,12 @@ VersionOption = Annotated[
     bool,
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
 ]
+PipelineOption = Annotated[
+    str | None, typer.Option("--pipeline", "-p", help="Its name; needed where there are several.")
+]
+SinkOption = Annotated[
+    str | None, typer.Option("--sink", help="A sink's name; needed where there are several.")
+]
 DEFAULT_CONFIG = Path("config.yaml")
 
 

@@ -14,6 +14,8 @@ from replicator.cli_options import (
     ConfigOption,
     Output,
     OutputOption,
+    PipelineOption,
+    SinkOption,
     VersionOption,
     configure_logging,
     print_result,
@@ -27,12 +29,6 @@ positions_app = typer.Typer(
     no_args_is_help=True, help="Where each shard stands: shown, and moved by hand."
 )
 
-PipelineOption = Annotated[
-    str | None, typer.Option("--pipeline", "-p", help="Its name; needed where there are several.")
-]
-SinkOption = Annotated[
-    str | None, typer.Option("--sink", help="A sink's name; needed where there are several.")
-]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 

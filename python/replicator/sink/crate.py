@@ -20,6 +20,7 @@ from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.crate_state import CrateState, holds_data
 from replicator.sink.crate_writer import CrateWriter
+from replicator.sink.projected import require_keys
 
 _STORE_RETRY_SECONDS = 5.0
 
@@ -39,7 +40,7 @@ class CrateSink:
         self._committed = Committed()
 
     async def plan(self, tables: Sequence[TableSchema]) -> CratePlan:
-        self._settings.check_projection(tables)
+        require_keys(self._settings.name, self._settings.projection, tables)
         async with self._session.use(f"looking at sink {self._settings.name}") as session:
             return await plan(session, self._settings, tables)
 
@@ -53,7 +54,7 @@ class CrateSink:
             return await self._state.held(session, stream, targets)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        self._settings.check_projection(tables)
+        require_keys(self._settings.name, self._settings.projection, tables)
         async with self._session.use(f"opening sink {self._settings.name}") as session:
             planned = await make(session, self._settings, tables)
         if self._tables == planned.tables and self._writers:

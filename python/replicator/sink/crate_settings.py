@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -11,8 +10,6 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from replicator._core import Pattern, Projection
-from replicator.errors import FatalError
-from replicator.model import TableSchema
 from replicator.settings import StateSinkConfig
 from replicator.sink.place import SinkPlace
 
@@ -111,14 +108,3 @@ class CrateSettings:
     projection: Projection | None = None
     request_timeout_seconds: float = 60.0
     foreign_store_seconds: float = 60.0
-
-    def check_projection(self, tables: Sequence[TableSchema]) -> None:
-        """Raises FatalError when it would change an attribute of a table's key."""
-        if self.projection is None:
-            return
-        for table in tables:
-            try:
-                self.projection.check([name for name, _ in table.keys])
-            except ValueError as error:
-                message = f"sink {self.name}, attributes, table {table.name}: {error}"
-                raise FatalError("projected_key", message) from None

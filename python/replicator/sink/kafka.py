@@ -45,6 +45,7 @@ from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
 from replicator.sink.log_shard import LogPosition, LogShard
 from replicator.sink.place import SinkPlace
+from replicator.sink.projected import require_keys
 
 # https://kafka.apache.org/protocol: a string may have 32,767 bytes, but people read these.
 _ID_CHARACTERS_MAX: Final = 200
@@ -87,7 +88,7 @@ class KafkaSink:
     # ---- what is there
 
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
-        self._check_projection(tables)
+        require_keys(self._config.name, self._config.projection(), tables)
         planned, _ = await kafka_topics.plan(self._options, self._config, tables)
         return planned
 
@@ -125,7 +126,7 @@ class KafkaSink:
         return SinkReport(tuple(rows[key] for key in sorted(rows)), letters)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        self._check_projection(tables)
+        require_keys(self._config.name, self._config.projection(), tables)
         self._tables = tuple(tables)
         await self._look_again(made=True)
 
@@ -341,17 +342,6 @@ class KafkaSink:
             return text
         whole = hashlib.sha256(text.encode()).hexdigest()
         return f"{text[: _ID_CHARACTERS_MAX - len(whole) - 1]}/{whole}"
-
-    def _check_projection(self, tables: Sequence[TableSchema]) -> None:
-        """Raises FatalError when it would change an attribute of a table's key."""
-        if (projection := self._config.projection()) is None:
-            return
-        for table in tables:
-            try:
-                projection.check([name for name, _ in table.keys])
-            except ValueError as error:
-                message = f"sink {self._config.name}, attributes, table {table.name}: {error}"
-                raise FatalError("projected_key", message) from None
 
 
 def _lost(fence: Fence) -> LeaseLost:

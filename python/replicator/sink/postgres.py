@@ -30,6 +30,7 @@ from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_name
 from replicator.sink.postgres_session import PostgresSession
 from replicator.sink.postgres_settings import PostgresSettings, created_at
 from replicator.sink.postgres_writer import PostgresWriter
+from replicator.sink.projected import require_keys
 from replicator.sink.statements import fill, statements
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class PostgresSink:
         self._foreign_since: dict[str, float] = {}
 
     async def plan(self, tables: Sequence[TableSchema]) -> PostgresPlan:
-        self._settings.check_projection(tables)
+        require_keys(self._settings.name, self._settings.projection, tables)
         async with self._control.use(f"looking at sink {self._settings.name}") as connection:
             return await plan(connection, self._settings, tables)
 
@@ -81,7 +82,7 @@ class PostgresSink:
             return await held(connection, self._key(stream), planned)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        self._settings.check_projection(tables)
+        require_keys(self._settings.name, self._settings.projection, tables)
         async with self._control.use(f"opening sink {self._settings.name}") as connection:
             planned = await make(connection, self._settings, tables)
         self._state = {name: fill(sql, planned.state) for name, sql in statements("state").items()}

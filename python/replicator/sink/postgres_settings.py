@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -12,7 +11,7 @@ from pydantic import Field, SecretStr
 
 from replicator._core import Pattern, Projection
 from replicator.errors import FatalError
-from replicator.model import Stream, TableSchema
+from replicator.model import Stream
 from replicator.settings import StateSinkConfig
 from replicator.sink.place import SinkPlace
 
@@ -85,17 +84,6 @@ class PostgresSettings:
     def __post_init__(self) -> None:
         assert self.connections >= 1, self
         assert self.lock_timeout_seconds < self.command_timeout_seconds, self
-
-    def check_projection(self, tables: Sequence[TableSchema]) -> None:
-        """Raises FatalError when it would change an attribute of a table's key."""
-        if self.projection is None:
-            return
-        for table in tables:
-            try:
-                self.projection.check([name for name, _ in table.keys])
-            except ValueError as error:
-                message = f"sink {self.name}, attributes, table {table.name}: {error}"
-                raise FatalError("projected_key", message) from None
 
 
 def dsn_error() -> FatalError:

@@ -14,7 +14,6 @@ from typing import Any
 
 from replicator.aws import aws_client
 from replicator.core.plan import Plan
-from replicator.errors import FatalError
 from replicator.model import (
     TRIM_HORIZON,
     Batching,
@@ -29,6 +28,7 @@ from replicator.model import (
     TableSchema,
 )
 from replicator.sink.log_shard import LogPosition
+from replicator.sink.projected import require_keys
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
 from replicator.sink.s3_settings import S3Settings, is_letters
@@ -62,7 +62,7 @@ class S3Sink:
         return self._settings.batching
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        self._check(tables)
+        require_keys(self._settings.name, self._settings.projection, tables)
         names = frozenset(table.name for table in tables)
         if names != self._tables:  # opened again, it goes on with its writers
             self._writers.clear()
@@ -72,7 +72,7 @@ class S3Sink:
         await bucket.first(self._settings.state_prefix)
 
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
-        self._check(tables)
+        require_keys(self._settings.name, self._settings.projection, tables)
         settings, encoding = self._settings, self._settings.encoding
         async with self._briefly() as (bucket, plans):
             await bucket.first(settings.state_prefix)
@@ -226,16 +226,6 @@ class S3Sink:
         finally:
             if not was_open:
                 await self.close()
-
-    def _check(self, tables: Sequence[TableSchema]) -> None:
-        if (projection := self._settings.projection) is None:
-            return
-        for table in tables:
-            try:
-                projection.check([name for name, _ in table.keys])
-            except ValueError as error:
-                message = f"sink {self._settings.name}, attributes, table {table.name}: {error}"
-                raise FatalError("projected_key", message) from None
 
 
 def _row(stream: Stream, shard_id: str, standing: Standing, now_us: int) -> Mapping[str, Any]:

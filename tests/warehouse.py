@@ -12,6 +12,7 @@ import asyncpg
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import Fence, TableSchema, WriteResult
+from replicator.protocols import Sink
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from tests.changes import STREAM, pending, put
@@ -45,7 +46,7 @@ async def connected(dsn: str) -> AsyncIterator[Any]:
 
 
 async def write(
-    sink: PostgresSink, fence: Fence, payloads: Sequence[bytes], first: int = 1
+    sink: Sink[Any], fence: Fence, payloads: Sequence[bytes], first: int = 1
 ) -> WriteResult:
     writer = sink.writer(fence)
     return await writer.write(writer.encode([pending(fence, payloads, first=first)]))

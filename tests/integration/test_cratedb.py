@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from replicator.errors import FatalError, TransientError
-from replicator.model import Fence, SinkHeld, Stream, TableSchema, WriteResult, after
+from replicator.model import SinkHeld, Stream, TableSchema, after
 from replicator.sink.crate import CrateSink
 from replicator.sink.crate_settings import CrateSettings
 from replicator.testing.crate_server import CrateServer
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
+from tests.warehouse import write
 
 PRODUCTS = TableSchema("products", (("id", "S"),))
 only_the_stand_in = pytest.mark.skipif(bool(REAL), reason="a real server shows no fault at will")
@@ -42,13 +43,6 @@ async def opened(
         yield sink
     finally:
         await sink.close()
-
-
-async def write(
-    sink: CrateSink, fence: Fence, payloads: Sequence[bytes], first: int = 1
-) -> WriteResult:
-    writer = sink.writer(fence)
-    return await writer.write(writer.encode([pending(fence, payloads, first=first)]))
 
 
 def product(id_: str, us: int, **attributes: Any) -> bytes:

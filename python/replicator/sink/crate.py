@@ -6,12 +6,11 @@ repetition harmless (laws 6 and 7).
 
 from __future__ import annotations
 
-import secrets
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
-from replicator.errors import LeaseLost, TransientError
+from replicator.errors import TransientError
 from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
 from replicator.sink.committed import Committed
 from replicator.sink.crate_layout import CrateTable, crate_tables
@@ -20,6 +19,7 @@ from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.crate_state import CrateState, holds_data
 from replicator.sink.crate_writer import CrateWriter
+from replicator.sink.fences import fence_lost, marked
 from replicator.sink.projected import require_keys
 
 _STORE_RETRY_SECONDS = 5.0
@@ -106,7 +106,7 @@ class CrateSink:
         return {shard: reached for shard, reached in known.items() if reached.us is not None}
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
-        mark = f"{owner}/{secrets.token_hex(4)}"  # see `Fence`
+        mark = marked(owner)
         async with self._session.use(f"raising the fence of {shard_id}") as session:
             await self._require_own_store(session, stream, shard_id)
             epoch, position = await self._state.raise_fence(session, stream, shard_id, mark)
@@ -122,12 +122,12 @@ class CrateSink:
             self._committed.read(fence, row.position)
             return row.position
         self._committed.forget(fence)
-        raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+        raise fence_lost(fence)
 
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        mark = f"{owner}/{secrets.token_hex(4)}"
+        mark = marked(owner)
         async with self._session.use(f"moving positions of {stream.name}") as session:
             rows = await self._state.read(session, [(stream, shard) for shard in positions])
             for shard, position in positions.items():

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.errors import FatalError, TransientError
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
@@ -30,6 +29,7 @@ from replicator.model import (
     TableSchema,
 )
 from replicator.sink import kafka_topics
+from replicator.sink.fences import fence_lost, marked
 from replicator.sink.kafka_client import Fenced, mapped, options
 from replicator.sink.kafka_positions import (
     Begun,
@@ -221,7 +221,7 @@ class KafkaSink:
                     pass
         except Fenced as error:
             raise TransientError("kafka_fenced", str(error)) from error
-        fence = Fence(stream, shard_id, producer.epoch + 1, f"{owner}/{secrets.token_hex(4)}")
+        fence = Fence(stream, shard_id, producer.epoch + 1, marked(owner))
         shard = KafkaShard(fence, key_of(self._pipeline, stream, shard_id), producer)
         await self._forget(self._shards.get((stream, shard_id)))
         self._shards[stream, shard_id] = shard
@@ -230,7 +230,7 @@ class KafkaSink:
     async def position(self, fence: Fence) -> Position | None:
         shard = self._shards.get((fence.stream, fence.shard_id))
         if shard is None or shard.fence != fence or shard.is_lost:
-            raise _lost(fence)
+            raise fence_lost(fence)
         await self._positions.refresh()
         log, before = self._positions.log(shard.key), self._positions.shard(shard.key)
         if shard.is_over:
@@ -238,14 +238,14 @@ class KafkaSink:
             # another fence.
             if before is not None and before.owner not in {"", fence.owner} and shard.stored:
                 await self._forget(shard)
-                raise _lost(fence)
+                raise fence_lost(fence)
             return None if log is None else log.start
         claim = shard.claim(log, before)
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
         except Fenced:
             await self._forget(shard)
-            raise _lost(fence) from None
+            raise fence_lost(fence) from None
         except BaseException:
             shard.is_over = True
             raise
@@ -270,7 +270,7 @@ class KafkaSink:
             try:
                 await self._store(shard.producer, shard.key, claim, f"moving {shard_id}")
             except Fenced:
-                raise _lost(fence) from None
+                raise fence_lost(fence) from None
             finally:
                 await self._forget(shard)
             old[shard_id] = None if before is None else before.position
@@ -342,10 +342,6 @@ class KafkaSink:
             return text
         whole = hashlib.sha256(text.encode()).hexdigest()
         return f"{text[: _ID_CHARACTERS_MAX - len(whole) - 1]}/{whole}"
-
-
-def _lost(fence: Fence) -> LeaseLost:
-    return LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
 
 
 def _row(key: Key, stored: Stored | None, log: LogPosition | None, now_us: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.errors import FatalError, TransientError
 from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
 from replicator.sink.committed import Committed, Shard
+from replicator.sink.fences import fence_lost, marked
 from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_report import (
     held,
@@ -150,7 +150,7 @@ class PostgresSink:
         }
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
-        mark = f"{owner}/{secrets.token_hex(4)}"  # see `Fence`
+        mark = marked(owner)
         async with self._control.use(f"raising the fence of {shard_id}") as connection:
             foreign = await self._foreign_store(connection, stream, shard_id)
             if foreign is None:
@@ -178,12 +178,12 @@ class PostgresSink:
                 self._committed.read(fence, position)
                 return position
         self._committed.forget(fence)
-        raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+        raise fence_lost(fence)
 
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        mark = f"{owner}/{secrets.token_hex(4)}"
+        mark = marked(owner)
         async with self._control.use(f"moving positions of {stream.name}") as connection:
             state = await state_names(connection, self._settings)
             sql = {name: fill(text, state) for name, text in statements("state").items()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 import orjson
 
 from replicator.core.plan import Plan, numbered, ordinal_of
-from replicator.errors import FatalError, LeaseLost
+from replicator.errors import FatalError
 from replicator.model import Fence, Position, Stream
+from replicator.sink.fences import fence_lost, marked
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_settings import S3Settings
@@ -119,7 +119,7 @@ class S3Plans:
 
     async def raise_fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         """Raises the shard's epoch."""
-        mark = f"{owner}/{secrets.token_hex(4)}"
+        mark = marked(owner)
         body = orjson.dumps({"owner": mark})
         while True:
             epoch = 1 + await self.epoch(stream, shard_id)
@@ -134,7 +134,7 @@ class S3Plans:
     async def require(self, fence: Fence) -> None:
         """Raises LeaseLost when the fence is not its shard's newest."""
         if not await self.holds(fence):
-            raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+            raise fence_lost(fence)
 
     # ---- plans
 

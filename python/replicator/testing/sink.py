@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 from replicator._core import Rejection, Rows
-from replicator.errors import LeaseLost, TransientError
+from replicator.errors import TransientError
 from replicator.model import (
     DeadLetter,
     Fence,
@@ -26,6 +25,7 @@ from replicator.model import (
     WriteResult,
 )
 from replicator.sink.committed import Committed, moved_message
+from replicator.sink.fences import fence_lost, marked
 from replicator.sink.joined import Joined
 from replicator.sink.position import furthest, tip_age_seconds
 
@@ -165,7 +165,7 @@ class MemorySink:
         assert owner
         key = (self.pipeline, stream, shard_id)
         self.store.epochs[key] = self.store.epochs.get(key, 0) + 1
-        self.store.owners[key] = f"{owner}/{secrets.token_hex(4)}"
+        self.store.owners[key] = marked(owner)
         fence = Fence(stream, shard_id, self.store.epochs[key], self.store.owners[key])
         self.committed.read(fence, self.store.positions.get(key))
         return fence
@@ -173,7 +173,7 @@ class MemorySink:
     async def position(self, fence: Fence) -> Position | None:
         if not self.holds(fence):
             self.committed.forget(fence)
-            raise LeaseLost("fence_lost", f"shard {fence.shard_id} was fenced by another worker")
+            raise fence_lost(fence)
         position = self.stored(fence)
         self.committed.read(fence, position)
         return position

@@ -27,6 +27,7 @@ from replicator.errors import FatalError
 from replicator.overlay import overlay, parsed
 from replicator.settings import NAME_PATTERN, AWSConfig, Settings, SinkConfig, StartText
 from replicator.sink.crate_settings import CrateConfig
+from replicator.sink.iceberg_settings import IcebergConfig
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.postgres_settings import PostgresConfig
 from replicator.sink.s3_settings import S3Config
@@ -114,6 +115,7 @@ AnySource: TypeAlias = Annotated[
 # Each kind of sink: its settings here, the sink itself in `sinks.py`.
 SINK_CONFIGS: Mapping[str, type[SinkConfig]] = {
     "cratedb": CrateConfig,
+    "iceberg": IcebergConfig,
     "kafka": KafkaConfig,
     "postgres": PostgresConfig,
     "s3": S3Config,

@@ -462,7 +462,8 @@ def make_sink(
     """One of the pipeline's sinks, not opened."""
     aws = (getattr(settings, "aws", None) or config.aws).model_dump()
     name = config.sink_name(pipeline, settings)
-    place = SinkPlace(name, owner, store_id, AWSSettings(**aws, calls=APICalls()))
+    tables = () if pipeline.tagged else pipeline.table_names
+    place = SinkPlace(name, owner, store_id, AWSSettings(**aws, calls=APICalls()), tables)
     return sinks.make_sink(settings, place)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from replicator.protocols import ShownSink
 from replicator.settings import SinkConfig
 from replicator.sink.crate import CrateSink
+from replicator.sink.iceberg import IcebergSink
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.place import SinkPlace
 from replicator.sink.postgres import PostgresSink
@@ -18,6 +19,7 @@ from replicator.sink.s3 import S3Sink
 # From the settings of that kind, and where the sink stands.
 SINKS: Mapping[str, Callable[[Any, SinkPlace], ShownSink[Any]]] = {
     "cratedb": lambda config, place: CrateSink(config.settings(place)),
+    "iceberg": lambda config, place: IcebergSink(config.settings(place)),
     "kafka": KafkaSink,
     "postgres": lambda config, place: PostgresSink(config.settings(place)),
     "s3": lambda config, place: S3Sink(config.settings(place)),

@@ -1,0 +1,327 @@
+"""The Iceberg sink: positions, fences and the writer over snapshots. `iceberg_writer` writes.
+
+PyIceberg is an extra of the package, and it is loaded when it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from replicator._core import Columns
+from replicator.errors import FatalError
+from replicator.model import (
+    SHARD_END,
+    TRIM_HORIZON,
+    Batching,
+    Fence,
+    Position,
+    Reached,
+    SinkFinding,
+    SinkHeld,
+    SinkPlan,
+    SinkReport,
+    Stream,
+    TableSchema,
+)
+from replicator.sink.fences import fence_lost
+from replicator.sink.iceberg_settings import IcebergSettings
+from replicator.sink.iceberg_state import ShardRow, SinkState, first
+from replicator.sink.log_shard import LogPosition, LogShard
+from replicator.sink.projected import require_keys
+
+if TYPE_CHECKING:
+    from replicator.sink.iceberg_commits import Commits, Look
+    from replicator.sink.iceberg_lake import Lake, Wanted
+    from replicator.sink.iceberg_writer import IcebergWriter, LogState
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A loaded catalog, and the commits to its two tables."""
+
+    lake: Lake
+    commits: Commits
+    letters: Commits
+    writer: IcebergWriter
+
+
+class IcebergSink:
+    """Keeps every change in a table of Iceberg."""
+
+    def __init__(
+        self,
+        settings: IcebergSettings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
+        self._opened: _Opened | None = None
+        self._tables = frozenset(settings.tables)
+        self._opening = asyncio.Lock()
+        self._shards: dict[tuple[Stream, str], LogState] = {}
+
+    @property
+    def batching(self) -> Batching:
+        """See `protocols.Batched`: a commit's bytes and seconds."""
+        return self._settings.batching
+
+    async def open(self, tables: Sequence[TableSchema]) -> None:
+        self._know(tables)
+        opened = await self._ready()
+        for wanted in self._wanted():
+            await asyncio.to_thread(opened.lake.made, wanted, create=self._settings.create)
+
+    async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
+        self._know(tables)
+        async with self._briefly() as opened:
+            found = [
+                await asyncio.to_thread(self._finding, opened.lake, wanted)
+                for wanted in self._wanted()
+            ]
+            return SinkPlan(
+                f"Iceberg catalog ({opened.lake.kind}) answers", tuple(found), self._settings.create
+            )
+
+    async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
+        self._know(tables)
+        async with self._briefly() as opened:
+            look = await opened.commits.look()
+            return SinkHeld(stream in look.mine.begun, tuple(_begun(look)), look.holds_rows)
+
+    async def report(self) -> SinkReport:
+        async with self._briefly() as opened:
+            state = (await opened.commits.look()).mine
+        now_us = self._now_us()
+        rows = [_shown(*key, row, now_us) for key, row in state.shards.items()]
+        return SinkReport(tuple(rows), state.letters)
+
+    async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
+        def step(state: SinkState) -> tuple[SinkState, bool]:
+            if stream in state.begun:
+                return state, False
+            return state.begin(stream, starts, self._now_us()), True
+
+        return await (await self._ready()).commits.change(step)
+
+    async def is_known(self, stream: Stream) -> bool:
+        return stream in (await self._look()).mine.begun
+
+    async def begun(self) -> Sequence[str]:
+        return _begun(await self._look())
+
+    async def holds_data(self) -> bool:
+        return (await self._look()).holds_rows
+
+    async def positions(self, stream: Stream) -> Mapping[str, Position]:
+        raised = {key: shard.fence for key, shard in self._shards.items() if key[0] == stream}
+        rows = (await self._look()).mine.of(stream)
+        for key, fence in raised.items():
+            # Gone to another worker: its memory isn't needed here.
+            row = rows.get(key[1], ShardRow())
+            shard = self._shards.get(key)
+            if shard is not None and shard.fence == fence and not row.holds(fence):
+                del self._shards[key]
+        return {shard_id: row.log.start for shard_id, row in rows.items() if row.log is not None}
+
+    async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
+        rows = (await self._look()).mine.of(stream)
+        found = {shard: rows[shard].reached for shard in shard_ids if shard in rows}
+        return {shard: reached for shard, reached in found.items() if reached != Reached()}
+
+    async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
+        def step(state: SinkState) -> tuple[SinkState, tuple[Fence, LogPosition | None]]:
+            raised, fence = state.fenced(stream, shard_id, owner, self._now_us())
+            return raised, (fence, state.row(stream, shard_id).log)
+
+        fence, log = await (await self._ready()).commits.change(step)
+        self._start(fence, log)
+        return fence
+
+    async def position(self, fence: Fence) -> Position | None:
+        row = (await self._look()).mine.row(fence.stream, fence.shard_id)
+        if not row.holds(fence):
+            self._shards.pop((fence.stream, fence.shard_id), None)
+            raise fence_lost(fence)
+        self._start(fence, row.log)
+        return None if row.log is None else row.log.start
+
+    async def move(
+        self, stream: Stream, positions: Mapping[str, Position], owner: str
+    ) -> Mapping[str, Position | None]:
+        now_us = self._now_us()
+
+        def step(state: SinkState) -> tuple[SinkState, dict[str, Position | None]]:
+            old: dict[str, Position | None] = {}
+            for shard_id, position in positions.items():
+                before = state.row(stream, shard_id).log
+                old[shard_id] = None if before is None else before.start
+                state, _ = state.fenced(stream, shard_id, owner, now_us)
+                state = state.moved({(stream, shard_id): first(position, now_us)}, {}, now_us)
+            return state, old
+
+        async with self._briefly() as opened:
+            return await opened.commits.change(step)
+
+    def writer(self, fence: Fence) -> IcebergWriter:
+        """The same for all shards: they share commits."""
+        assert self._opened is not None, "a sink is opened before it is written to"
+        return self._opened.writer
+
+    async def close(self) -> None:
+        opened, self._opened = self._opened, None
+        self._shards.clear()
+        if opened is not None:
+            await asyncio.gather(opened.commits.close(), opened.letters.close())
+            await asyncio.to_thread(opened.lake.close)
+
+    # ----
+
+    def _start(self, fence: Fence, log: LogPosition | None) -> None:
+        """From here on it is written under this fence, from where the shard stands."""
+        from replicator.sink.iceberg_writer import LogState  # noqa: PLC0415 - see `_load`
+
+        settings = self._settings
+        if log is not None and log.position == SHARD_END:
+            self._shards.pop((fence.stream, fence.shard_id), None)
+            return
+        memory = LogShard(
+            log or LogPosition(TRIM_HORIZON),
+            reorder_us=settings.reorder_us,
+            duplicate_us=settings.duplicate_us,
+            bytes_max=settings.window_bytes_max,
+        )
+        self._shards[fence.stream, fence.shard_id] = LogState(fence, memory, log)
+
+    async def _look(self) -> Look:
+        return await (await self._ready()).commits.look()
+
+    def _wanted(self) -> tuple[Wanted, ...]:
+        """The tables to be: the dead letters', and that of the changes."""
+        from replicator.sink import iceberg_lake  # noqa: PLC0415 - see `_load`
+
+        settings = self._settings
+        letters = iceberg_lake.Wanted(settings.letters, iceberg_lake.LETTERS, is_by_day=False)
+        if self._target == letters.name:
+            return (letters,)
+        schema = iceberg_lake.schema_of(Columns(settings.columns))
+        return letters, iceberg_lake.Wanted(self._target, schema)
+
+    @property
+    def _target(self) -> tuple[str, ...]:
+        """The table that positions are in, and changes. Who has no tables yet, and only leaves a
+        mark, leaves it at the dead letters'."""
+        if not self._tables:
+            return self._settings.letters
+        return self._settings.table_of(min(self._tables))
+
+    def _finding(self, lake: Lake, wanted: Wanted) -> SinkFinding:
+        from replicator.sink import iceberg_lake  # noqa: PLC0415 - see `_load`
+
+        subject = f"table {wanted.text}"
+        try:
+            table = lake.find(wanted.name)
+            ddl = "; ".join(iceberg_lake.ddl(wanted, table))
+        except FatalError as error:
+            return SinkFinding(subject, error.message, code=error.code)
+        if not ddl:
+            return SinkFinding(subject, "is there")
+        code = "" if self._settings.create else "iceberg_table_missing"
+        what = "is missing" if table is None else "lacks columns"
+        return SinkFinding(subject, what, code=code, ddl=ddl)
+
+    def _know(self, tables: Sequence[TableSchema]) -> None:
+        settings, names = self._settings, frozenset(table.name for table in tables)
+        require_keys(settings.name, settings.projection, tables)
+        if settings.is_by_table and len(names) > 1:
+            raise FatalError(
+                "iceberg_several_tables",
+                f"sink {settings.name}: a commit is about one table of Iceberg, and the pipeline "
+                f"reads {', '.join(sorted(names))}. What to do: let them share one (a name without "
+                "{table}; each row names its own), or make a pipeline for each",
+            )
+        if names != self._tables:
+            assert self._opened is None, "a sink's tables don't change while it is open"
+            self._tables = names
+
+    async def _ready(self) -> _Opened:
+        async with self._opening:
+            if self._opened is None:
+                self._opened = await asyncio.to_thread(self._load)
+            return self._opened
+
+    def _load(self) -> _Opened:
+        settings = self._settings
+        try:
+            # More than a hundred megabytes, for one kind of sink.
+            from replicator.sink.iceberg_commits import Commits  # noqa: PLC0415
+            from replicator.sink.iceberg_lake import Lake  # noqa: PLC0415
+            from replicator.sink.iceberg_writer import IcebergWriter, Room  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise FatalError(
+                "iceberg_missing",
+                f"sink {settings.name} needs PyIceberg, which isn't installed ({error.name} is "
+                "missing). What to do: pip install 'replicator[iceberg]'",
+            ) from error
+        lake = Lake(settings.name, settings.catalog, settings.aws)
+        commits = Commits(lake, self._target, settings.pipeline, self._sleep)
+        letters = Commits(lake, settings.letters, settings.pipeline, self._sleep)
+        room = Room(
+            settings,
+            self._tables,
+            commits,
+            letters,
+            self._monotonic,
+            self._now_us,
+            self._shards,
+        )
+        return _Opened(lake, commits, letters, IcebergWriter(room))
+
+    @asynccontextmanager
+    async def _briefly(self) -> AsyncIterator[_Opened]:
+        """For a command, which opens nothing and closes nothing."""
+        was_open = self._opened is not None
+        try:
+            yield await self._ready()
+        finally:
+            if not was_open:
+                await self.close()
+
+
+def _begun(look: Look) -> list[str]:
+    at = {stream: us for state in look.all for stream, us in state.begun.items()}
+    return list(dict.fromkeys(stream.arn for stream in sorted(at, key=lambda each: at[each])))
+
+
+def _shown(stream: Stream, shard_id: str, row: ShardRow, now_us: int) -> Mapping[str, Any]:
+    """A shard as `SinkReport` shows it."""
+    reached = row.reached
+    return {
+        "stream_arn": stream.arn,
+        "shard": shard_id,
+        "position": None if row.log is None else str(row.log.position),
+        "epoch": row.epoch,
+        "owner": row.owner or None,
+        "last_arrival_at": _iso(reached.last_arrival_us),
+        "tip_at": _iso(reached.tip_us),
+        "updated_at": _iso(row.stored_us),
+        "age_seconds": _age(reached.last_arrival_us, now_us),
+        "lag_seconds": _age(reached.us, now_us),
+        "stored_seconds": _age(row.stored_us, now_us),
+    }
+
+
+def _iso(us: int | None) -> str | None:
+    return None if us is None else datetime.fromtimestamp(us / 1_000_000, UTC).isoformat()
+
+
+def _age(us: int | None, now_us: int) -> float | None:
+    return None if us is None else max(0.0, (now_us - us) / 1_000_000)

@@ -1,0 +1,161 @@
+"""The commits of one table, one after the other: what waits goes into the next one, together.
+
+A commit rewrites the table's metadata, so that fences, positions and data of many shards share one.
+It is a compare-and-set upon the snapshot that was looked at: when somebody else was quicker, all
+steps are asked again whether they still may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
+
+from replicator.errors import TransientError
+from replicator.sink.iceberg_lake import Lake
+from replicator.sink.iceberg_state import SinkState, name_of
+from replicator.sink.iceberg_table import Conflict, Staged, commit, holds_rows, texts
+
+T = TypeVar("T")
+
+_TRIES_MAX: Final = 20
+_WAIT_SECONDS: Final = 0.05
+_WAIT_SECONDS_MAX: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a table showed: this sink's state, that of all sinks, and whether it has rows."""
+
+    mine: SinkState
+    all: tuple[SinkState, ...]
+    holds_rows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    step: Callable[[SinkState], tuple[SinkState, Any]]
+    staged: Staged
+    done: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A step that was part of an attempt, and what it gave: its value, or why it may not."""
+
+    work: _Work
+    value: Any = None
+    error: Exception | None = None
+
+
+class Commits:
+    """The commits of one sink to one table. Raises FatalError and TransientError; after these
+    nobody knows whether the steps took effect."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        table: tuple[str, ...],
+        pipeline: str,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._lake = lake
+        self._name = table
+        self._key = name_of(pipeline)
+        self._sleep = sleep
+        self._table: Table | None = None
+        self._queue: list[_Work] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def look(self) -> Look:
+        """What is stored now; of a table that isn't there, nothing."""
+        table = await asyncio.to_thread(self._lake.find, self._name)
+        if table is None:
+            return Look(SinkState(), (), holds_rows=False)
+        found = texts(table.metadata)
+        return Look(
+            SinkState.from_text(found.get(self._key)),
+            tuple(SinkState.from_text(text) for text in found.values()),
+            holds_rows(table.metadata),
+        )
+
+    async def table(self) -> Table:
+        """The table as the next commit would begin with it."""
+        if self._table is None:
+            self._table = await asyncio.to_thread(self._lake.load, self._name)
+        return self._table
+
+    async def change(
+        self, step: Callable[[SinkState], tuple[SinkState, T]], staged: Staged | None = None
+    ) -> T:
+        """Commits what the step makes of the state, with these files, and gives what it says. The
+        step may be asked several times; what it raises is raised, and nothing of it committed."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Work(step, staged or Staged(), done))
+        if self._running is None or self._running.done():
+            self._running = asyncio.ensure_future(self._run())
+        return await done
+
+    async def close(self) -> None:
+        """Returns when no commit is under way."""
+        if self._running is not None:
+            await asyncio.wait({self._running})
+
+    async def _run(self) -> None:
+        while self._queue:
+            work, self._queue = self._queue, []
+            try:
+                tried = await self._tried(work)
+            except Exception as error:  # noqa: BLE001 - whoever waits shall know
+                self._table = None
+                tried = [_Tried(one, error=error) for one in work]
+            for each in tried:
+                if each.work.done.done():
+                    continue  # cancelled
+                if each.error is None:
+                    each.work.done.set_result(each.value)
+                else:
+                    each.work.done.set_exception(each.error)
+
+    async def _tried(self, work: Sequence[_Work]) -> list[_Tried]:
+        for tries in range(_TRIES_MAX):
+            table = await self.table()
+            try:
+                return await asyncio.to_thread(self._try, table, work)
+            except Conflict:
+                self._table = None
+                wait = min(_WAIT_SECONDS * 2**tries, _WAIT_SECONDS_MAX)
+                await self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
+        raise TransientError(
+            "iceberg_busy",
+            f"{'.'.join(self._name)}: others commit all the time; it is tried again. What to do: "
+            "give the pipelines that write there a longer commit.seconds",
+            retry_after_seconds=5.0,
+        )
+
+    def _try(self, table: Table, work: Sequence[_Work]) -> list[_Tried]:
+        found = texts(table.metadata)
+        before = state = SinkState.from_text(found.get(self._key))
+        tried: list[_Tried] = []
+        files: list[DataFile] = []
+        for one in work:
+            try:
+                if one.staged.spec_id not in {None, table.spec().spec_id}:
+                    raise TransientError(  # noqa: TRY301 - as the step's own
+                        "iceberg_table_changed", f"{'.'.join(self._name)} is partitioned anew"
+                    )
+                state, value = one.step(state)
+            except Exception as error:  # noqa: BLE001 - it belongs to who asked
+                tried.append(_Tried(one, error=error))
+            else:
+                files += one.staged.files
+                tried.append(_Tried(one, value))
+        if files or state != before:
+            summary = found if state == SinkState() else {**found, self._key: state.to_text()}
+            self._table = commit(table, files, summary)
+        return tried

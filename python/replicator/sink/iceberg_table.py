@@ -1,0 +1,179 @@
+"""A table of Iceberg as this sink uses it; with `iceberg_lake` and `iceberg_errors` all that speaks
+of PyIceberg. It blocks: it runs in a thread.
+
+PyIceberg's own commit tries again after a conflict, with the same summary over a newer snapshot: it
+would carry our positions past a fence that somebody raised meanwhile. So this file asks its private
+`_do_commit`, which tries once; the extra's version is pinned for that.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.io.pyarrow import pyarrow_to_schema, write_file
+from pyiceberg.manifest import DataFile
+from pyiceberg.partitioning import PartitionFieldValue, PartitionKey, PartitionSpec
+from pyiceberg.table import Table, Transaction, WriteTask
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.refs import SnapshotRefType
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.update import AssertTableUUID
+from pyiceberg.transforms import DayTransform
+
+from replicator.errors import FatalError
+from replicator.sink.iceberg_errors import mapped
+from replicator.sink.iceberg_state import PREFIX
+
+EVENT_TIME: Final = "event_time"
+DAY_US: Final = 86_400_000_000
+# Holds our newest snapshot, so that it isn't expired before there is a newer one of ours.
+_TAG: Final = "replicator"
+
+
+class Conflict(Exception):
+    """Somebody else committed first: nothing of ours was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Data files that no snapshot names yet, and what they were written by."""
+
+    files: tuple[DataFile, ...] = ()
+    spec_id: int | None = None
+
+
+def texts(metadata: TableMetadata) -> dict[str, str]:
+    """What all sinks keep in this table, by their names in the summary.
+
+    The newest snapshot of ours has it, on the way back from the current one: others commit too (a
+    compaction, say), and ours then is behind theirs. Raises FatalError when it can't be told."""
+    snapshot, oldest = metadata.current_snapshot(), None
+    while snapshot is not None:
+        if found := _ours(snapshot):
+            return found
+        oldest = snapshot
+        parent = snapshot.parent_snapshot_id
+        snapshot = None if parent is None else metadata.snapshot_by_id(parent)
+    # The way back ends where snapshots were expired; but for the one that the tag holds.
+    ref = metadata.refs.get(_TAG)
+    held = None if ref is None else metadata.snapshot_by_id(ref.snapshot_id)
+    if held is None:
+        return {}
+    if oldest is None or (held.sequence_number or 0) > (oldest.sequence_number or 0):
+        raise FatalError(
+            "iceberg_rolled_back",
+            "the table was rolled back to before the newest commit of replicator, and what lies "
+            "before says no positions. What to do: drop the table, or its rows and the tag "
+            f"{_TAG}, and begin anew",
+        )
+    return _ours(held)
+
+
+def holds_rows(metadata: TableMetadata) -> bool:
+    """True when there is a row in it."""
+    snapshot = metadata.current_snapshot()
+    if snapshot is None:
+        return False
+    total = None if snapshot.summary is None else snapshot.summary["total-records"]
+    return total is None or int(total) > 0
+
+
+def rows_of(parquet: bytes) -> pa.Table:
+    """What the encoder wrote."""
+    return pq.ParquetFile(pa.BufferReader(parquet)).read()
+
+
+def stage(table: Table, parts: Sequence[tuple[int, pa.Table]]) -> Staged:
+    """Writes data files: (begin of the day, UTC microseconds, rows), with the field ids of the
+    table, which every reader understands."""
+    metadata, write_uuid = table.metadata, uuid.uuid4()
+    spec = metadata.spec()
+    require_days(table)
+    tasks = []
+    for index, (start_us, rows) in enumerate(parts):
+        schema = pyarrow_to_schema(
+            rows.schema,
+            name_mapping=metadata.schema().name_mapping,
+            format_version=metadata.format_version,
+        )
+        key = _day(spec, metadata, start_us // DAY_US)
+        tasks.append(WriteTask(write_uuid, index, schema, rows.to_batches(), partition_key=key))
+    with mapped(f"writing files of {named(table)}"):
+        files = tuple(write_file(table.io, metadata, iter(tasks)))
+    return Staged(files, spec.spec_id)
+
+
+def discard(table: Table, staged: Staged) -> None:
+    """Removes files that will never be named; where that fails, they lie there."""
+    for file in staged.files:
+        try:
+            with mapped("removing a file"):
+                table.io.delete(file.file_path)
+        except Exception:  # noqa: BLE001, S110 - it is only tidiness
+            pass
+
+
+def commit(table: Table, files: Sequence[DataFile], summary: Mapping[str, str]) -> Table:
+    """One snapshot upon the one that this `table` shows, or nothing: raises Conflict when that
+    isn't the current one any more, TransientError when nobody knows. Gives the table as it is."""
+    transaction = Transaction(table)
+    producer = transaction.update_snapshot(snapshot_properties=dict(summary)).merge_append()
+    for file in files:
+        producer.append_data_file(file)
+    with mapped(f"committing to {named(table)}"):
+        producer.commit()
+        if summary:
+            tag = transaction._set_ref_snapshot(producer.snapshot_id, _TAG, SnapshotRefType.TAG)  # noqa: SLF001
+            transaction._stage(tag[0])  # noqa: SLF001 - see the module
+        requirements = (
+            AssertTableUUID(uuid=table.metadata.table_uuid),
+            *transaction._requirements,  # noqa: SLF001 - the snapshot that it is upon
+        )
+        try:
+            table._do_commit(transaction._updates, requirements)  # noqa: SLF001
+        except CommitFailedException as error:
+            now = table.catalog.load_table(table.name())
+            if now.snapshot_by_id(producer.snapshot_id) is not None:
+                return now  # an attempt whose answer was lost on the way, and which was repeated
+            producer._clean_all_uncommitted()  # noqa: SLF001
+            raise Conflict(str(error)) from error
+    return table
+
+
+def require_days(table: Table) -> None:
+    """Raises FatalError unless it is partitioned by the day of the event, or not at all."""
+    spec, schema = table.spec(), table.schema()
+    if spec.is_unpartitioned():
+        return
+    (first, *others) = spec.fields
+    is_day = isinstance(first.transform, DayTransform)
+    if others or not is_day or schema.find_column_name(first.source_id) != EVENT_TIME:
+        raise FatalError(
+            "iceberg_partitions",
+            f"{named(table)} is partitioned otherwise than this sink can write. What to do: "
+            f"partition it by days({EVENT_TIME}), or not at all",
+        )
+
+
+def named(table: Table) -> str:
+    """The table's name, as people write it."""
+    return ".".join(table.name())
+
+
+def _ours(snapshot: Snapshot) -> dict[str, str]:
+    properties = {} if snapshot.summary is None else snapshot.summary.additional_properties
+    return {name: text for name, text in properties.items() if name.startswith(PREFIX)}
+
+
+def _day(spec: PartitionSpec, metadata: TableMetadata, day: int) -> PartitionKey | None:
+    if spec.is_unpartitioned():
+        return None
+    # What came apart by days has one value: no row of it needs to be looked at again.
+    value: Any = day
+    return PartitionKey([PartitionFieldValue(spec.fields[0], value)], spec, metadata.schema())

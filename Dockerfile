@@ -17,10 +17,12 @@ RUN /opt/build/bin/maturin build --release --locked --out /wheels
 
 FROM python:3.13-slim-trixie AS environment
 WORKDIR /src
-COPY requirements.txt ./
+# docker build --build-arg REQUIREMENTS=requirements-iceberg.txt: with the sink `iceberg`, which takes some 300 MB
+ARG REQUIREMENTS=requirements.txt
+COPY requirements.txt requirements-iceberg.txt ./
 # Without pip inside: what runs needs no installer.
 RUN python3 -m venv --without-pip /opt/replicator
-RUN python3 -m pip --python /opt/replicator/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements.txt
+RUN python3 -m pip --python /opt/replicator/bin/python install --no-cache-dir --no-compile --require-hashes -r $REQUIREMENTS
 COPY --from=wheel /wheels /wheels
 RUN python3 -m pip --python /opt/replicator/bin/python install --no-cache-dir --no-compile --no-index --no-deps /wheels/*.whl
 # Bytecode by content, not by time: the image's files are never written again.

@@ -87,6 +87,7 @@ requirements: $(ENVIRONMENT) ## Compiles requirements*.in anew: the newest allow
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) requirements.in --output-file requirements.txt
 	$(COMPILE) requirements-build.in --output-file requirements-build.txt
+	$(COMPILE) requirements-iceberg.in --output-file requirements-iceberg.txt --constraints requirements.txt
 	$(COMPILE) requirements-dev.in --output-file requirements-dev.txt --constraints requirements.txt --constraints requirements-build.txt
 	$(COMPILE) requirements-bench.in --output-file requirements-bench.txt
 	$(COMPILE) requirements-emulators.in --output-file requirements-emulators.txt

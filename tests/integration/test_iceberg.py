@@ -16,6 +16,7 @@ import pytest
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import LongType
 
+from replicator.aws import AWSSettings, aws_client
 from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import (
     LATEST,
@@ -488,3 +489,36 @@ async def test_a_catalog_that_is_wrong_or_away(tmp_path: Path) -> None:
     with pytest.raises(TransientError) as raised:
         await away.open([PRODUCTS, ORDERS])
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "role"), [("sql", None), ("glue", "arn:aws:iam::000000000000:role/lake")]
+)
+async def test_a_warehouse_in_s3(
+    kind: str, role: str | None, tmp_path: Path, ministack_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyIceberg's own clients, by the sink's `aws`."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    aws = AWSSettings(region="eu-north-1", endpoint_url=ministack_url, role_arn=role)
+    async with aws_client(aws, "s3") as client:
+        location = {"LocationConstraint": "eu-north-1"}
+        await client.create_bucket(Bucket="lake", CreateBucketConfiguration=location)
+    catalog = {**settings(tmp_path).catalog, "type": kind, "warehouse": "s3://lake/warehouse"}
+    sink = await opened(tmp_path, catalog=catalog, aws=aws)
+    fences = [await sink.fence(STREAM, f"shard-{n}", "me") for n in range(2)]
+    for n, fence in enumerate(fences):
+        await write(sink, pending(fence, [put("products", APPLE, NOON_US + n)], then=SHARD_END))
+    await sink.close()
+    again = await opened(tmp_path, catalog=catalog, aws=aws)
+    assert set((await again.positions(STREAM)).values()) == {SHARD_END}
+    await again.close()
+    place = {"s3.endpoint": ministack_url, "glue.endpoint": ministack_url}
+    place |= {"client.region": "eu-north-1"}
+
+    def read() -> list[Any]:
+        table = loaded(tmp_path, ("lake", "changes"), **{**catalog, **place})
+        assert table.location().startswith("s3://lake/warehouse/lake")
+        return list(table.scan().to_arrow()["version"].to_pylist())
+
+    assert sorted(await asyncio.to_thread(read)) == [str(NOON_US), str(NOON_US + 1)]

@@ -255,7 +255,9 @@ class IcebergSink:
     async def _ready(self) -> _Opened:
         async with self._opening:
             if self._opened is None:
-                self._opened = await asyncio.to_thread(self._load)
+                opened = await asyncio.to_thread(self._load)
+                await opened.lake.renewed()
+                self._opened = opened
             return self._opened
 
     def _load(self) -> _Opened:

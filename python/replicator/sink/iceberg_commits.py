@@ -69,11 +69,13 @@ class Commits:
         self._key = name_of(pipeline)
         self._sleep = sleep
         self._table: Table | None = None
+        self._generation = lake.generation
         self._queue: list[_Work] = []
         self._running: asyncio.Task[None] | None = None
 
     async def look(self) -> Look:
         """What is stored now; of a table that isn't there, nothing."""
+        await self._renewed()
         table = await asyncio.to_thread(self._lake.find, self._name)
         if table is None:
             return Look(SinkState(), (), holds_rows=False)
@@ -86,6 +88,7 @@ class Commits:
 
     async def table(self) -> Table:
         """The table as the next commit would begin with it."""
+        await self._renewed()
         if self._table is None:
             self._table = await asyncio.to_thread(self._lake.load, self._name)
         return self._table
@@ -105,6 +108,11 @@ class Commits:
         """Returns when no commit is under way."""
         if self._running is not None:
             await asyncio.wait({self._running})
+
+    async def _renewed(self) -> None:
+        await self._lake.renewed()
+        if self._generation != self._lake.generation:
+            self._table, self._generation = None, self._lake.generation
 
     async def _run(self) -> None:
         while self._queue:

@@ -1,13 +1,16 @@
-"""The catalog: which tables there are, and what they lack. It blocks: it runs in a thread."""
+"""The catalog: which tables there are, and what they lack. But for `renewed` it blocks, and runs in
+a thread."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from botocore.exceptions import NoCredentialsError
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -23,7 +26,7 @@ from pyiceberg.transforms import DayTransform
 from pyiceberg.types import DecimalType, IcebergType, IntegerType, LongType, NestedField
 
 from replicator._core import ChangeBatch, Columns
-from replicator.aws import AWSSettings
+from replicator.aws import AWSSettings, aws_errors, make_session
 from replicator.errors import FatalError, TransientError
 from replicator.sink.iceberg_errors import mapped
 from replicator.sink.iceberg_table import EVENT_TIME, named, require_days
@@ -35,6 +38,7 @@ _PROPERTIES: Final = {
     "write.parquet.compression-codec": "zstd",
 }
 _TRIES_MAX: Final = 5
+_KEYS: Final = ("client.access-key-id", "client.secret-access-key", "client.session-token")
 
 LETTERS: Final = pa.schema(
     [
@@ -81,14 +85,46 @@ def schema_of(columns: Columns) -> pa.Schema:
 
 
 class Lake:
-    """A catalog that was loaded. Raises FatalError and TransientError."""
+    """A catalog. Raises FatalError and TransientError."""
 
     def __init__(self, name: str, properties: Mapping[str, str], aws: AWSSettings) -> None:
-        told = {**_aws(aws), **properties}
+        self._name = name
+        self._told = {**_aws(aws), **properties}
+        # PyIceberg's file systems know no profiles, and no role with an external id.
+        has_own = aws.profile is not None or aws.role_arn is not None
+        self._session = make_session(aws) if has_own else None
+        self._credentials: Mapping[str, str] = {}
+        self._loaded: Catalog | None = None
+        self.generation = 0
+        """Rises when it is loaded: tables of before have the credentials of before."""
+
+    async def renewed(self) -> None:
+        """Loads the catalog where it isn't yet, or its credentials are others now."""
+        credentials: Mapping[str, str] = {}
+        if self._session is not None:
+            with aws_errors("credentials", f"the catalog of sink {self._name}"):
+                found = await self._session.get_credentials()
+                if found is None:
+                    raise NoCredentialsError
+                frozen = await found.get_frozen_credentials()
+            told = (frozen.access_key, frozen.secret_key, frozen.token)
+            credentials = {name: each for name, each in zip(_KEYS, told, strict=True) if each}
+        if self._loaded is not None and credentials == self._credentials:
+            return
+        self._credentials = credentials
+        self._loaded = await asyncio.to_thread(self._load, {**self._told, **credentials})
+        self.generation += 1
+
+    def _load(self, told: dict[str, str]) -> Catalog:
         # A database may hold several catalogs, by their names; without one it is as PyIceberg's.
         catalog = told.pop("name", "default")
-        with mapped(f"loading the catalog of sink {name}"):
-            self._catalog: Catalog = load_catalog(catalog, **told)
+        with mapped(f"loading the catalog of sink {self._name}"):
+            return load_catalog(catalog, **told)
+
+    @property
+    def _catalog(self) -> Catalog:
+        assert self._loaded is not None, "a catalog is loaded before it is asked"
+        return self._loaded
 
     @property
     def kind(self) -> str:
@@ -97,8 +133,9 @@ class Lake:
 
     def close(self) -> None:
         """Gives its connections back."""
-        with mapped("closing the catalog"):
-            self._catalog.close()
+        if self._loaded is not None:
+            with mapped("closing the catalog"):
+                self._loaded.close()
 
     def find(self, name: tuple[str, ...]) -> Table | None:
         """The table as it is now; None when there is none."""

@@ -49,8 +49,9 @@ async def opened(place: Path, **changes: Any) -> IcebergSink:
 
 
 async def write(sink: IcebergSink, *several: Pending) -> WriteResult:
-    writer = sink.writer(several[0].fence)
-    return await writer.write(writer.encode(several))
+    writer: Any = sink.writer(several[0].fence)
+    result: WriteResult = await writer.write(writer.encode(several))
+    return result
 
 
 def loaded(place: Path, name: tuple[str, ...] = ("lake", "changes"), **more: str) -> Table:

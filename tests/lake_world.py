@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from replicator.errors import LeaseLost, TransientError
 from replicator.model import SHARD_END, Fence, Pending, Position, after
@@ -37,8 +38,9 @@ def history(seed: int) -> list[bytes]:
 class World:
     """One table, the records of its shards, and workers."""
 
-    def __init__(self, place: Path, records: Sequence[Sequence[bytes]]) -> None:
+    def __init__(self, place: Path, records: Sequence[Sequence[bytes]], **changes: Any) -> None:
         self._place = place
+        self._changes = changes
         self._records = dict(zip(SHARDS, records, strict=True))
 
     def sink(self, gate: str = "") -> IcebergSink:
@@ -46,7 +48,9 @@ class World:
         more = {**IMPLEMENTATIONS, "gate": gate}
         catalog = {name: value for name, value in base.catalog.items() if name != "type"}
         return IcebergSink(
-            settings(self._place, catalog={**catalog, **more}, tables=("products",)),
+            settings(
+                self._place, catalog={**catalog, **more}, tables=("products",), **self._changes
+            ),
             monotonic=lambda: 0.0,
         )
 
@@ -96,10 +100,27 @@ class World:
 
     def check(self) -> None:
         """Each change once; the bad records at least once, and counted once."""
-        times = times_each(self._place)
         everything = [record for each in self._records.values() for record in each]
-        good = [record for record in everything if record != b"broken"]
-        assert set(times) == {json.loads(record)["eventID"] for record in good}
-        assert set(times.values()) == {1}
+        good = [json.loads(record) for record in everything if record != b"broken"]
+        if self._changes.get("mode") == "state":
+            self._check_items(good)
+        else:
+            times = times_each(self._place)
+            assert set(times) == {one["eventID"] for one in good}
+            assert set(times.values()) == {1}
         letters = {(each["shard"], each["code"]) for each in rows(self._place, LETTERS).to_pylist()}
         assert letters == {(shard, "malformed_json") for shard in SHARDS}
+
+    def _check_items(self, changes: Sequence[dict[str, Any]]) -> None:
+        """Each key once, with its newest item, whichever shard it came by."""
+        newest: dict[str, tuple[int, str]] = {}
+        for one in changes:
+            image = one["dynamodb"]["NewImage"]
+            at = (one["dynamodb"]["ApproximateCreationDateTime"], image["n"]["N"])
+            newest[image["id"]["S"]] = max(newest.get(image["id"]["S"], (0, "")), at)
+        name = self._changes["table"].replace("{table}", "products").split(".")
+        found = [
+            (row["id"], json.loads(row["item"])["n"])
+            for row in rows(self._place, tuple(name)).to_pylist()
+        ]
+        assert sorted(found) == sorted((key, int(n)) for key, (_, n) in newest.items())

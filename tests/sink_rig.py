@@ -1,4 +1,4 @@
-"""A place to write to, in memory, in Postgres or in CrateDB, as the contract of sinks needs it."""
+"""A place to write to, in memory or in a real store, as the contract of sinks needs it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from replicator.model import Pending, Stream, TableSchema, WriteResult
 from replicator.sink.crate import CrateSink
+from replicator.sink.iceberg import IcebergSink
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.testing.servers import PostgresServer
 from replicator.testing.sink import MemorySink, MemoryStore
 from tests.changes import STREAM
 from tests.crate_database import CrateDatabase, version_us
+from tests.lake_rig import LakeRig
 from tests.warehouse import connected
 
 ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
 PRODUCTS = TableSchema("products", (("id", "S"),))
 RECREATED = Stream(STREAM.name, STREAM.arn, STREAM.created_at_s + 1)
 
-AnySink: TypeAlias = PostgresSink | MemorySink | CrateSink
+AnySink: TypeAlias = PostgresSink | MemorySink | CrateSink | IcebergSink
 Content: TypeAlias = dict[tuple[Any, ...], tuple[dict[str, Any] | None, Decimal]]
 
 
@@ -162,3 +165,8 @@ def crate_rig(stack: AsyncExitStack, database: CrateDatabase) -> Rig:
         }
 
     return Rig(worker, content, dead_letters, database.copied, database.failed_over)
+
+
+def lake_rig(stack: AsyncExitStack, place: Path) -> Rig:
+    lake = LakeRig(stack, place)
+    return Rig(lake.worker, lake.content, lake.dead_letters, lake.copied, lake.failed_over)

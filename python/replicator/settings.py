@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, TypeAlias
 
@@ -214,6 +214,18 @@ class SinkConfig(Settings):
         return None if self.attributes is None else self.attributes.projection()
 
 
+def require_items(filters: Sequence[str]) -> None:
+    """Raises ValueError where a filter speaks of more than items."""
+    for index, text in enumerate(filters):
+        for name in Pattern(text).names:
+            if name not in {"dynamodb.Keys", "dynamodb.NewImage"}:
+                raise ValueError(
+                    f"filter {index}, {name}: this sink keeps the newest item of each key, and "
+                    "its filter says which items belong there: it can speak of dynamodb.Keys "
+                    "and dynamodb.NewImage only"
+                )
+
+
 class StateSinkConfig(SinkConfig):
     """A sink that keeps the newest item of each key: its filter is about items."""
 
@@ -226,14 +238,7 @@ class StateSinkConfig(SinkConfig):
     @field_validator("filter")
     @classmethod
     def _filter_is_about_items(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for index, text in enumerate(value):
-            for name in Pattern(text).names:
-                if name not in {"dynamodb.Keys", "dynamodb.NewImage"}:
-                    raise ValueError(
-                        f"filter {index}, {name}: this sink keeps the newest item of each key, and "
-                        "its filter says which items belong there: it can speak of dynamodb.Keys "
-                        "and dynamodb.NewImage only"
-                    )
+        require_items(value)
         return value
 
 

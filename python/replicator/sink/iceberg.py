@@ -38,21 +38,30 @@ from replicator.sink.projected import require_keys
 if TYPE_CHECKING:
     from replicator.sink.iceberg_commits import Commits, Look
     from replicator.sink.iceberg_lake import Lake, Wanted
-    from replicator.sink.iceberg_writer import IcebergWriter, LogState
+    from replicator.sink.iceberg_shards import FencedShard
+    from replicator.sink.iceberg_state_writer import IcebergStateWriter
+    from replicator.sink.iceberg_writer import IcebergWriter
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A loaded catalog, and the commits to its two tables."""
+    """A loaded catalog, and the commits to its tables: `commits` to that with the positions,
+    `tables` by the source's table; some of them may be the same."""
 
     lake: Lake
     commits: Commits
     letters: Commits
-    writer: IcebergWriter
+    tables: Mapping[str, Commits]
+    writer: IcebergWriter | IcebergStateWriter
+
+    @property
+    def all(self) -> set[Commits]:
+        """Each once."""
+        return {self.commits, self.letters, *self.tables.values()}
 
 
 class IcebergSink:
-    """Keeps every change in a table of Iceberg."""
+    """Keeps every change, or the newest items, in tables of Iceberg."""
 
     def __init__(
         self,
@@ -65,9 +74,10 @@ class IcebergSink:
         self._settings = settings
         self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._opened: _Opened | None = None
-        self._tables = frozenset(settings.tables)
+        self._names = frozenset(settings.tables)
+        self._tables: tuple[TableSchema, ...] = ()
         self._opening = asyncio.Lock()
-        self._shards: dict[tuple[Stream, str], LogState] = {}
+        self._shards: dict[tuple[Stream, str], FencedShard] = {}
 
     @property
     def batching(self) -> Batching:
@@ -95,7 +105,8 @@ class IcebergSink:
         self._know(tables)
         async with self._briefly() as opened:
             look = await opened.commits.look()
-            return SinkHeld(stream in look.mine.begun, tuple(_begun(look)), look.holds_rows)
+            has_rows = await self._holds_rows(opened)
+            return SinkHeld(stream in look.mine.begun, tuple(self._begun(look)), has_rows)
 
     async def report(self) -> SinkReport:
         async with self._briefly() as opened:
@@ -108,7 +119,7 @@ class IcebergSink:
         def step(state: SinkState) -> tuple[SinkState, bool]:
             if stream in state.begun:
                 return state, False
-            return state.begin(stream, starts, self._now_us()), True
+            return state.begin(stream, starts, self._places, self._now_us()), True
 
         return await (await self._ready()).commits.change(step)
 
@@ -116,20 +127,21 @@ class IcebergSink:
         return stream in (await self._look()).mine.begun
 
     async def begun(self) -> Sequence[str]:
-        return _begun(await self._look())
+        return self._begun(await self._look())
 
     async def holds_data(self) -> bool:
-        return (await self._look()).holds_rows
+        return await self._holds_rows(await self._ready())
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         raised = {key: shard.fence for key, shard in self._shards.items() if key[0] == stream}
         rows = (await self._look()).mine.of(stream)
         for key, fence in raised.items():
-            # Gone to another worker: its memory isn't needed here.
-            row = rows.get(key[1], ShardRow())
-            shard = self._shards.get(key)
-            if shard is not None and shard.fence == fence and not row.holds(fence):
-                del self._shards[key]
+            shard, row = self._shards.get(key), rows.get(key[1], ShardRow())
+            if shard is not None and shard.fence == fence:
+                is_over = row.log is not None and row.log.position == SHARD_END
+                # Finished, or gone to another worker: its memory isn't needed here.
+                if (is_over and shard.is_finished) or not row.holds(fence):
+                    del self._shards[key]
         return {shard_id: row.log.start for shard_id, row in rows.items() if row.log is not None}
 
     async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
@@ -171,7 +183,7 @@ class IcebergSink:
         async with self._briefly() as opened:
             return await opened.commits.change(step)
 
-    def writer(self, fence: Fence) -> IcebergWriter:
+    def writer(self, fence: Fence) -> IcebergWriter | IcebergStateWriter:
         """The same for all shards: they share commits."""
         assert self._opened is not None, "a sink is opened before it is written to"
         return self._opened.writer
@@ -180,48 +192,74 @@ class IcebergSink:
         opened, self._opened = self._opened, None
         self._shards.clear()
         if opened is not None:
-            await asyncio.gather(opened.commits.close(), opened.letters.close())
+            await asyncio.gather(*(commits.close() for commits in opened.all))
             await asyncio.to_thread(opened.lake.close)
 
     # ----
 
     def _start(self, fence: Fence, log: LogPosition | None) -> None:
         """From here on it is written under this fence, from where the shard stands."""
-        from replicator.sink.iceberg_writer import LogState  # noqa: PLC0415 - see `_load`
+        from replicator.sink.iceberg_shards import FencedShard  # noqa: PLC0415 - see `_load`
 
         settings = self._settings
-        if log is not None and log.position == SHARD_END:
-            self._shards.pop((fence.stream, fence.shard_id), None)
-            return
         memory = LogShard(
             log or LogPosition(TRIM_HORIZON),
             reorder_us=settings.reorder_us,
             duplicate_us=settings.duplicate_us,
             bytes_max=settings.window_bytes_max,
         )
-        self._shards[fence.stream, fence.shard_id] = LogState(fence, memory, log)
+        self._shards[fence.stream, fence.shard_id] = FencedShard(fence, memory, log)
 
     async def _look(self) -> Look:
         return await (await self._ready()).commits.look()
 
-    def _wanted(self) -> tuple[Wanted, ...]:
-        """The tables to be: the dead letters', and that of the changes."""
-        from replicator.sink import iceberg_lake  # noqa: PLC0415 - see `_load`
+    async def _holds_rows(self, opened: _Opened) -> bool:
+        looks = await asyncio.gather(*(each.look() for each in set(opened.tables.values())))
+        return any(look.holds_rows for look in looks)
 
-        settings = self._settings
-        letters = iceberg_lake.Wanted(settings.letters, iceberg_lake.LETTERS, is_by_day=False)
-        if self._target == letters.name:
-            return (letters,)
-        schema = iceberg_lake.schema_of(Columns(settings.columns))
-        return letters, iceberg_lake.Wanted(self._target, schema)
+    def _begun(self, look: Look) -> list[str]:
+        """The streams of this sink, and of others that go into any of its tables."""
+        mine = set(self._places)
+        at = {
+            stream: begun.at_us
+            for state in look.all
+            for stream, begun in state.begun.items()
+            if state == look.mine or not mine.isdisjoint(begun.tables)
+        }
+        return list(dict.fromkeys(stream.arn for stream in sorted(at, key=lambda each: at[each])))
 
     @property
-    def _target(self) -> tuple[str, ...]:
-        """The table that positions are in, and changes. Who has no tables yet, and only leaves a
-        mark, leaves it at the dead letters'."""
-        if not self._tables:
-            return self._settings.letters
-        return self._settings.table_of(min(self._tables))
+    def _places(self) -> list[str]:
+        """The tables that changes go to."""
+        return sorted({".".join(self._settings.table_of(name)) for name in self._names})
+
+    @property
+    def _home(self) -> tuple[str, ...]:
+        """The table whose snapshots have the positions. Who has no tables yet, and only leaves a
+        mark, or has one for each source table, which no commit is about together, has them at the
+        dead letters'."""
+        settings = self._settings
+        if not self._names or (settings.mode == "state" and settings.is_by_table):
+            return settings.letters
+        return settings.table_of(min(self._names))
+
+    def _wanted(self) -> list[Wanted]:
+        """The tables to be: the dead letters', and those of the changes."""
+        from replicator.sink import iceberg_lake, iceberg_merge  # noqa: PLC0415 - see `_load`
+
+        settings = self._settings
+        wanted = [iceberg_lake.Wanted(settings.letters, iceberg_lake.LETTERS)]
+        if settings.mode == "state":
+            for table in self._tables:
+                keys = [name for name, _ in table.keys]
+                column = iceberg_merge.key_columns(keys)[0]
+                schema = iceberg_merge.state_schema(keys)
+                name = settings.table_of(table.name)
+                wanted.append(iceberg_lake.Wanted(name, schema, column, settings.buckets))
+        elif self._names:
+            schema = iceberg_lake.schema_of(Columns(settings.columns))
+            wanted.append(iceberg_lake.Wanted(self._home, schema, "event_time"))
+        return wanted
 
     def _finding(self, lake: Lake, wanted: Wanted) -> SinkFinding:
         from replicator.sink import iceberg_lake  # noqa: PLC0415 - see `_load`
@@ -241,16 +279,20 @@ class IcebergSink:
     def _know(self, tables: Sequence[TableSchema]) -> None:
         settings, names = self._settings, frozenset(table.name for table in tables)
         require_keys(settings.name, settings.projection, tables)
-        if settings.is_by_table and len(names) > 1:
+        if settings.is_by_table != (settings.mode == "state") and len(names) > 1:
+            advice = (
+                "let them share one (a name without {table}; each row names its own)"
+                if settings.mode == "log"
+                else "give each its own (a name with {table})"
+            )
             raise FatalError(
                 "iceberg_several_tables",
-                f"sink {settings.name}: a commit is about one table of Iceberg, and the pipeline "
-                f"reads {', '.join(sorted(names))}. What to do: let them share one (a name without "
-                "{table}; each row names its own), or make a pipeline for each",
+                f"sink {settings.name}, table {settings.table}, mode {settings.mode}: the pipeline "
+                f"reads {', '.join(sorted(names))}. What to do: {advice}, or make a pipeline for "
+                "each",
             )
-        if names != self._tables:
-            assert self._opened is None, "a sink's tables don't change while it is open"
-            self._tables = names
+        assert self._opened is None or names == self._names, "a sink's tables don't change"
+        self._names, self._tables = names, tuple(tables)
 
     async def _ready(self) -> _Opened:
         async with self._opening:
@@ -266,7 +308,9 @@ class IcebergSink:
             # More than a hundred megabytes, for one kind of sink.
             from replicator.sink.iceberg_commits import Commits  # noqa: PLC0415
             from replicator.sink.iceberg_lake import Lake  # noqa: PLC0415
-            from replicator.sink.iceberg_writer import IcebergWriter, Room  # noqa: PLC0415
+            from replicator.sink.iceberg_shards import Room  # noqa: PLC0415
+            from replicator.sink.iceberg_state_writer import IcebergStateWriter  # noqa: PLC0415
+            from replicator.sink.iceberg_writer import IcebergWriter  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise FatalError(
                 "iceberg_missing",
@@ -274,18 +318,20 @@ class IcebergSink:
                 "missing). What to do: pip install 'replicator[iceberg]'",
             ) from error
         lake = Lake(settings.name, settings.catalog, settings.aws)
-        commits = Commits(lake, self._target, settings.pipeline, self._sleep)
-        letters = Commits(lake, settings.letters, settings.pipeline, self._sleep)
-        room = Room(
-            settings,
-            self._tables,
-            commits,
-            letters,
-            self._monotonic,
-            self._now_us,
-            self._shards,
+        targets = {name: settings.table_of(name) for name in self._names}
+        all_commits = {
+            table: Commits(lake, table, settings.pipeline, self._sleep)
+            for table in {self._home, settings.letters, *targets.values()}
+        }
+        home, letters = all_commits[self._home], all_commits[settings.letters]
+        tables = {name: all_commits[table] for name, table in targets.items()}
+        room = Room(settings, home, letters, self._monotonic, self._now_us, self._shards)
+        writer: IcebergWriter | IcebergStateWriter = (
+            IcebergWriter(room, self._names)
+            if settings.mode == "log"
+            else IcebergStateWriter(room, self._tables, tables)
         )
-        return _Opened(lake, commits, letters, IcebergWriter(room))
+        return _Opened(lake, home, letters, tables, writer)
 
     @asynccontextmanager
     async def _briefly(self) -> AsyncIterator[_Opened]:
@@ -296,11 +342,6 @@ class IcebergSink:
         finally:
             if not was_open:
                 await self.close()
-
-
-def _begun(look: Look) -> list[str]:
-    at = {stream: us for state in look.all for stream, us in state.begun.items()}
-    return list(dict.fromkeys(stream.arn for stream in sorted(at, key=lambda each: at[each])))
 
 
 def _shown(stream: Stream, shard_id: str, row: ShardRow, now_us: int) -> Mapping[str, Any]:

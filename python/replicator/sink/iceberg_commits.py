@@ -13,13 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from replicator.errors import TransientError
 from replicator.sink.iceberg_lake import Lake
 from replicator.sink.iceberg_state import SinkState, name_of
-from replicator.sink.iceberg_table import Conflict, Staged, commit, holds_rows, texts
+from replicator.sink.iceberg_table import Conflict, Staged, commit, discard, holds_rows, texts
 
 T = TypeVar("T")
 
@@ -41,6 +40,7 @@ class Look:
 class _Work:
     step: Callable[[SinkState], tuple[SinkState, Any]]
     staged: Staged
+    build: Callable[[Table], Staged] | None
     done: asyncio.Future[Any]
 
 
@@ -77,6 +77,8 @@ class Commits:
         """What is stored now; of a table that isn't there, nothing."""
         await self._renewed()
         table = await asyncio.to_thread(self._lake.find, self._name)
+        # What was seen last may have gone with a failover of the catalog.
+        self._table = table
         if table is None:
             return Look(SinkState(), (), holds_rows=False)
         found = texts(table.metadata)
@@ -94,12 +96,17 @@ class Commits:
         return self._table
 
     async def change(
-        self, step: Callable[[SinkState], tuple[SinkState, T]], staged: Staged | None = None
+        self,
+        step: Callable[[SinkState], tuple[SinkState, T]],
+        staged: Staged | None = None,
+        build: Callable[[Table], Staged] | None = None,
     ) -> T:
         """Commits what the step makes of the state, with these files, and gives what it says. The
-        step may be asked several times; what it raises is raised, and nothing of it committed."""
+        step may be asked several times; what it raises is raised, and nothing of it committed.
+        `build` makes files of what the table holds, anew whenever that has changed; nobody else's
+        may be under way."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Work(step, staged or Staged(), done))
+        self._queue.append(_Work(step, staged or Staged(), build, done))
         if self._running is None or self._running.done():
             self._running = asyncio.ensure_future(self._run())
         return await done
@@ -150,7 +157,8 @@ class Commits:
         found = texts(table.metadata)
         before = state = SinkState.from_text(found.get(self._key))
         tried: list[_Tried] = []
-        files: list[DataFile] = []
+        staged: list[Staged] = []
+        built: list[Staged] = []
         for one in work:
             try:
                 if one.staged.spec_id not in {None, table.spec().spec_id}:
@@ -158,12 +166,20 @@ class Commits:
                         "iceberg_table_changed", f"{'.'.join(self._name)} is partitioned anew"
                     )
                 state, value = one.step(state)
+                if one.build is not None:
+                    built.append(one.build(table))
             except Exception as error:  # noqa: BLE001 - it belongs to who asked
                 tried.append(_Tried(one, error=error))
             else:
-                files += one.staged.files
+                staged.append(one.staged)
                 tried.append(_Tried(one, value))
-        if files or state != before:
+        staged += built
+        if state != before or any(each.files or each.removed for each in staged):
             summary = found if state == SinkState() else {**found, self._key: state.to_text()}
-            self._table = commit(table, files, summary)
+            try:
+                self._table = commit(table, staged, summary)
+            except Conflict:
+                for each in built:
+                    discard(table, each)
+                raise
         return tried

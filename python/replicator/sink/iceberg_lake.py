@@ -22,14 +22,14 @@ from pyiceberg.exceptions import (
 from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
-from pyiceberg.transforms import DayTransform
+from pyiceberg.transforms import BucketTransform, DayTransform
 from pyiceberg.types import DecimalType, IcebergType, IntegerType, LongType, NestedField
 
 from replicator._core import ChangeBatch, Columns
 from replicator.aws import AWSSettings, aws_errors, make_session
 from replicator.errors import FatalError, TransientError
 from replicator.sink.iceberg_errors import mapped
-from replicator.sink.iceberg_table import EVENT_TIME, named, require_days
+from replicator.sink.iceberg_table import named, require_partitions
 
 # Of a table that we make: the metadata's own files don't pile up.
 _PROPERTIES: Final = {
@@ -58,11 +58,13 @@ LETTERS: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A table to be: its columns, and whether it is partitioned by the day of the event."""
+    """A table to be: its columns, and the one that it is partitioned by: days of a time, or so
+    many buckets of a key."""
 
     name: tuple[str, ...]
     schema: pa.Schema
-    is_by_day: bool = True
+    column: str | None = None
+    buckets: int | None = None
 
     @property
     def text(self) -> str:
@@ -165,8 +167,9 @@ class Lake:
                 if table is None:
                     self._create(wanted)
                 elif (missing := lacks(wanted, table)) == Lacks():
-                    if wanted.is_by_day:
-                        require_days(table)
+                    if wanted.column is not None:
+                        kind = DayTransform if wanted.buckets is None else BucketTransform
+                        require_partitions(table, wanted.column, kind)
                     return table
                 else:
                     _evolve(table, missing)
@@ -193,9 +196,12 @@ class Lake:
             wanted.name, schema=wanted.schema, properties=_PROPERTIES
         )
         with creating as transaction:
-            if wanted.is_by_day:
+            if wanted.column is not None:
                 with transaction.update_spec() as spec:
-                    spec.add_field(EVENT_TIME, DayTransform(), "event_day")
+                    if wanted.buckets is None:
+                        spec.add_field(wanted.column, DayTransform(), "event_day")
+                    else:
+                        spec.add_field(wanted.column, BucketTransform(wanted.buckets), "bucket")
 
 
 def lacks(wanted: Wanted, table: Table) -> Lacks:
@@ -236,8 +242,11 @@ def ddl(wanted: Wanted, table: Table | None) -> tuple[str, ...]:
             f"`{each.name}` {_spark(each.field_type)}{' NOT NULL' if each.required else ''}"
             for each in _schema(wanted.schema).fields
         )
-        days = f" PARTITIONED BY (days({EVENT_TIME}))" if wanted.is_by_day else ""
-        return (f"CREATE TABLE {wanted.text} ({columns}) USING iceberg{days}",)
+        by = f"days({wanted.column})"
+        if wanted.buckets is not None:
+            by = f"bucket({wanted.buckets}, `{wanted.column}`)"
+        partitions = "" if wanted.column is None else f" PARTITIONED BY ({by})"
+        return (f"CREATE TABLE {wanted.text} ({columns}) USING iceberg{partitions}",)
     missing = lacks(wanted, table)
     return (
         *(

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from replicator._core import Columns, Pattern, Projection
 from replicator.aws import AWSSettings
 from replicator.model import Batching
-from replicator.settings import AWSConfig, Settings, SinkConfig
+from replicator.settings import AWSConfig, Settings, SinkConfig, require_items
 from replicator.sink.place import SinkPlace
 
 MEBIBYTE = 1_048_576
@@ -31,7 +31,7 @@ class CommitConfig(Settings):
 
 
 class IcebergConfig(SinkConfig):
-    """A table of Apache Iceberg that keeps every change."""
+    """Tables of Apache Iceberg: of every change, or of the newest items."""
 
     kind: Literal["iceberg"] = "iceberg"
     catalog: dict[str, SecretStr] = Field(
@@ -42,7 +42,12 @@ class IcebergConfig(SinkConfig):
         description="namespace.table; {table} is the source's name, a dot in it an underscore. "
         "Without {table} several source tables share it."
     )
-    mode: Literal["log"] = Field("log", description="log: a row a change.")
+    mode: Literal["log", "state"] = Field(
+        "log", description="log: a row a change. state: a row a key, its newest item."
+    )
+    buckets: int = Field(
+        16, ge=1, le=4096, description="state: of a new table, by its hash key; see the README."
+    )
     columns: dict[str, str] = Field(
         {}, description="Attributes with a typed column of their own, and their types."
     )
@@ -80,6 +85,10 @@ class IcebergConfig(SinkConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> IcebergConfig:
+        if self.mode == "state":
+            if self.columns:
+                raise ValueError("columns: they are the log's: mode: state keeps items as JSON")
+            require_items(self.filter)
         if self.columns:
             Columns(tuple(self.columns.items()))
         if self.duplicate_window_seconds < self.reorder_window_seconds:
@@ -94,6 +103,8 @@ class IcebergConfig(SinkConfig):
             pipeline=place.pipeline,
             catalog={name: each.get_secret_value() for name, each in self.catalog.items()},
             table=self.table,
+            mode=self.mode,
+            buckets=self.buckets,
             letters=identifier(self.dead_letters_table or f"{namespace}.replicator_dead_letters"),
             tables=place.tables,
             columns=tuple(self.columns.items()),
@@ -130,6 +141,8 @@ class IcebergSettings:
     table: str
     letters: tuple[str, ...]
     tables: tuple[str, ...] = ()
+    mode: Literal["log", "state"] = "log"
+    buckets: int = 16
     columns: tuple[tuple[str, str], ...] = ()
     create: bool = True
     batching: Batching = field(default_factory=lambda: Batching(ROWS_MAX, 64 * MEBIBYTE, 60.0))

@@ -12,7 +12,7 @@ import base64
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
@@ -56,11 +56,19 @@ class ShardRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SinkState:
-    """What one sink keeps: when each stream was begun (UTC microseconds), the shards, and how many
-    records were refused, by code."""
+class Begun:
+    """When a stream was begun, UTC microseconds, and into which tables."""
 
-    begun: Mapping[Stream, int] = field(default_factory=dict)
+    at_us: int
+    tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """What one sink keeps: the streams that were begun, the shards, and how many records were
+    refused, by code."""
+
+    begun: Mapping[Stream, Begun] = field(default_factory=dict)
     shards: Mapping[Key, ShardRow] = field(default_factory=dict)
     letters: Mapping[str, int] = field(default_factory=dict)
 
@@ -74,7 +82,13 @@ class SinkState:
 
     # ---- changes: each gives another state
 
-    def begin(self, stream: Stream, starts: Mapping[str, Position], now_us: int) -> SinkState:
+    def begin(
+        self,
+        stream: Stream,
+        starts: Mapping[str, Position],
+        tables: Sequence[str],
+        now_us: int,
+    ) -> SinkState:
         """With a stream that wasn't known, and its shards' first positions."""
         assert stream not in self.begun, stream
         shards = dict(self.shards)
@@ -82,7 +96,9 @@ class SinkState:
             row = self.row(stream, shard_id)
             if row.log is None:
                 shards[stream, shard_id] = replace(row, log=first(start, now_us), stored_us=now_us)
-        return replace(self, begun={**self.begun, stream: now_us}, shards=shards)
+        return replace(
+            self, begun={**self.begun, stream: Begun(now_us, tuple(tables))}, shards=shards
+        )
 
     def fenced(
         self, stream: Stream, shard_id: str, owner: str, now_us: int
@@ -116,7 +132,7 @@ class SinkState:
                     "name": stream.name,
                     "arn": stream.arn,
                     "created_at_s": stream.created_at_s,
-                    **({"begun_us": self.begun[stream]} if stream in self.begun else {}),
+                    **(_begun(self.begun[stream]) if stream in self.begun else {}),
                     "shards": {
                         shard_id: _members(row) for shard_id, row in self.of(stream).items()
                     },
@@ -138,12 +154,12 @@ class SinkState:
         if text.startswith(_COMPRESSED):
             text = zlib.decompress(base64.b64decode(text.removeprefix(_COMPRESSED))).decode()
         data = json.loads(text)
-        begun: dict[Stream, int] = {}
+        begun: dict[Stream, Begun] = {}
         shards: dict[Key, ShardRow] = {}
         for each in data["streams"]:
             stream = Stream(each["name"], each["arn"], each["created_at_s"])
             if "begun_us" in each:
-                begun[stream] = each["begun_us"]
+                begun[stream] = Begun(each["begun_us"], tuple(each["tables"]))
             for shard_id, members in each["shards"].items():
                 shards[stream, shard_id] = _row(members)
         return cls(begun, shards, data["dead_letters"])
@@ -163,6 +179,10 @@ def _is_over(stream: Stream, row: ShardRow, now_us: int) -> bool:
     days = _STREAMS_DAYS if ":dynamodb:" in stream.arn else _KINESIS_DAYS
     is_finished = row.log is not None and row.log.position == SHARD_END
     return is_finished and row.stored_us < now_us - days * _DAY_US
+
+
+def _begun(begun: Begun) -> dict[str, Any]:
+    return {"begun_us": begun.at_us, "tables": list(begun.tables)}
 
 
 def _members(row: ShardRow) -> dict[str, Any]:

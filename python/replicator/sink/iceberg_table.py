@@ -24,13 +24,12 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import AssertTableUUID
-from pyiceberg.transforms import DayTransform
+from pyiceberg.transforms import DayTransform, Transform
 
 from replicator.errors import FatalError
 from replicator.sink.iceberg_errors import mapped
 from replicator.sink.iceberg_state import PREFIX
 
-EVENT_TIME: Final = "event_time"
 DAY_US: Final = 86_400_000_000
 # Holds our newest snapshot, so that it isn't expired before there is a newer one of ours.
 _TAG: Final = "replicator"
@@ -42,10 +41,12 @@ class Conflict(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Data files that no snapshot names yet, and what they were written by."""
+    """Data files that no snapshot names yet, and what they were written by; `removed` are those
+    whose place they take."""
 
     files: tuple[DataFile, ...] = ()
     spec_id: int | None = None
+    removed: tuple[DataFile, ...] = ()
 
 
 def texts(metadata: TableMetadata) -> dict[str, str]:
@@ -90,19 +91,18 @@ def rows_of(parquet: bytes) -> pa.Table:
 
 
 def stage(table: Table, parts: Sequence[tuple[int, pa.Table]]) -> Staged:
-    """Writes data files: (begin of the day, UTC microseconds, rows), with the field ids of the
-    table, which every reader understands."""
+    """Writes data files: (the partition's value, rows), with the table's field ids, which every
+    reader understands. What came apart already is not looked at again."""
     metadata, write_uuid = table.metadata, uuid.uuid4()
     spec = metadata.spec()
-    require_days(table)
     tasks = []
-    for index, (start_us, rows) in enumerate(parts):
+    for index, (value, rows) in enumerate(parts):
         schema = pyarrow_to_schema(
             rows.schema,
             name_mapping=metadata.schema().name_mapping,
             format_version=metadata.format_version,
         )
-        key = _day(spec, metadata, start_us // DAY_US)
+        key = _partition(spec, metadata, value)
         tasks.append(WriteTask(write_uuid, index, schema, rows.to_batches(), partition_key=key))
     with mapped(f"writing files of {named(table)}"):
         files = tuple(write_file(table.io, metadata, iter(tasks)))
@@ -119,13 +119,18 @@ def discard(table: Table, staged: Staged) -> None:
             pass
 
 
-def commit(table: Table, files: Sequence[DataFile], summary: Mapping[str, str]) -> Table:
+def commit(table: Table, staged: Sequence[Staged], summary: Mapping[str, str]) -> Table:
     """One snapshot upon the one that this `table` shows, or nothing: raises Conflict when that
     isn't the current one any more, TransientError when nobody knows. Gives the table as it is."""
     transaction = Transaction(table)
-    producer = transaction.update_snapshot(snapshot_properties=dict(summary)).merge_append()
-    for file in files:
-        producer.append_data_file(file)
+    update = transaction.update_snapshot(snapshot_properties=dict(summary))
+    removed = [file for each in staged for file in each.removed]
+    producer = update.overwrite() if removed else update.merge_append()
+    for file in removed:
+        producer.delete_data_file(file)
+    for each in staged:
+        for file in each.files:
+            producer.append_data_file(file)
     with mapped(f"committing to {named(table)}"):
         producer.commit()
         if summary:
@@ -146,18 +151,19 @@ def commit(table: Table, files: Sequence[DataFile], summary: Mapping[str, str]) 
     return table
 
 
-def require_days(table: Table) -> None:
-    """Raises FatalError unless it is partitioned by the day of the event, or not at all."""
+def require_partitions(table: Table, column: str, kind: type[Transform[Any, Any]]) -> None:
+    """Raises FatalError unless it is partitioned by this alone, or not at all."""
     spec, schema = table.spec(), table.schema()
     if spec.is_unpartitioned():
         return
     (first, *others) = spec.fields
-    is_day = isinstance(first.transform, DayTransform)
-    if others or not is_day or schema.find_column_name(first.source_id) != EVENT_TIME:
+    is_ours = isinstance(first.transform, kind)
+    if others or not is_ours or schema.find_column_name(first.source_id) != column:
+        wanted = f"days({column})" if kind is DayTransform else f"bucket(16, {column})"
         raise FatalError(
             "iceberg_partitions",
             f"{named(table)} is partitioned otherwise than this sink can write. What to do: "
-            f"partition it by days({EVENT_TIME}), or not at all",
+            f"partition it by {wanted}, or not at all",
         )
 
 
@@ -171,9 +177,7 @@ def _ours(snapshot: Snapshot) -> dict[str, str]:
     return {name: text for name, text in properties.items() if name.startswith(PREFIX)}
 
 
-def _day(spec: PartitionSpec, metadata: TableMetadata, day: int) -> PartitionKey | None:
+def _partition(spec: PartitionSpec, metadata: TableMetadata, value: Any) -> PartitionKey | None:
     if spec.is_unpartitioned():
         return None
-    # What came apart by days has one value: no row of it needs to be looked at again.
-    value: Any = day
     return PartitionKey([PartitionFieldValue(spec.fields[0], value)], spec, metadata.schema())

@@ -44,6 +44,10 @@ class Sleeper:
         self.reached, self.release = threading.Event(), threading.Event()
         self._nth = nth
 
+    def ended(self, _: object) -> None:
+        """The worker came to its end without that request."""
+        self.reached.set()
+
     def __call__(self, nth: int) -> None:
         if nth == self._nth:
             self.reached.set()

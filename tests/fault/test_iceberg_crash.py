@@ -97,8 +97,7 @@ async def test_a_zombie_wakes_at_any_request(world: Callable[[int], World], writ
         here, sleeper = world(nth), Sleeper(nth)
         Gate("zombie", sleeper)
         zombie = asyncio.ensure_future(here.work(9, gate="zombie"))
-        # It may also come to its end without that request.
-        zombie.add_done_callback(lambda _, sleeper=sleeper: sleeper.reached.set())
+        zombie.add_done_callback(sleeper.ended)
         await asyncio.to_thread(sleeper.reached.wait)
         with suppress(TransientError, LeaseLost):
             await here.work(5, writes=writes)

@@ -55,9 +55,10 @@ def _of(module: str, name: str) -> tuple[_Error, ...]:
         return ()
 
 
-_DATABASE: Final[tuple[_Error, ...]] = _of("sqlalchemy.exc", "SQLAlchemyError")
+# What a catalog in a database raises of its own.
+DATABASE: Final[tuple[_Error, ...]] = _of("sqlalchemy.exc", "SQLAlchemyError")
 _METASTORE: Final[tuple[_Error, ...]] = _of("thrift.Thrift", "TException")
-_CAUGHT: Final = (*(kind for kind, _, _ in _FATAL), *_TRANSIENT, *_DATABASE, *_METASTORE)
+_CAUGHT: Final = (*(kind for kind, _, _ in _FATAL), *_TRANSIENT, *DATABASE, *_METASTORE)
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def _meaning(error: BaseException, doing: str) -> ReplicatorError:
         if isinstance(error, kind):
             return FatalError(code, f"{said}. What to do: {advice}.")
     # Databases name what is wrong with a statement or an address so.
-    if isinstance(error, _DATABASE) and type(error).__name__ in {
+    if isinstance(error, DATABASE) and type(error).__name__ in {
         "ProgrammingError",
         "ArgumentError",
     }:

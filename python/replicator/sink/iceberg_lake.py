@@ -28,7 +28,7 @@ from pyiceberg.types import DecimalType, IcebergType, IntegerType, LongType, Nes
 from replicator._core import ChangeBatch, Columns
 from replicator.aws import AWSSettings, aws_errors, make_session
 from replicator.errors import FatalError, TransientError
-from replicator.sink.iceberg_errors import mapped
+from replicator.sink.iceberg_errors import DATABASE, mapped
 from replicator.sink.iceberg_table import named, require_partitions
 
 # Of a table that we make: the metadata's own files don't pile up.
@@ -187,8 +187,8 @@ class Lake:
                 for length in range(1, len(wanted.name)):
                     try:
                         self._catalog.create_namespace(wanted.name[:length])
-                    except NamespaceAlreadyExistsError:
-                        continue
+                    except (NamespaceAlreadyExistsError, *DATABASE):
+                        continue  # another worker does the same; if not, the next call tells
                 self._create_table(wanted)
 
     def _create_table(self, wanted: Wanted) -> None:

@@ -28,6 +28,7 @@ from replicator.model import (
     at_timestamp,
 )
 from replicator.sink.iceberg import IcebergSink
+from replicator.sink.log_shard import LogPosition
 from tests.changes import STREAM, number, pending, put, remove
 from tests.lake import (
     DAY_US,
@@ -130,6 +131,22 @@ async def test_fences_raised_at_once_are_all_different_and_share_commits(
     newest = max(fences, key=lambda fence: fence.epoch)
     assert await sinks[0].position(newest) is None
     assert len(loaded(tmp_path).snapshots()) < 12
+
+
+async def test_what_fails_on_the_way_moves_no_position(worker: Worker, tmp_path: Path) -> None:
+    """Regression: the position of a write whose files couldn't be made was committed by another."""
+    sink = await worker(mode="state", table="lake.{table}", tables=())
+    failing, _ = (await sink._ready()).commits, await sink.fence(STREAM, "shard-1", "me")
+
+    def unmakeable(_: object) -> Any:
+        raise FatalError("iceberg_refused", "no files")
+
+    log = {(STREAM, "shard-1"): LogPosition(SHARD_END)}
+    first = failing.change(lambda state: (state.moved(log, {}, 1), None), build=unmakeable)
+    second = sink.fence(STREAM, "shard-2", "me")
+    done = await asyncio.gather(first, second, return_exceptions=True)
+    assert isinstance(done[0], FatalError)
+    assert await sink.positions(STREAM) == {}
 
 
 async def test_a_shard_found_later_has_no_position(worker: Worker) -> None:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _TRIES_MAX: Final = 20
 _WAIT_SECONDS: Final = 0.05
 _WAIT_SECONDS_MAX: Final = 2.0
+_DEADLINE_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,25 @@ class Commits:
         self._sleep = sleep
         self._table: Table | None = None
         self._generation = lake.generation
+        self._looking: asyncio.Task[Look] | None = None
+        self._next_look: asyncio.Task[Look] | None = None
         self._queue: list[_Work] = []
         self._running: asyncio.Task[None] | None = None
 
     async def look(self) -> Look:
-        """What is stored now; of a table that isn't there, nothing."""
+        """What is stored from now on; of a table that isn't there, nothing. Who asks while another
+        look is under way shares the one after it."""
+        if self._next_look is None:
+            self._next_look = asyncio.ensure_future(self._look_after(self._looking))
+            self._next_look.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._next_look)
+
+    async def _look_after(self, before: asyncio.Task[Look] | None) -> Look:
+        if before is not None:
+            await asyncio.wait({before})
+        self._looking, self._next_look = self._next_look, None
         await self._renewed()
-        table = await asyncio.to_thread(self._lake.find, self._name)
+        table = await _in_thread(self._lake.find, self._name)
         # What was seen last may have gone with a failover of the catalog.
         self._table = table
         if table is None:
@@ -92,7 +105,7 @@ class Commits:
         """The table as the next commit would begin with it."""
         await self._renewed()
         if self._table is None:
-            self._table = await asyncio.to_thread(self._lake.load, self._name)
+            self._table = await _in_thread(self._lake.load, self._name)
         return self._table
 
     async def change(
@@ -141,7 +154,7 @@ class Commits:
         for tries in range(_TRIES_MAX):
             table = await self.table()
             try:
-                return await asyncio.to_thread(self._try, table, work)
+                return await _in_thread(self._try, table, work)
             except Conflict:
                 self._table = None
                 wait = min(_WAIT_SECONDS * 2**tries, _WAIT_SECONDS_MAX)
@@ -165,12 +178,13 @@ class Commits:
                     raise TransientError(  # noqa: TRY301 - as the step's own
                         "iceberg_table_changed", f"{'.'.join(self._name)} is partitioned anew"
                     )
-                state, value = one.step(state)
+                after, value = one.step(state)
                 if one.build is not None:
                     built.append(one.build(table))
             except Exception as error:  # noqa: BLE001 - it belongs to who asked
                 tried.append(_Tried(one, error=error))
             else:
+                state = after
                 staged.append(one.staged)
                 tried.append(_Tried(one, value))
         staged += built
@@ -183,3 +197,15 @@ class Commits:
                     discard(table, each)
                 raise
         return tried
+
+
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Not every client of a catalog has a deadline of its own."""
+    try:
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            return await asyncio.to_thread(work, *arguments)
+    except TimeoutError:
+        raise TransientError(
+            "iceberg_timed_out",
+            f"catalog or files gave no answer in {_DEADLINE_SECONDS:g} s; it is tried again",
+        ) from None

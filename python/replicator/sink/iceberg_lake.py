@@ -38,6 +38,7 @@ _PROPERTIES: Final = {
     "write.parquet.compression-codec": "zstd",
 }
 _TRIES_MAX: Final = 5
+_MADE_BY_ANOTHER: Final[tuple[type[BaseException], ...]] = (NamespaceAlreadyExistsError, *DATABASE)
 _KEYS: Final = ("client.access-key-id", "client.secret-access-key", "client.session-token")
 
 LETTERS: Final = pa.schema(
@@ -187,8 +188,8 @@ class Lake:
                 for length in range(1, len(wanted.name)):
                     try:
                         self._catalog.create_namespace(wanted.name[:length])
-                    except (NamespaceAlreadyExistsError, *DATABASE):
-                        continue  # another worker does the same; if not, the next call tells
+                    except _MADE_BY_ANOTHER:
+                        continue  # if not, the next call tells
                 self._create_table(wanted)
 
     def _create_table(self, wanted: Wanted) -> None:

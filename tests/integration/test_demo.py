@@ -205,6 +205,19 @@ def test_an_archive_holds_each_change_once_and_is_asked_at_the_end(
     assert_nothing_is_left(demo, family)
 
 
+def test_a_table_of_iceberg_holds_each_change_once(start: Callable[..., Demo]) -> None:
+    demo = start("--sink", "iceberg", "--seconds", "2", "--rate", "200", "--output", "json")
+    demo.until(lambda: "changes" in demo.stderr)
+    family = demo.family()
+    assert demo.end() == 0, demo.stderr
+    result = json.loads(demo.stdout.splitlines()[-1])
+    assert result["equal"] is True
+    assert result["items"] == result["rows"] > 100
+    assert result["rows_written"] == result["changes"]
+    assert "the products that changed most" in demo.stderr
+    assert_nothing_is_left(demo, family)
+
+
 def test_a_difference_is_found_named_and_ends_with_1(
     start: Callable[..., Demo], postgres_server: PostgresServer
 ) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import asyncpg
@@ -15,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from replicator.demo import compare
 from replicator.demo.archive import ArchivePlace
 from replicator.demo.child import TABLE
+from replicator.demo.lake import LakePlace
 from replicator.testing.kafka_server import KafkaServer, start_kafka
 from replicator.testing.servers import PostgresServer, start_postgres
 
@@ -176,5 +178,6 @@ class KafkaPlace:
 PLACES: Mapping[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[..., Place]]] = {
     "postgres": (start_postgres, PostgresPlace),
     "kafka": (start_kafka, lambda server, _psql: KafkaPlace(server)),
+    "iceberg": (TemporaryDirectory, lambda folder, _psql: LakePlace(folder)),
     "s3": (nullcontext, lambda _server, _psql: ArchivePlace()),
 }

@@ -9,7 +9,8 @@
 use std::io::Write;
 
 use libdeflater::CompressionLvl;
-use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
+use lz4::liblz4::BlockChecksum;
+use lz4::{BlockMode, BlockSize, ContentChecksum, EncoderBuilder};
 use zstd::zstd_safe::CParameter;
 
 /// A format.
@@ -64,7 +65,7 @@ impl CompressFault {
 enum State {
     Gzip(libdeflater::Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
-    Lz4(FrameInfo),
+    Lz4(EncoderBuilder),
 }
 
 /// A codec and its working memory, for many pieces of data.
@@ -92,7 +93,7 @@ impl Compressor {
                 State::Zstd(compressor)
             }
             Codec::Lz4 if level.is_some() => return Err(CompressFault::Level("None for lz4, which has one only")),
-            Codec::Lz4 => State::Lz4(FrameInfo::new().block_size(BlockSize::Max64KB)),
+            Codec::Lz4 => State::Lz4(lz4_frames()),
         }))
     }
 
@@ -110,14 +111,25 @@ impl Compressor {
                 let len = compressor.compress_to_buffer(data, &mut out[start..]).map_err(CompressFault::failed)?;
                 out.truncate(start + len);
             }
-            State::Lz4(info) => {
-                let mut encoder = FrameEncoder::with_frame_info(info.clone(), out);
+            State::Lz4(frames) => {
+                let mut encoder = frames.build(out).map_err(CompressFault::failed)?;
                 encoder.write_all(data).map_err(CompressFault::failed)?;
-                encoder.finish().map_err(CompressFault::failed)?;
+                encoder.finish().1.map_err(CompressFault::failed)?;
             }
         }
         Ok(())
     }
+}
+
+/// Blocks that don't depend on each other, and no checksums: a record batch has its own.
+fn lz4_frames() -> EncoderBuilder {
+    let mut frames = EncoderBuilder::new();
+    frames
+        .block_size(BlockSize::Max64KB)
+        .block_mode(BlockMode::Independent)
+        .block_checksum(BlockChecksum::NoBlockChecksum)
+        .checksum(ContentChecksum::NoChecksum);
+    frames
 }
 
 #[cfg(test)]
@@ -149,7 +161,7 @@ mod tests {
 
             let lz4 = compressed(Codec::Lz4, None, data);
             let mut found = Vec::new();
-            lz4_flex::frame::FrameDecoder::new(&lz4[..]).read_to_end(&mut found).unwrap();
+            lz4::Decoder::new(&lz4[..]).unwrap().read_to_end(&mut found).unwrap();
             assert_eq!(found, data);
         }
     }

@@ -8,8 +8,9 @@ begun, and none is left behind. `If-None-Match: *` refuses a name that is taken
 from __future__ import annotations
 
 import base64
+import random
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from replicator.aws import aws_errors
+from replicator.core.retry import Backoff
 from replicator.errors import TransientError
 
-CONFLICTS_MAX = 6
-_CONFLICT_SECONDS = 0.05
+_CONFLICTS_MAX = 6
+_CONFLICTS = Backoff(0.05, 1.0)
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
@@ -52,18 +54,20 @@ class Bucket:
         name: str,
         options: ObjectOptions,
         sleep: Callable[[float], Awaitable[None]],
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
         self._client = client
         self._options = options
         self._sleep = sleep
+        self._jitter = jitter
         self._whose = {} if options.owner is None else {"ExpectedBucketOwner": options.owner}
 
     async def create(self, key: str, body: bytes, *, content_type: str, is_data: bool) -> bool:
         """Creates the object; False when the name is taken. What is no data (a plan) stays in
         the standard class: it is small, and read again soon."""
         arguments = self._arguments(key, body, content_type, is_data=is_data)
-        for attempt in range(CONFLICTS_MAX):
+        for attempt in range(_CONFLICTS_MAX):
             with aws_errors("PutObject", self._place(key)):
                 try:
                     await self._client.put_object(**arguments)
@@ -77,8 +81,16 @@ class Bucket:
                             raise
                 else:
                     return True
-            await self._sleep(_CONFLICT_SECONDS * 2**attempt)
-        raise TransientError(
+            await self.pause(attempt)
+        raise self.conflict(key)
+
+    async def pause(self, attempt: int) -> None:
+        """The wait after the conflict number `attempt` (from 0) with others who write the same."""
+        await self._sleep(_CONFLICTS.next(attempt, self._jitter()))
+
+    def conflict(self, key: str) -> TransientError:
+        """What is raised when the pauses were of no use."""
+        return TransientError(
             "object_conflict",
             f"PutObject of {self._place(key)}: others write the same name again and again. What "
             "to do: nothing, it is tried again; look for two workers at one shard if it stays",
@@ -124,15 +136,13 @@ class Bucket:
             for found in answer.get("Contents", ()):
                 yield _entry(found)
 
-    async def level(self, prefix: str) -> tuple[list[Entry], list[str]]:
-        """The objects with the prefix and no slash behind it, and the prefixes up to the next
-        slash of all others, each once; both sorted."""
-        entries: list[Entry] = []
-        folders: list[str] = []
+    async def level(self, prefix: str) -> AsyncGenerator[tuple[list[Entry], list[str]], None]:
+        """By pages: the objects with the prefix and no slash behind it, and the prefixes up to the
+        next slash of all others, each once; both sorted. One request a page, however many objects
+        lie behind a slash."""
         async for answer in self._pages(prefix, Delimiter="/"):
-            entries += map(_entry, answer.get("Contents", ()))
-            folders += [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
-        return entries, folders
+            folders = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+            yield [_entry(found) for found in answer.get("Contents", ())], folders
 
     async def _pages(self, prefix: str, **arguments: str) -> AsyncIterator[Mapping[str, Any]]:
         token: dict[str, str] = {}

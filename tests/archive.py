@@ -61,4 +61,5 @@ def times_each(server: S3Server) -> Counter[str]:
 
 def plans(server: S3Server) -> list[dict[str, Any]]:
     """All plans, the newest first within a shard."""
-    return [json.loads(body) for body in server.objects(prefix="_replicator/plans/").values()]
+    found = server.objects(prefix="_replicator/plans/")
+    return [json.loads(body) for key, body in found.items() if key.endswith(".json")]

@@ -3,6 +3,7 @@ order per key, whatever comes again and whoever goes on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,27 @@ async def test_who_goes_on_writes_the_rest_and_nothing_twice(rig: LogRig) -> Non
     again = [*changes[begin:], changes[0], changes[5]]
     await write(second, pending(fence, again, first=begin + 1, then=SHARD_END))
     assert await rig.keys(PRODUCTS) == [f"item-{n}" for n in range(6)]
+
+
+async def test_what_is_held_comes_out_though_the_position_lies_behind_the_last_record(
+    rig: LogRig,
+) -> None:
+    """Regression: a subscription goes on behind the last record, an iterator stays at it. Who took
+    the shard over by polling waited for the next record, however long that took."""
+    first = await rig.worker(reorder_window_seconds=1)
+    fence = await fenced(first, "shard-1")
+    behind = pending(fence, [product("a", 1)], then=after(number(50)), behind_ms=1_000)
+    await write(first, behind)
+    await first.close()
+    second = await rig.worker(reorder_window_seconds=1)
+    fence = await second.fence(STREAM, "shard-1", "another")
+    assert await second.position(fence) != after(number(50)), "what is held is read again"
+    await write(second, pending(fence, [product("a", 1)]))
+    idle = pending(fence, [], then=after(number(1)))
+    await write(second, replace(idle, received_at=100.0))
+    assert await rig.keys(PRODUCTS) == ["a"]
+    third = await rig.worker(reorder_window_seconds=1)
+    assert await third.positions(STREAM) == {"shard-1": after(number(50))}, "it never goes back"
 
 
 async def test_a_change_of_a_table_that_is_not_ours_is_left_out(rig: LogRig) -> None:

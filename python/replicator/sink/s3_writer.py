@@ -190,7 +190,7 @@ class S3Writer:
             first = replace(first, batch=known, next=end)
             rest = replace(pending, batch=behind)
         shard.taken.append(shard.memory.take(first))
-        if first.next != end:
+        if not stored.is_reached(first.next):
             return None, None
         shard.taken.append(shard.memory.reach(stored))
         left, shard.taken = _Cut.of(shard.taken), []
@@ -230,10 +230,9 @@ class S3Writer:
         period_us, by_table = settings.prefix.period_us, settings.prefix.by_table
         parts = await asyncio.to_thread(self._parts, cut, period_us, by_table=by_table)
         before = None if shard.stored is None else shard.stored.position
-        position = furthest(before, cut.stored.position)
-        if not parts and not cut.rejections and position == before:
+        if not parts and not cut.rejections and cut.stored.position == before:
             return 0
-        plan = self._plan(shard, cut, replace(cut.stored, position=position), parts)
+        plan = self._plan(shard, cut, cut.stored, parts)
         found = await self._plans.create(shard.fence.stream, plan)
         if found != plan:
             raise TransientError(

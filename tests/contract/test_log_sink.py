@@ -103,6 +103,16 @@ async def test_a_change_of_a_table_that_is_not_ours_is_left_out(rig: LogRig) -> 
     assert await rig.keys(PRODUCTS) == ["a"]
 
 
+async def test_what_a_filter_leaves_out_is_counted(rig: LogRig) -> None:
+    sink = await rig.worker(filter=('{"eventName": ["REMOVE"]}',))
+    fence = await fenced(sink, "shard-1")
+    stranger = put("strangers", {"id": {"S": "x"}}, BASE_US)
+    gone = remove("products", {"id": {"S": "b"}}, BASE_US)
+    result = await write(sink, pending(fence, [product("a", 1), stranger, gone], then=SHARD_END))
+    assert (result.rows, result.unmatched) == (1, 1), "other tables' are counted elsewhere"
+    assert await rig.keys(PRODUCTS) == ["b"]
+
+
 async def test_a_shard_has_a_writer_of_its_own(rig: LogRig) -> None:
     """What is held back of one waits for no other's position."""
     sink = await rig.worker()

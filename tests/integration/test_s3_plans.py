@@ -4,19 +4,22 @@ who else may write there at the same time."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 import pytest
 
-from replicator.core.plan import Plan, numbered
+from replicator.core.plan import Encoding, Plan, numbered
 from replicator.core.prefix import Prefix
-from replicator.errors import TransientError
+from replicator.errors import FatalError, TransientError
 from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, after
+from replicator.settings import AttributesConfig
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3 import S3Sink
+from replicator.testing.json_server import Refusal
 from replicator.testing.s3_server import Request, S3Server, StoredObject
-from tests.archive import NOON_US, opened, settings, write
-from tests.changes import STREAM, number, pending, put
+from tests.archive import HOUR_US, NOON_US, ORDERS, PRODUCTS, opened, settings, write
+from tests.changes import STREAM, number, pending, put, remove
 
 PRODUCT = put("products", {"id": {"S": "a"}}, NOON_US)
 
@@ -123,3 +126,72 @@ async def test_who_is_never_quicker_waits_longer_each_time_and_gives_up(
     assert f"/{kind}/" in str(conflict.value)
     assert 5 <= len(waits) <= 12
     assert waits[0] < 0.1 < waits[4] <= max(waits) <= 1.0
+
+
+# ---- plans that were left incomplete, and another configuration by then
+
+REMOVALS = '{"eventName": ["REMOVE"]}'
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {"filters": (REMOVALS,)}),
+        ({"filters": (REMOVALS,)}, {}),
+        ({}, {"tables": [ORDERS]}),
+        ({"tables": [ORDERS]}, {}),
+        ({}, {"attributes": AttributesConfig(exclude=("n",))}),
+        ({"attributes": AttributesConfig(mask=("n",))}, {}),
+        ({"prefix": Prefix.parse("data/{table}/")}, {}),
+        ({}, {"prefix": Prefix.parse("data/{table}/!{timestamp:yyyy}/")}),
+        ({"encoding": Encoding("plain", "none")}, {}),
+        ({}, {"encoding": Encoding("raw", "zstd")}),
+        ({}, {"error_prefix": Prefix.parse("elsewhere/")}),
+    ],
+)
+async def test_a_plan_is_completed_by_what_it_was_decided_with(
+    server: S3Server, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """Regression: with another filter or list of tables any difference was taken for good, and
+    changes of the plan were lost or others written."""
+    changes = [
+        put("products", {"id": {"S": "a"}}, NOON_US, n={"N": "1"}),
+        put("orders", {"customer": {"S": "ann"}, "number": {"N": "7"}}, NOON_US + 1),
+        remove("products", {"id": {"S": "b"}}, NOON_US + HOUR_US),
+        b"broken",
+    ]
+
+    async def written(*, cut: bool, **then: Any) -> dict[str, bytes]:
+        """All objects but the plans: of one worker, or of one that began and another one."""
+        server.buckets["archive"].clear()
+        if cut:
+            tables = before.get("tables", [PRODUCTS, ORDERS])
+            settings = {name: value for name, value in before.items() if name != "tables"}
+            sink = await opened(server, tables, **settings)
+            server.before = refuse_data
+            fence = await sink.fence(STREAM, "shard-1", "me")
+            with pytest.raises(FatalError):
+                await write(sink, pending(fence, changes, then=SHARD_END))
+            await sink.close()
+            server.before = server.after
+        tables = then.pop("tables", [PRODUCTS, ORDERS])
+        sink = await opened(server, tables, **then)
+        fence = await sink.fence(STREAM, "shard-1", "another")
+        await write(sink, pending(fence, changes, then=SHARD_END))
+        assert await sink.position(fence) == SHARD_END
+        await sink.close()
+        found = server.objects()
+        # Names bear a mark of their worker.
+        return {
+            key.rpartition("-")[0] + key[key.index(".") :]: body
+            for key, body in found.items()
+            if not key.startswith("_replicator/")
+        }
+
+    expected = await written(cut=False, **before)
+    assert await written(cut=True, **now) == expected
+
+
+async def refuse_data(request: Request) -> None:
+    if request.operation == "PutObject" and not request.key.startswith("_replicator/"):
+        raise Refusal("AccessDenied", "no", 403)

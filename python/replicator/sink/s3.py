@@ -61,7 +61,7 @@ class S3Sink:
         return self._settings.batching
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        require_keys(self._settings.name, self._settings.projection, tables)
+        self._require_keys(tables)
         names = frozenset(table.name for table in tables)
         if names != self._tables:  # opened again, it goes on with its writers
             self._writers.clear()
@@ -71,7 +71,7 @@ class S3Sink:
         await bucket.first(self._settings.state_prefix)
 
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
-        require_keys(self._settings.name, self._settings.projection, tables)
+        self._require_keys(tables)
         settings, encoding = self._settings, self._settings.encoding
         async with self._briefly() as (bucket, plans):
             await bucket.first(settings.state_prefix)
@@ -197,6 +197,11 @@ class S3Sink:
     def _start(self, fence: Fence, standing: Standing) -> None:
         first = standing.stored or LogPosition(TRIM_HORIZON)
         self.writer(fence).start(fence, standing, first)
+
+    def _require_keys(self, tables: Sequence[TableSchema]) -> None:
+        attributes = self._settings.attributes
+        projection = None if attributes is None else attributes.projection()
+        require_keys(self._settings.name, projection, tables)
 
     async def _ready(self) -> tuple[Bucket, S3Plans]:
         if self._opened is None:

@@ -455,17 +455,6 @@ async def test_after_a_failure_the_position_is_read_before_anything_is_written(
     await sink.close()
 
 
-async def test_check_says_what_cannot_be_replayed(server: S3Server) -> None:
-    sink = S3Sink(settings(server.url, encoding=Encoding("plain")))
-    planned = await sink.plan([PRODUCTS])
-    (finding,) = [each for each in planned.findings if each.code]
-    assert finding.code == "archive_not_replayable"
-    assert not planned.problems, "it starts all the same"
-    whole = await S3Sink(settings(server.url)).plan([PRODUCTS])
-    assert not [each for each in whole.findings if each.code]
-    assert {request.operation for request in server.requests} == {"ListObjectsV2"}
-
-
 async def test_a_look_from_outside_tells_where_each_shard_stands(server: S3Server) -> None:
     sink = await opened(server)
     looking = S3Sink(settings(server.url))

@@ -74,20 +74,22 @@ class S3Sink:
         self._require_keys(tables)
         settings, encoding = self._settings, self._settings.encoding
         async with self._briefly() as (bucket, plans):
-            await bucket.first(settings.state_prefix)
+            await bucket.require_access(f"{settings.state_prefix}check")
         form = f"{encoding.format}, {encoding.compression}"
         found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})")]
-        if not encoding.is_lossless:
+        if settings.lacks:
+            lacks = ", ".join(settings.lacks)
             found.append(
                 SinkFinding(
                     "format",
-                    f"format {encoding.format}: this archive can't be replayed, nor a table "
-                    "restored from it without loss; for that write format: change",
+                    f"this archive doesn't hold every change whole ({lacks}): it can't be "
+                    "replayed, nor a table restored from it, without loss; for that write format: "
+                    "change, without filter and attributes",
                     code="archive_not_replayable",
                     is_warning=True,
                 )
             )
-        return SinkPlan(f"bucket {settings.bucket} answers", tuple(found))
+        return SinkPlan(f"bucket {settings.bucket} can be listed, read and written", tuple(found))
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
         async with self._briefly():

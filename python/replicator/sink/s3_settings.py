@@ -197,6 +197,13 @@ class S3Settings:
     duplicate_us: int = 60_000_000
     window_bytes_max: int = 67_108_864
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What of the settings keeps a replay from reading every change again, whole."""
+        lossy = () if self.encoding.is_lossless else (f"format {self.encoding.format}",)
+        filtered = ("filter",) if self.filters else ()
+        return (*lossy, *filtered, *(("attributes",) if self.attributes is not None else ()))
+
     def is_data(self, place: str) -> bool:
         """False for a key or folder of plans, or of refused records."""
         if is_letters(place):

@@ -80,13 +80,12 @@ def verdict(comparison: Comparison, changes: int) -> str:
     changes."""
     shown = comparison.differences[:DIFFERENCES_SHOWN]
     more = len(comparison.differences) - len(shown)
-    word = "equal" if comparison.is_equal else "DIFFERENT"
+    sides = f"{comparison.items} items in the table, {comparison.rows} rows in {comparison.place}"
     return "\n".join(
         [
             *(f"  {difference}" for difference in shown),
             *([f"  and {more} more"] if more else []),
-            f"{word}: {comparison.items} items in the table, {comparison.rows} rows in "
-            f"{comparison.place}, {changes} changes",
+            f"{'equal' if comparison.is_equal else 'DIFFERENT'}: {sides}, {changes} changes",
         ]
     )
 

@@ -27,6 +27,7 @@ from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.matched import matched
 from replicator.sink.position import tip_age_seconds
 
 # A position that moved while nothing was written is stored this often: far more often than any
@@ -97,6 +98,7 @@ class _Due:
     position: LogPosition
     duplicates: int
     superseded: int
+    unmatched: int
     is_holding: bool
 
 
@@ -161,16 +163,14 @@ class KafkaWriter:
         batches = [each.changes for each in taken if len(each.changes)] or [taken[-1].changes]
         changes = batches[0] if len(batches) == 1 else ChangeBatch.concat(batches)
         rejections = [rejection for each in taken for rejection in each.rejections]
-        if self._pattern is not None:
-            changes = changes.filter(self._pattern)
-        if self._projection is not None:
-            changes = changes.project(self._projection)
+        changes, unmatched = matched(changes, self._room.topics, self._pattern, self._projection)
         return _Due(
             changes,
             tuple(rejections),
             log.stored,
             max(found - known, 0),
             log.counts["left_out"] - left_out,
+            unmatched,
             taken[-1].is_holding,
         )
 
@@ -241,6 +241,7 @@ class KafkaWriter:
         return WriteResult(
             duplicates=due.duplicates,
             superseded=due.superseded,
+            unmatched=due.unmatched,
             dead_letters=tuple(DeadLetter(shard_id, one.table, one) for one in rejections),
             holding=frozenset({shard_id} if due.is_holding else ()),
         )

@@ -213,8 +213,9 @@ async def test_an_idle_position_is_stored_at_first_and_then_seldom(rig: Rig) -> 
     assert await sink.positions(STREAM) == {"shard-1": SHARD_END}
 
 
-async def test_a_zombie_writes_nothing_though_it_has_not_noticed(rig: Rig) -> None:
-    zombie, owner = await rig.worker(), await rig.worker()
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_a_zombie_writes_nothing_though_it_has_not_noticed(rig: Rig, delivery: str) -> None:
+    zombie, owner = [await rig.worker(delivery=delivery) for _ in range(2)]
     stale = await fenced(zombie)
     await write(zombie, pending(stale, [product(1)]))
     fence = await fenced(owner, owner="other")

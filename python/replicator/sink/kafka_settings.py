@@ -63,8 +63,8 @@ class KafkaConfig(SinkConfig):
     )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
-        description="exactly_once: records and position in one transaction. at_least_once: the "
-        "position follows the records; a restart may repeat some.",
+        description="exactly_once: records and position in one transaction. at_least_once: "
+        "only the position is; a restart may repeat some records.",
     )
     headers: bool = Field(
         default=True, description="table, event, version, position, event_id of each record."
@@ -141,6 +141,11 @@ class KafkaConfig(SinkConfig):
             raise ValueError(
                 "cleanup: compact keeps one record of each key, so each table needs a topic of "
                 "its own: put {table} into topic"
+            )
+        if self.cleanup == "compact" and self.delivery != "exactly_once":
+            raise ValueError(
+                "cleanup: compact needs delivery: exactly_once: a worker that is paused amid a "
+                "write could put an old change behind newer ones of its key, which then stays"
             )
         return self
 

@@ -1,7 +1,8 @@
 """One shard's changes, dead letters and position, in one transaction.
 
 The walk of `write`: take what is due from the shard's memory, encode it by table, send it all,
-commit. With `at_least_once` the records go first, by a producer that all shards share.
+commit. With `at_least_once` the records go by a producer that all shards share, outside of the
+transaction, between the position and its commit.
 """
 
 from __future__ import annotations
@@ -185,33 +186,41 @@ class KafkaWriter:
         rejections = (*due.rejections, *encoded.rejections)
         self._check_letters(rejections)
         stored = self._stored(due.position, rejections, encoded.aside)
-        producer = shard.producer if is_once else room.producers.shared()
-        async with room.producers.use(producer) as driver:
-            sent = Sent()
+        async with room.producers.use(shard.producer) as driver:
+            await driver.begin_transaction()
+            sent, topic = Sent(), room.config.positions_topic
+            sent.add(await send_position(driver, topic, shard.key, stored))
             if is_once:
-                await driver.begin_transaction()
-            try:
-                for topic, batch in encoded.batches:
-                    finished = FinishedBatch(batch, transactional=is_once)
-                    sent.add(await driver.send_batch(finished, topic, partition=batch.partition))
-                for one in rejections:
-                    sent.add(await self._send_letter(driver, one))
-                if not is_once:
-                    await sent.acknowledged()
-                topic = room.config.positions_topic
-                sent.add(await send_position(driver, topic, shard.key, stored))
+                await self._send(driver, encoded, rejections, sent)
+            else:
+                # The brokers take it of the newest fence only, and it counts with the commit: who
+                # was fenced before this write finds out here, and sends nothing.
                 await sent.acknowledged()
-            except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
-                await room.look_again()
-                raise TransientError(
-                    "kafka_limit_changed",
-                    f"a topic takes smaller records than it said: {error}; it was asked again",
-                    retry_after_seconds=0.0,
-                ) from error
-            if is_once:
-                await driver.commit_transaction()
+                async with room.producers.use(room.producers.shared()) as carrier:
+                    await self._send(carrier, encoded, rejections, sent)
+            await driver.commit_transaction()
         shard.stored, shard.stored_at = stored, room.monotonic()
         return replace(self._result(due, rejections), rows=encoded.rows)
+
+    async def _send(
+        self, driver: Any, encoded: Encoded, rejections: Sequence[Rejection], sent: Sent
+    ) -> None:
+        """Returns when they are acknowledged, with all that was sent before."""
+        is_once = self._room.config.delivery == "exactly_once"
+        try:
+            for topic, batch in encoded.batches:
+                finished = FinishedBatch(batch, transactional=is_once)
+                sent.add(await driver.send_batch(finished, topic, partition=batch.partition))
+            for one in rejections:
+                sent.add(await self._send_letter(driver, one))
+            await sent.acknowledged()
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            await self._room.look_again()
+            raise TransientError(
+                "kafka_limit_changed",
+                f"a topic takes smaller records than it said: {error}; it was asked again",
+                retry_after_seconds=0.0,
+            ) from error
 
     async def _partitions(self, driver: Any, changes: ChangeBatch) -> Mapping[str, int]:
         """Those of now: others' producers use a new one at once, too."""

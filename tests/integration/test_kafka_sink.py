@@ -324,7 +324,10 @@ async def test_topics_are_made_or_refused_with_what_to_do(rig: Rig) -> None:
     sink = await rig.worker(tables=[PRODUCTS])
     await rig.worker(tables=[PRODUCTS], create=False)
     planned = await sink.plan([PRODUCTS, ORDERS])
-    assert [finding.message for finding in planned.findings] == [
+    *found, risk = planned.findings
+    assert (risk.code, risk.is_warning) == ("kafka_topic_unsafe", True)
+    assert risk.message.startswith("one replica: ")
+    assert [finding.message for finding in found] == [
         f"topic {rig.prefix}.positions: 1 partition, cleanup.policy=compact",
         f"topic {rig.prefix}.dead: 1 partition, cleanup.policy=delete",
         f"topic {rig.prefix}.products: 2 partitions, cleanup.policy=delete",

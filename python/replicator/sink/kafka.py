@@ -309,7 +309,7 @@ class KafkaSink:
         with mapped(doing):
             async with self._producers.use(producer) as driver:
                 await driver.begin_transaction()
-                sent = Sent()
+                sent = Sent(producer)
                 sent.add(await send_position(driver, self._positions.topic, key, stored))
                 await sent.acknowledged()
                 await driver.commit_transaction()

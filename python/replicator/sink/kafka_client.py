@@ -38,17 +38,25 @@ _FENCED: Final = (
     kafka.InvalidTxnState,
 )
 
+# The broker doesn't know the last records of a producer, though it acknowledged them.
+_WENT_BACK: Final = (kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId)
+
 # Each class with what the operator should do; the first that fits decides.
 _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     (
-        (
-            kafka.TopicAuthorizationFailedError,
-            kafka.ClusterAuthorizationFailedError,
-            kafka.TransactionalIdAuthorizationFailed,
-            kafka.GroupAuthorizationFailedError,
-        ),
+        (kafka.TopicAuthorizationFailedError,),
         "kafka_denied",
-        "grant Write and Describe on the topics, Read on the positions, Write on transactional ids",
+        "grant Describe and Write on the topics, and Read on the positions topic",
+    ),
+    (
+        (kafka.TransactionalIdAuthorizationFailed,),
+        "kafka_denied",
+        "grant Describe and Write on the transactional ids that begin like that, up to its last /",
+    ),
+    (
+        (kafka.ClusterAuthorizationFailedError,),
+        "kafka_denied",
+        "brokers before 3.0 want IdempotentWrite on the cluster",
     ),
     (
         (
@@ -169,11 +177,24 @@ def mapped(doing: str) -> Iterator[None]:
         raise
     except _FENCED as error:
         raise Fenced(f"{doing}: {_said(error)}") from error
+    except _WENT_BACK as error:
+        raise went_back(f"{doing}: {_said(error)}: a partition") from error
     except TimeoutError as error:
         raise TransientError("kafka_timeout", f"{doing}: no answer in time") from error
     except (kafka.KafkaError, kafka.IllegalOperation, OSError, AssertionError) as error:
         # An assertion of the driver's is one of its states that a connection's end left behind.
         raise translated(error, doing) from error
+
+
+def went_back(place: str) -> TransientError:
+    """What is said of a partition that lacks records which were acknowledged."""
+    return TransientError(
+        "kafka_went_back",
+        f"{place} lacks records that were acknowledged: a replica without them became its leader. "
+        "Reading goes on from the stored position; if records of a table are gone that lie before "
+        "it, set it back (`replicator positions set`). It can't happen with at least two "
+        "min.insync.replicas and unclean.leader.election.enable=false",
+    )
 
 
 def translated(error: BaseException, doing: str) -> ReplicatorError:

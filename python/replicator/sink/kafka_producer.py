@@ -21,7 +21,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from replicator.sink.kafka_client import Fenced, Options, started
+from replicator.sink.kafka_client import Fenced, Options, started, went_back
 
 IDLE_SECONDS: Final = 60.0
 """A producer without work is closed after this, at another's next work."""
@@ -46,6 +46,7 @@ class Producer:
         self._opening = asyncio.Lock()
         self._identity: tuple[int, int] | None = None
         self._sequences: dict[Any, int] = {}
+        self._newest: dict[Any, int] = {}
         self.is_broken = False
         """True after a write whose outcome is unknown: only a new epoch may write."""
 
@@ -68,6 +69,13 @@ class Producer:
             None if made is None else made._message_accumulator._exception
         )
         return failed
+
+    def saw(self, place: Any, offset: int) -> None:
+        """A record of it stands there (its topic and partition). Raises TransientError when that
+        lies before what was acknowledged, which is gone then."""
+        if 0 <= offset <= self._newest.get(place, -1):
+            raise went_back(f"partition {place.partition} of topic {place.topic}")
+        self._newest[place] = offset
 
     async def opened(self) -> AIOKafkaProducer:
         """The driver's producer. Raises its errors."""

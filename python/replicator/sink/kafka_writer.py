@@ -88,6 +88,12 @@ class Room:
     monotonic: Callable[[], float]
     now_us: Callable[[], int]
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """What each topic takes, as far as is known."""
+        topics = (*self.topics.values(), *self.letters.values())
+        return {topic.name: topic.bytes_max for topic in topics}
+
 
 @dataclass(frozen=True, slots=True)
 class _Due:
@@ -181,6 +187,7 @@ class KafkaWriter:
         producer = shard.producer if is_once else room.producers.shared()
         async with room.producers.use(producer) as driver:
             partitions = await self._partitions(driver, due.changes)
+        limits = room.limits
         # What stops this shard here must not end a producer that others write by, too.
         encoded = await self._encoded(partitions, due.changes)
         rejections = (*due.rejections, *encoded.rejections)
@@ -188,24 +195,30 @@ class KafkaWriter:
         stored = self._stored(due.position, rejections, encoded.aside)
         async with room.producers.use(shard.producer) as driver:
             await driver.begin_transaction()
-            sent, topic = Sent(), room.config.positions_topic
+            sent, topic = Sent(shard.producer), room.config.positions_topic
             sent.add(await send_position(driver, topic, shard.key, stored))
             if is_once:
-                await self._send(driver, encoded, rejections, sent)
+                await self._send(driver, encoded, rejections, sent, limits)
             else:
                 # The brokers take it of the newest fence only, and it counts with the commit: who
                 # was fenced before this write finds out here, and sends nothing.
                 await sent.acknowledged()
                 async with room.producers.use(room.producers.shared()) as carrier:
-                    await self._send(carrier, encoded, rejections, sent)
+                    await self._send(carrier, encoded, rejections, Sent(), limits)
             await driver.commit_transaction()
         shard.stored, shard.stored_at = stored, room.monotonic()
         return replace(self._result(due, rejections), rows=encoded.rows)
 
     async def _send(
-        self, driver: Any, encoded: Encoded, rejections: Sequence[Rejection], sent: Sent
+        self,
+        driver: Any,
+        encoded: Encoded,
+        rejections: Sequence[Rejection],
+        sent: Sent,
+        limits: Mapping[str, int],
     ) -> None:
-        """Returns when they are acknowledged, with all that was sent before."""
+        """Returns when they are acknowledged, with all that was sent before. `limits` are those
+        that they were encoded for."""
         is_once = self._room.config.delivery == "exactly_once"
         try:
             for topic, batch in encoded.batches:
@@ -215,7 +228,15 @@ class KafkaWriter:
                 sent.add(await self._send_letter(driver, one))
             await sent.acknowledged()
         except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
-            await self._room.look_again()
+            room = self._room
+            await room.look_again()
+            if room.limits == limits:
+                raise FatalError(
+                    "kafka_limit_unknown",
+                    f"a topic takes smaller records than it seems to: {error}; grant "
+                    "DescribeConfigs on the topics if it isn't, else raise max.message.bytes of "
+                    f"{room.config.positions_topic}, too",
+                ) from error
             raise TransientError(
                 "kafka_limit_changed",
                 f"a topic takes smaller records than it said: {error}; it was asked again",
@@ -292,7 +313,10 @@ async def send_position(
 class Sent:
     """What is on its way. Whatever ends the wait, an error of each is seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, producer: Producer | None = None) -> None:
+        """`producer` tells whether what it sent before is still there. Of one that several
+        write by, nobody knows what came before."""
+        self._producer = producer
         self._futures: list[asyncio.Future[Any]] = []
 
     def add(self, future: asyncio.Future[Any]) -> None:
@@ -301,7 +325,10 @@ class Sent:
 
     async def acknowledged(self) -> None:
         """Returns when all are. Raises the first error."""
-        await asyncio.gather(*self._futures)
+        found, self._futures = await asyncio.gather(*self._futures), []
+        if self._producer is not None:
+            for each in found:
+                self._producer.saw(each.topic_partition, each.offset)
 
 
 async def _in_thread(nbytes: int, work: Callable[..., Any], *arguments: Any) -> Any:

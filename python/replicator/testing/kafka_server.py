@@ -134,6 +134,23 @@ class KafkaServer:
         finally:
             send_signal(self._process.pid, signal.SIGCONT)
 
+    @contextmanager
+    def losing(self, topic: str) -> Iterator[None]:
+        """Whatever is written to the topic inside is gone afterwards, as when a replica becomes
+        leader that lacks it. The broker is started again at both ends."""
+        data, kept = self._folder / "data", self._folder / "kept"
+        self.stop()
+        found = [each.name for each in data.glob(f"{topic}-*")]
+        for name in found:
+            shutil.copytree(data / name, kept / name)
+        self.start()
+        yield
+        self.stop()
+        for name in found:
+            shutil.rmtree(data / name)
+            shutil.move(kept / name, data / name)
+        self.start()
+
     def format(self, security: Security | None = None) -> None:
         """Prepares its empty folder."""
         port, controller = self._port, free_port()

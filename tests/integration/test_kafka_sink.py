@@ -201,7 +201,8 @@ async def test_an_idle_position_is_stored_at_first_and_then_seldom(rig: Rig) -> 
     fence = await fenced(sink)
 
     async def idle(n: int) -> Position:
-        await write(sink, pending(fence, [], then=after(number(n))))
+        result = await write(sink, pending(fence, [], then=after(number(n))))
+        assert result.is_asked is (n != 20), "what wasn't written tells nothing of the brokers"
         return (await sink.positions(STREAM))["shard-1"]
 
     assert await idle(10) == after(number(10))

@@ -261,13 +261,13 @@ class KafkaSink:
         for shard_id, position in positions.items():
             fence = await self.fence(stream, shard_id, owner)
             shard = self._shards[stream, shard_id]
-            await self._positions.refresh()
-            before = self._positions.log(shard.key)
-            now_us = self._now_us()
-            tip_us = min(now_us, position.timestamp_us or now_us)
-            moved = LogPosition(position, tip_us=tip_us, begun_us=now_us)
-            claim = shard.claim(moved, self._positions.shard(shard.key))
             try:
+                await self._positions.refresh()
+                before = self._positions.log(shard.key)
+                now_us = self._now_us()
+                tip_us = min(now_us, position.timestamp_us or now_us)
+                moved = LogPosition(position, tip_us=tip_us, begun_us=now_us)
+                claim = shard.claim(moved, self._positions.shard(shard.key))
                 await self._store(shard.producer, shard.key, claim, f"moving {shard_id}")
             except Fenced:
                 raise fence_lost(fence) from None

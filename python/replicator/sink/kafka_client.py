@@ -5,8 +5,9 @@ Error codes: https://kafka.apache.org/protocol#protocol_error_codes.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -139,6 +140,25 @@ def _context(tls: TLSConfig, name: str) -> ssl.SSLContext:
             "key_file and key_password",
         ) from None
     return context
+
+
+class Ends:
+    """What is being closed: to its end, also when whoever waits for it is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    async def wait_for(self, end: Coroutine[Any, Any, None]) -> None:
+        """Returns when it has ended."""
+        task = asyncio.ensure_future(end)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def all(self) -> None:
+        """Returns when everything has."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 class Startable(Protocol):

@@ -18,14 +18,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import Position, Reached, Stream
-from replicator.sink.kafka_client import Options, mapped, started
+from replicator.sink.kafka_client import Ends, Options, mapped, started
 from replicator.sink.log_shard import LogPosition
 
 PARTITION: Final = 0
@@ -121,6 +123,7 @@ class KafkaPositions:
         self._shards: dict[Key, Stored] = {}
         self._streams: dict[Key, Begun] = {}
         self._last: Any = None
+        self._ends = Ends()
         self._lock = asyncio.Lock()
         # Whoever asks while somebody reads waits for a later reading, and shares it.
         self._asked = self._served = 0
@@ -182,6 +185,7 @@ class KafkaPositions:
     async def close(self) -> None:
         async with self._lock:
             await self._close()
+        await self._ends.all()
 
     async def _close(self) -> None:
         consumers = (self._reader, self._watermarks)
@@ -189,7 +193,7 @@ class KafkaPositions:
         self._begin_anew()
         for consumer in consumers:
             if consumer is not None:
-                await consumer.stop()
+                await self._ends.wait_for(_stopped(consumer))
 
     def _begin_anew(self) -> None:
         self._shards, self._streams, self._last = {}, {}, None
@@ -269,6 +273,11 @@ class KafkaPositions:
             self._shards[at] = Stored.of(json.loads(value))
         else:
             self._streams[at] = Begun.of(json.loads(value))
+
+
+async def _stopped(consumer: AIOKafkaConsumer) -> None:
+    with suppress(KafkaError, OSError):
+        await consumer.stop()
 
 
 def reached(log: LogPosition) -> Reached:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from replicator.sink.kafka_client import Fenced, Options, started, went_back
+from replicator.sink.kafka_client import Ends, Fenced, Options, started, went_back
 
 IDLE_SECONDS: Final = 60.0
 """A producer without work is closed after this, at another's next work."""
@@ -37,9 +37,14 @@ class Producer:
     """The producer of one transactional id under one epoch; without an id it is idempotent."""
 
     def __init__(
-        self, transactional_id: str | None, options: Options, timeout_seconds: float
+        self,
+        transactional_id: str | None,
+        options: Options,
+        timeout_seconds: float,
+        ends: Ends | None = None,
     ) -> None:
         self.transactional_id = transactional_id
+        self._ends = ends or Ends()
         self._options = options
         self._timeout_seconds = timeout_seconds
         self._open: AIOKafkaProducer | None = None
@@ -99,8 +104,11 @@ class Producer:
         try:
             await started(made, self._options)
         except BaseException:
-            await _abandoned(made)
+            await self._ends.wait_for(_abandoned(made))
             raise
+        if self.is_broken:
+            await self._ends.wait_for(_abandoned(made))
+            raise Fenced(f"{self.transactional_id} was given up meanwhile")
         self._identity = (state.producer_id, state.producer_epoch)
         self._open = made
         return made
@@ -111,10 +119,10 @@ class Producer:
         if made is None:
             return
         if self.is_broken:
-            await _abandoned(made)
+            await self._ends.wait_for(_abandoned(made))
             return
         self._sequences = dict(made._txn_manager._sequence_numbers)
-        await _stopped(made)
+        await self._ends.wait_for(_stopped(made))
 
     async def give_up(self) -> None:
         """After a failure: what it was doing is over, here and for good."""
@@ -169,6 +177,7 @@ class KafkaProducers:
         self._open_max = open_max
         self._timeout_seconds = timeout_seconds
         self._monotonic = monotonic
+        self._ends = Ends()
         self._busy: Counter[Producer] = Counter()
         self._shared = self._make_shared()
         # The idle ones that are open, and since when; the longest idle first.
@@ -176,7 +185,7 @@ class KafkaProducers:
 
     def make(self, transactional_id: str) -> Producer:
         """A producer that takes the id over as soon as it is used."""
-        return Producer(transactional_id, self._options, self._timeout_seconds)
+        return Producer(transactional_id, self._options, self._timeout_seconds, self._ends)
 
     def shared(self) -> Producer:
         """The one without a transactional id."""
@@ -185,7 +194,7 @@ class KafkaProducers:
         return self._shared
 
     def _make_shared(self) -> Producer:
-        return Producer(None, self._options, self._timeout_seconds)
+        return Producer(None, self._options, self._timeout_seconds, self._ends)
 
     @asynccontextmanager
     async def use(self, producer: Producer) -> AsyncIterator[AIOKafkaProducer]:
@@ -219,6 +228,7 @@ class KafkaProducers:
         producers = [*self._idle, *self._busy]
         self._idle.clear()
         await asyncio.gather(*(producer.give_up() for producer in producers))
+        await self._ends.all()
 
     async def _make_room(self) -> None:
         old = self._monotonic() - IDLE_SECONDS

@@ -125,10 +125,10 @@ class KafkaWriter:
         lost = WriteResult(lost=frozenset({shard.fence.shard_id}))
         if shard.is_over or shard.log is None or any(o.fence != shard.fence for o in payload):
             return lost
-        due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
-        if self._is_idle(due):
-            return self._result(due, due.rejections)
         try:
+            due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
+            if self._is_idle(due):
+                return replace(self._result(due, due.rejections), is_asked=False)
             with mapped(f"writing changes of {shard.fence.shard_id}"):
                 return await self._write(due)
         except BaseException as error:

@@ -17,7 +17,9 @@ from aiokafka.conn import collect_hosts, create_conn
 from replicator.aws import AWSSettings
 from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.sink.kafka_iam import IAMTokens
-from replicator.sink.kafka_settings import KafkaConfig, TLSConfig
+from replicator.sink.kafka_oauth import ClientTokens
+from replicator.sink.kafka_settings import KafkaConfig, SASLConfig, TLSConfig
+from replicator.sink.kafka_token import Tokens, TriedTokens
 
 REQUEST_SECONDS_MAX: Final = 10.0
 """One request's answer is waited for this long; then it is tried again, or the write fails."""
@@ -68,7 +70,7 @@ _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
             kafka.AuthenticationMethodNotSupported,
         ),
         "kafka_authentication",
-        "check sasl: mechanism, username and password",
+        "check sasl: mechanism and who signs in",
     ),
     ((ssl.SSLError,), "kafka_tls", "check tls: ca_file, and that the brokers speak TLS there"),
     (
@@ -108,20 +110,27 @@ def options(config: KafkaConfig, aws: AWSSettings) -> Options:
     if config.tls is not None:
         made["ssl_context"] = _context(config.tls, config.name)
     if (sasl := config.sasl) is not None:
-        made["sasl_mechanism"] = sasl.mechanism
         if sasl.mechanism == "OAUTHBEARER":
-            made["sasl_oauth_token_provider"] = IAMTokens(
-                aws if sasl.aws is None else AWSSettings(**sasl.aws.model_dump())
+            connect = made | {"security_protocol": _protocol(config, signs_in=False)}
+            made["sasl_oauth_token_provider"] = TriedTokens(
+                _tokens(sasl, aws), connect, sasl.extensions
             )
         else:
             made["sasl_plain_username"] = sasl.username
             made["sasl_plain_password"] = sasl.password.get_secret_value()
+        made["sasl_mechanism"] = sasl.mechanism
     return made
 
 
-def _protocol(config: KafkaConfig) -> str:
+def _tokens(sasl: SASLConfig, aws: AWSSettings) -> Tokens:
+    if sasl.token_endpoint:
+        return ClientTokens(sasl)
+    return IAMTokens(aws if sasl.aws is None else AWSSettings(**sasl.aws.model_dump()))
+
+
+def _protocol(config: KafkaConfig, *, signs_in: bool = True) -> str:
     # https://kafka.apache.org/documentation/#producerconfigs_security.protocol
-    if config.sasl is None:
+    if config.sasl is None or not signs_in:
         return "PLAINTEXT" if config.tls is None else "SSL"
     return "SASL_PLAINTEXT" if config.tls is None else "SASL_SSL"
 
@@ -218,7 +227,9 @@ def went_back(place: str) -> TransientError:
 
 
 def translated(error: BaseException, doing: str) -> ReplicatorError:
-    """The engine's error for one of the driver's."""
+    """The engine's error for one of the driver's, or what caused that."""
+    if isinstance(error, ReplicatorError):
+        return error
     for kinds, code, action in _FATAL:
         if isinstance(error, kinds):
             return FatalError(code, f"{doing}: {_said(error)}; {action}")

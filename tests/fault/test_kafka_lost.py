@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 
 import pytest
 
@@ -31,11 +31,14 @@ async def rig(broker: KafkaServer) -> AsyncIterator[Rig]:
 
 
 @asynccontextmanager
-async def losing(broker: KafkaServer, topic: str) -> AsyncIterator[None]:
-    lost = broker.losing(topic)
-    await asyncio.to_thread(lost.__enter__)
+async def threaded(state: AbstractContextManager[None]) -> AsyncIterator[None]:
+    await asyncio.to_thread(state.__enter__)
     yield
-    await asyncio.to_thread(lost.__exit__, None, None, None)
+    await asyncio.to_thread(state.__exit__, None, None, None)
+
+
+def losing(broker: KafkaServer, topic: str) -> AbstractAsyncContextManager[None]:
+    return threaded(broker.losing(topic))
 
 
 @pytest.mark.parametrize("is_refilled", [False, True])
@@ -89,3 +92,20 @@ async def test_that_all_of_a_producer_is_gone_is_seen_by_its_offsets(
     with pytest.raises(TransientError) as gone:
         await write(sink, pending(fence, [product(2)], first=2))
     assert gone.value.code == "kafka_went_back"
+
+
+async def test_a_broker_without_room_is_waited_for(rig: Rig, broker: KafkaServer) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    sink = await rig.worker(transaction_timeout_seconds=3)
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(1)]))
+    async with threaded(broker.full()):
+        with pytest.raises(TransientError):
+            await write(sink, pending(fence, [product(2)], first=2))
+        with pytest.raises(TransientError):
+            await sink.fence(STREAM, "shard-1", "me")
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(n) for n in range(1, 4)]))
+    assert await rig.seen() == [1_000_000, 2_000_000, 3_000_000]
+    assert complaints == []

@@ -209,7 +209,11 @@ def mapped(doing: str) -> Iterator[None]:
     except _WENT_BACK as error:
         raise went_back(f"{doing}: {_said(error)}: a partition") from error
     except TimeoutError as error:
-        raise TransientError("kafka_timeout", f"{doing}: no answer in time") from error
+        raise TransientError(
+            "kafka_timeout",
+            f"{doing}: not done in time: brokers are away or slow, or their logs say why they "
+            "don't take it (no room on a disk, too few replicas in sync)",
+        ) from error
     except (kafka.KafkaError, kafka.IllegalOperation, OSError, AssertionError) as error:
         # An assertion of the driver's is one of its states that a connection's end left behind.
         raise translated(error, doing) from error

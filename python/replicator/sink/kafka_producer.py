@@ -144,6 +144,8 @@ async def _abandoned(made: AIOKafkaProducer) -> None:
     made._closed = True
     waiting = made._message_accumulator
     batches = [*chain.from_iterable(waiting._batches.values()), *waiting._pending_batches]
+    # One that waits for another try isn't among them, though the driver takes it from there.
+    waiting._pending_batches.update(batches)
     waiting.fail_all(KafkaError("given up"))
     ends = [future for batch in batches for future in (batch.future, batch._drain_waiter)]
     for future in (*ends, made._txn_manager._transaction_waiter):

@@ -245,9 +245,7 @@ async def make(
     """All topics as the sink needs them; those that are missing are made. Raises FatalError with
     what to do."""
     planned, found = await plan(options, config, tables)
-    if planned.problems:
-        first = planned.problems[0]
-        raise FatalError(first.code, f"sink {config.name}: {first.message}")
+    _refuse(planned, config)
     missing = [each for each in wanted(config, tables) if each.name not in found]
     if not missing:
         return found
@@ -265,8 +263,14 @@ async def make(
         planned, found = await plan(options, config, tables)
         if not planned.problems and len(found) == len(wanted(config, tables)):
             return found
+    _refuse(planned, config)
     with mapped(f"making topics of sink {config.name}"):
         raise TimeoutError
+
+
+def _refuse(planned: SinkPlan, config: KafkaConfig) -> None:
+    for first in planned.problems:
+        raise FatalError(first.code, f"sink {config.name}: {first.message}")
 
 
 async def _create(

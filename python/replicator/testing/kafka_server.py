@@ -6,6 +6,7 @@ Its jars are those of `kafka.pom.xml`, which `make setup` copies into `.kafka/`;
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,16 @@ class KafkaServer:
             yield
         finally:
             send_signal(self._process.pid, signal.SIGCONT)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Inside nothing more fits into its folder. As every broker whose only log directory
+        fails it ends by itself; it is started again afterwards."""
+        assert self._process is not None, "it isn't running"
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        yield
+        self.stop()
+        self.start()
 
     @contextmanager
     def losing(self, topic: str) -> Iterator[None]:

@@ -189,7 +189,8 @@ class LogShard:
             given_us=given_us,
             replay_from=self._replay_from(given_us, pending.next),
             last_arrival_us=_later(stored.last_arrival_us, arrival_ms and arrival_ms * 1_000),
-            tip_us=_later(stored.tip_us, tip_us),
+            # Not the later one: who began at the oldest record may be hours behind it.
+            tip_us=stored.tip_us if tip_us is None else tip_us,
             begun_us=stored.begun_us,
         )
 

@@ -223,8 +223,12 @@ class KafkaSink:
             raise TransientError("kafka_fenced", str(error)) from error
         fence = Fence(stream, shard_id, producer.epoch + 1, marked(owner))
         shard = KafkaShard(fence, key_of(self._pipeline, stream, shard_id), producer)
-        await self._forget(self._shards.get((stream, shard_id)))
+        known = self._shards.get((stream, shard_id))
+        if known is not None and known.fence.epoch > fence.epoch:
+            # Raised here meanwhile.
+            known, shard = shard, known
         self._shards[stream, shard_id] = shard
+        await self._forget(known)
         return fence
 
     async def position(self, fence: Fence) -> Position | None:

@@ -141,18 +141,15 @@ class KafkaWriter:
 
     def _is_idle(self, due: _Due) -> bool:
         stored = self._shard.stored
-        return (
-            not len(due.changes)
-            and not due.rejections
-            and stored is not None
-            and (
-                due.position == stored.log
-                or (
-                    due.position.position != SHARD_END
-                    and self._room.monotonic() - self._shard.stored_at < IDLE_POSITION_SECONDS
-                )
-            )
-        )
+        log = None if stored is None else stored.log
+        if len(due.changes) or due.rejections or log is None:
+            return False
+        if due.position == log:
+            return True
+        before, now = log.position, due.position.position
+        if now == SHARD_END or (now.sequence_number and not before.sequence_number):
+            return False
+        return self._room.monotonic() - self._shard.stored_at < IDLE_POSITION_SECONDS
 
     def _take(self, payload: Sequence[Pending]) -> _Due:
         log = self._shard.log

@@ -185,7 +185,7 @@ class LogShard:
         given_us = window.given_us if window.held else None
         arrival_ms = pending.batch.last_arrival_ms
         return LogPosition(
-            position=pending.next,
+            position=furthest(stored.position, pending.next),
             given_us=given_us,
             replay_from=self._replay_from(given_us, pending.next),
             last_arrival_us=_later(stored.last_arrival_us, arrival_ms and arrival_ms * 1_000),

@@ -19,12 +19,14 @@ from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from replicator._core import ChangeBatch, Rejection
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
+from replicator.sink.in_thread import in_thread
 from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Fenced, mapped
 from replicator.sink.kafka_letters import letter_headers, letter_key
-from replicator.sink.kafka_payload import Aside, Encoded, encode
+from replicator.sink.kafka_payload import Aside, Encoded, Values, encode
 from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes
 from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.log_shard import LogPosition, LogShard, Taken
@@ -36,8 +38,6 @@ from replicator.sink.position import tip_age_seconds
 IDLE_POSITION_SECONDS: Final = 600.0
 # What is around a dead letter's own bytes: names, a message, a number.
 _LETTER_HEADERS_BYTES: Final = 8_192
-# Below this the hop to a thread costs more than the work blocks the loop.
-_INLINE_BYTES_MAX: Final = 100_000
 
 
 @dataclass(slots=True)
@@ -85,6 +85,7 @@ class Room:
     letters: Mapping[str, Topic]
     """That of the dead letters, by its name."""
     producers: KafkaProducers
+    schemas: KafkaSchemas | None
     look_again: Callable[[], Awaitable[None]]
     monotonic: Callable[[], float]
     now_us: Callable[[], int]
@@ -128,7 +129,7 @@ class KafkaWriter:
         if shard.is_over or shard.log is None or any(o.fence != shard.fence for o in payload):
             return lost
         try:
-            due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
+            due = await in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
             if self._is_idle(due):
                 return replace(self._result(due, due.rejections), is_asked=False)
             with mapped(f"writing changes of {shard.fence.shard_id}"):
@@ -249,8 +250,11 @@ class KafkaWriter:
     async def _encoded(self, partitions: Mapping[str, int], changes: ChangeBatch) -> Encoded:
         room, stored = self._room, self._shard.stored
         assert stored is not None, "the position is read before the first write"
-        encoded: Encoded = await _in_thread(
-            changes.nbytes, encode, changes, room.config, room.topics, partitions, stored.aside
+        tables = [table for table in room.topics if table in changes.tables]
+        known = {} if room.schemas is None else await room.schemas.current(changes, tables)
+        values = Values(room.config, known)
+        encoded: Encoded = await in_thread(
+            changes.nbytes, encode, changes, values, room.topics, partitions, stored.aside
         )
         return encoded
 
@@ -327,9 +331,3 @@ class Sent:
         if self._producer is not None:
             for each in found:
                 self._producer.saw(each.topic_partition, each.offset)
-
-
-async def _in_thread(nbytes: int, work: Callable[..., Any], *arguments: Any) -> Any:
-    if nbytes <= _INLINE_BYTES_MAX:
-        return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyiceberg.catalog import load_catalog
 from pyiceberg.table import Table
 
@@ -66,6 +67,19 @@ def loaded(place: Path, name: tuple[str, ...] = ("lake", "changes"), **more: str
 def rows(place: Path, name: tuple[str, ...] = ("lake", "changes")) -> pa.Table:
     """All that is in it."""
     return loaded(place, name).scan().to_arrow()
+
+
+def in_order(place: Path) -> list[dict[str, Any]]:
+    """The rows of the changes in the order in which they were added."""
+    table = loaded(place)
+    found: list[dict[str, Any]] = []
+    for snapshot in table.snapshots():
+        for manifest in snapshot.manifests(table.io):
+            for entry in manifest.fetch_manifest_entry(table.io):
+                if entry.snapshot_id == snapshot.snapshot_id:
+                    path = entry.data_file.file_path.removeprefix("file://")
+                    found += pq.ParquetFile(path).read().to_pylist()
+    return found
 
 
 def times_each(place: Path) -> Counter[str]:

@@ -10,9 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from replicator._core import Pattern
 from replicator.model import TableSchema
 from replicator.sink.iceberg import IcebergSink
-from tests.lake import LETTERS, ORDERS, PRODUCTS, rows, settings
+from tests.lake import LETTERS, ORDERS, PRODUCTS, in_order, rows, settings
 
 Content = dict[tuple[Any, ...], tuple[dict[str, Any] | None, Decimal]]
 Letters = dict[tuple[str, str, int], tuple[str, bytes, int]]
@@ -32,6 +33,33 @@ class LakeRig:
         self._stack.push_async_callback(sink.close)
         await sink.open([ORDERS, PRODUCTS])
         return sink
+
+    async def log_worker(
+        self, pipeline: str = "shop", *, reorder_window_seconds: float = 0, **more: Any
+    ) -> IcebergSink:
+        reorder_us = round(reorder_window_seconds * 1_000_000)
+        filters = more.get("filter", ())
+        sink = IcebergSink(
+            settings(
+                self._place,
+                pipeline=pipeline,
+                reorder_us=reorder_us,
+                pattern=Pattern(filters) if filters else None,
+            ),
+            monotonic=lambda: 0.0,
+        )
+        self._stack.push_async_callback(sink.close)
+        await sink.open([ORDERS, PRODUCTS])
+        return sink
+
+    async def changes(self, table: TableSchema) -> dict[str, list[int]]:
+        """In the order of commits, and of the rows of each."""
+        found: dict[str, list[int]] = {}
+        for row in in_order(self._place):
+            if row["table"] == table.name:
+                key = json.loads(row["key"])[table.keys[0][0]]
+                found.setdefault(key, []).append(int(row["version"]))
+        return found
 
     async def content(self, table: TableSchema) -> Content:
         found: Content = {}

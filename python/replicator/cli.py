@@ -62,6 +62,7 @@ class DemoSink(StrEnum):
     KAFKA = "kafka"
     S3 = "s3"
     ICEBERG = "iceberg"
+    CRATEDB = "cratedb"
 
 
 @app.callback()
@@ -175,7 +176,8 @@ def demo(
     sink: Annotated[
         DemoSink,
         typer.Option(
-            help="Rows in Postgres, records of a real Kafka, an archive in S3, a table of Iceberg."
+            help="Rows in Postgres, records of a real Kafka, an archive in S3, a table of Iceberg, "
+            "or rows in a stand-in for CrateDB."
         ),
     ] = DemoSink.POSTGRES,
     shard_count: Annotated[

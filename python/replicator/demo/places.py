@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from replicator.demo import compare
 from replicator.demo.archive import ArchivePlace
 from replicator.demo.child import TABLE
+from replicator.demo.crate import CratePlace
 from replicator.demo.lake import LakePlace
 from replicator.testing.kafka_server import KafkaServer, start_kafka
 from replicator.testing.servers import PostgresServer, start_postgres
@@ -178,6 +179,7 @@ class KafkaPlace:
 PLACES: Mapping[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[..., Place]]] = {
     "postgres": (start_postgres, PostgresPlace),
     "kafka": (start_kafka, lambda server, _psql: KafkaPlace(server)),
+    "cratedb": (nullcontext, lambda _server, _psql: CratePlace()),
     "iceberg": (TemporaryDirectory, lambda folder, _psql: LakePlace(folder)),
     "s3": (nullcontext, lambda _server, _psql: ArchivePlace()),
 }

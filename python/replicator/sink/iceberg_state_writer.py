@@ -79,14 +79,14 @@ class IcebergStateWriter:
                 return WriteResult(lost=lost)
             due = self._due(payload.pending)
             try:
-                if not self._is_idle(payload, due):
+                if is_asked := not self._is_idle(payload, due):
                     merged = await self._commit(payload, due)
                 break
             except Lost as error:
                 lost |= self._room.forget(error)
         for shard, _ in due:
             shard.is_sure = True
-        return self._result(payload, merged, lost)
+        return replace(self._result(payload, merged, lost), is_asked=is_asked or bool(lost))
 
     async def _commit(self, payload: StatePayload, due: _Due) -> list[Merged]:
         """Makes it durable: tables, dead letters, positions, in this order. Raises `Lost` when

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from replicator._core import ChangeBatch, Columns, Rejection
@@ -18,6 +18,7 @@ from replicator.sink.iceberg_shards import FencedShard, Lost, Room, require
 from replicator.sink.iceberg_state import SinkState
 from replicator.sink.iceberg_table import DAY_US, Staged, discard, rows_of, stage
 from replicator.sink.log_shard import LogPosition, Taken
+from replicator.sink.matched import matched
 from replicator.sink.position import furthest, tip_age_seconds
 
 _INLINE_BYTES_MAX: Final = 100_000
@@ -54,6 +55,14 @@ class _Due:
         return max(0, found - sum(one.batch.duplicates for one in self.pending))
 
 
+@dataclass(frozen=True, slots=True)
+class _Wrote:
+    """How many changes a commit added, and how many a filter left out of it."""
+
+    rows: int = 0
+    unmatched: int = 0
+
+
 class IcebergWriter:
     """Writes all shards of one sink, one write at a time."""
 
@@ -77,17 +86,17 @@ class IcebergWriter:
             due = self._take(known)
         else:
             due = await asyncio.to_thread(self._take, known)
-        rows = 0
-        while due and not self._is_idle(due):
+        wrote = _Wrote()
+        while is_asked := bool(due) and not self._is_idle(due):
             try:
-                rows = await self._commit(due)
+                wrote = await self._commit(due)
                 break
             except Lost as error:
                 lost |= self._room.forget(error)
                 due = [one for one in due if one.shard.fence not in error.fences]
         for one in due:
             one.shard.is_sure = True
-        return _result(due, rows, lost)
+        return replace(_result(due, wrote, lost), is_asked=is_asked or bool(lost))
 
     # ---- what is due
 
@@ -112,8 +121,8 @@ class IcebergWriter:
 
     # ---- commits
 
-    async def _commit(self, due: Sequence[_Due]) -> int:
-        """Makes it durable; how many rows. Raises `Lost` when nothing was."""
+    async def _commit(self, due: Sequence[_Due]) -> _Wrote:
+        """Makes it durable. Raises `Lost` when nothing was."""
         room = self._room
         shards = [one.shard for one in due]
         if refused := [each for one in due for each in one.rejections]:
@@ -121,11 +130,11 @@ class IcebergWriter:
             require((await room.commits.look()).mine, shards)
             letters = await room.staged_letters(refused)
             await room.letters.change(lambda state: (state, None), letters)
-        staged, rows = Staged(), 0
+        staged, wrote = Staged(), _Wrote()
         if changes := [each for one in due for each in one.changes]:
             table = await room.commits.table()
-            parts = await asyncio.to_thread(self._parts, changes)
-            rows = sum(len(part) for _, part in parts)
+            parts, unmatched = await asyncio.to_thread(self._parts, changes)
+            wrote = _Wrote(sum(len(part) for _, part in parts), unmatched)
             staged = await asyncio.to_thread(
                 lambda: stage(
                     table, [(us // DAY_US, rows_of(self._parquet(part))) for us, part in parts]
@@ -145,20 +154,17 @@ class IcebergWriter:
             raise
         for one in due:
             room.committed(one.shard, one.log)
-        return rows
+        return wrote
 
     def _parquet(self, part: ChangeBatch) -> bytes:
         # PyIceberg compresses.
         return part.parquet(self._plan, compression="none")
 
-    def _parts(self, several: Sequence[ChangeBatch]) -> list[tuple[int, ChangeBatch]]:
-        """The changes of our tables that belong there, by day."""
+    def _parts(self, several: Sequence[ChangeBatch]) -> tuple[list[tuple[int, ChangeBatch]], int]:
+        """The changes of our tables that belong there, by day, and how many the filter left out."""
         settings = self._room.settings
         changes = several[0] if len(several) == 1 else ChangeBatch.concat(several)
-        if settings.pattern is not None:
-            changes = changes.filter(settings.pattern)
-        if settings.projection is not None:
-            changes = changes.project(settings.projection)
+        changes, unmatched = matched(changes, self._tables, settings.pattern, settings.projection)
         days: dict[int, list[ChangeBatch]] = {}
         # A stream may carry other tables' changes too.
         for table, us, batch in changes.partition(DAY_US, by_table=True):
@@ -167,12 +173,13 @@ class IcebergWriter:
         return [
             (us, some[0] if len(some) == 1 else ChangeBatch.concat(some))
             for us, some in sorted(days.items())
-        ]
+        ], unmatched
 
 
-def _result(due: Sequence[_Due], rows: int, lost: frozenset[str]) -> WriteResult:
+def _result(due: Sequence[_Due], wrote: _Wrote, lost: frozenset[str]) -> WriteResult:
     return WriteResult(
-        rows=rows,
+        rows=wrote.rows,
+        unmatched=wrote.unmatched,
         duplicates=sum(one.duplicates for one in due),
         dead_letters=tuple(
             DeadLetter(fence.shard_id, each.table, each)

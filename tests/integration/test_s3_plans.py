@@ -3,7 +3,7 @@ who else may write there at the same time."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -154,6 +154,52 @@ async def test_an_idle_shard_stays_young_by_a_plan_now_and_then(server: S3Server
     assert await sink.positions(STREAM) == {"shard-1": after(number(9))}
     await write(sink, pending(fence, [], then=SHARD_END))
     assert await sink.positions(STREAM) == {"shard-1": SHARD_END}, "which waits for nothing"
+    await sink.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "body"),
+    [
+        ("fences/{}shard-1/", b""),  # as a console makes folders
+        ("plans/{}shard-1/000000000001.json", b"{}"),
+        ("plans/{}shard-1!x.ended", b""),
+        ("begun/else!where/x.json", b"not JSON"),
+    ],
+)
+async def test_what_somebody_else_put_there_is_named(
+    server: S3Server, key: str, body: bytes
+) -> None:
+    sink = await opened(server)
+    folder = (await plans_folder(sink, server)).removeprefix("_replicator/plans/")
+    name = f"_replicator/{key.format(folder)}"
+    server.buckets["archive"][name] = StoredObject(body, {})
+    ask: dict[str, Callable[[], Awaitable[object]]] = {
+        "fences": lambda: sink.fence(STREAM, "shard-1", "me"),
+        "plans": lambda: sink.positions(STREAM),
+        "begun": sink.begun,
+    }
+    with pytest.raises(FatalError) as raised:
+        await ask[key.partition("/")[0]]()
+    assert raised.value.code == "state_unreadable"
+    assert name in str(raised.value)
+    await sink.close()
+
+
+async def test_when_one_look_fails_no_other_goes_on(server: S3Server) -> None:
+    sink = await opened(server)
+    shards = [f"shard-{n}" for n in range(40)]
+    looked = 0
+
+    async def refuse(_: Request) -> None:
+        nonlocal looked
+        looked += 1
+        raise Refusal("AccessDenied", "no", 403)
+
+    server.before = refuse
+    with pytest.raises(FatalError) as denied:
+        await sink.reached(STREAM, shards)
+    assert denied.value.code == "access_denied"
+    assert looked < len(shards), "those that waited for their turn never asked"
     await sink.close()
 
 

@@ -1,9 +1,9 @@
 """CrateDB's `bulk_args` from decoded rows, beside a plain Python way to the same request.
 
-Ours cuts them out of the wire's bytes: `crate_args`, each item as CrateDB's types hold it and, beside
-it, as text with every digit. The other begins with the same images parsed: boto3's deserializer,
-numbers as floats, orjson. It keeps neither digits nor the order of changes. Rates are items/s; neither
-side sends.
+Ours cuts them out of the wire's bytes: `crate_args`, each item as CrateDB's types hold it and,
+beside it, as text with every digit. The other begins with the same images parsed: boto3's
+deserializer, numbers as floats, orjson. It keeps neither digits nor the order of changes. Rates are
+items/s; neither side sends.
 """
 
 from __future__ import annotations

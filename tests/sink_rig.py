@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 from replicator.model import Fence, Pending, Stream, TableSchema, WriteResult
 from replicator.sink.crate import CrateSink
+from replicator.sink.kafka import KafkaSink
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from replicator.sink.s3 import S3Sink
@@ -23,6 +24,7 @@ from replicator.testing.sink import MemorySink, MemoryStore
 from tests import archive
 from tests.changes import STREAM
 from tests.crate_database import CrateDatabase, version_us
+from tests.kafka_rig import Rig as KafkaRig
 from tests.warehouse import connected
 
 ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
@@ -31,9 +33,9 @@ RECREATED = Stream(STREAM.name, STREAM.arn, STREAM.created_at_s + 1)
 
 # What they hold: the newest item of each key, or every change.
 STATE_SINKS = ("memory", "postgres", "cratedb")
-LOG_SINKS = ("s3",)
+LOG_SINKS = ("s3", "kafka")
 
-AnySink: TypeAlias = PostgresSink | MemorySink | CrateSink | S3Sink
+AnySink: TypeAlias = PostgresSink | MemorySink | CrateSink | S3Sink | KafkaSink
 Worker: TypeAlias = Callable[..., Awaitable[AnySink]]
 Content: TypeAlias = dict[tuple[Any, ...], tuple[dict[str, Any] | None, Decimal]]
 Refused: TypeAlias = dict[tuple[str, str, int], tuple[str, bytes]]
@@ -252,5 +254,32 @@ def s3_rig(stack: AsyncExitStack, server: S3Server) -> LogRig:
             for body in server.objects(prefix="errors/").values()
             for letter in map(json.loads, body.splitlines())
         }
+
+    return LogRig(worker, changes, letters)
+
+
+def topics_rig(rig: KafkaRig) -> LogRig:
+    async def worker(
+        pipeline: str = "shop", *, reorder_window_seconds: float = 0, **more: Any
+    ) -> AnySink:
+        more["reorder_window_seconds"] = reorder_window_seconds
+        return await rig.worker(pipeline, [ORDERS, PRODUCTS], **more)
+
+    async def changes(table: TableSchema) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for record in await rig.records(table.name):
+            if record.value is not None:  # not a tombstone
+                key = json.loads(record.key)[table.keys[0][0]]
+                found.setdefault(key, []).append(int(record.headers["version"]))
+        return found
+
+    async def letters() -> Refused:
+        found: Refused = {}
+        for letter in await rig.letters():
+            shard, position, index, code = (
+                letter.headers[name].decode() for name in ("shard", "position", "index", "code")
+            )
+            found[shard, position, int(index)] = (code, letter.value or b"")
+        return found
 
     return LogRig(worker, changes, letters)

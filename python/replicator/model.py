@@ -248,6 +248,7 @@ class WriteResult:
     `ambiguous` are those, written or superseded, that only their arrival orders with one of
     their instant that is stored or came in another fetch. `holding` names the shards of which
     the sink keeps changes back until their time has come: a fetch without records says so.
+    `is_asked` is False when nothing was due, so the destination wasn't asked for anything.
     """
 
     rows: int = 0
@@ -259,6 +260,7 @@ class WriteResult:
     dead_letters: tuple[DeadLetter, ...] = ()
     lost: frozenset[str] = frozenset()
     holding: frozenset[str] = frozenset()
+    is_asked: bool = True
 
     @property
     def rejected_by_code(self) -> Mapping[str, int]:

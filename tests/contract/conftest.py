@@ -7,6 +7,7 @@ import pytest
 
 from replicator.testing.s3_server import S3Server
 from tests.crate_database import crate_database
+from tests.kafka_rig import kafka_rig
 from tests.sink_rig import (
     LOG_SINKS,
     STATE_SINKS,
@@ -15,6 +16,7 @@ from tests.sink_rig import (
     memory_rig,
     postgres_rig,
     s3_rig,
+    topics_rig,
 )
 
 
@@ -36,5 +38,8 @@ async def rig(
                 monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
                 monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
                 yield s3_rig(stack, await stack.enter_async_context(S3Server()))
+            case "kafka":
+                server = request.getfixturevalue("kafka_server")
+                yield topics_rig(await stack.enter_async_context(kafka_rig(server)))
             case other:
                 raise AssertionError(f"no rig of {other}")

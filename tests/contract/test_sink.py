@@ -109,17 +109,18 @@ async def test_a_raised_fence_kills_the_older_one(rig: Rig) -> None:
 
 
 async def test_fences_raised_at_once_are_all_different(rig: Rig) -> None:
-    sinks = [await rig.worker() for _ in range(3)]
+    sinks = [await rig.worker() for _ in range(3)] * 3
     fences = await asyncio.gather(
-        *(sink.fence(STREAM, "shard-1", f"worker-{n}") for n in range(3) for sink in sinks)
+        *(sink.fence(STREAM, "shard-1", f"worker-{n}") for n, sink in enumerate(sinks))
     )
     assert len({fence.epoch for fence in fences}) == len(fences)
     newest = max(fences, key=lambda fence: fence.epoch)
-    assert await sinks[0].position(newest) is None
-    for fence in fences:
-        if fence != newest:
+    for sink, fence in zip(sinks, fences, strict=True):
+        if fence == newest:
+            assert await sink.position(fence) is None
+        else:
             with pytest.raises(LeaseLost):
-                await sinks[1].position(fence)
+                await sink.position(fence)
 
 
 async def test_a_shard_found_later_has_no_position(rig: Rig) -> None:

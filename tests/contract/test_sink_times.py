@@ -78,7 +78,8 @@ async def test_a_position_moved_by_hand_ends_every_fence_and_forgets_its_times(r
     wanted = {"shard-1": after(number(3)), "shard-2": TRIM_HORIZON}
     old = await hand.move(STREAM, wanted, "operator")
     assert old == {"shard-1": SHARD_END, "shard-2": None}
-    assert (await write(sink, pending(fence, [change], first=8))).lost == {"shard-1"}
+    another = put("products", {"id": {"S": "2"}}, 2)
+    assert (await write(sink, pending(fence, [another], first=8))).lost == {"shard-1"}
     other = await rig.worker()
     assert await other.positions(STREAM) == wanted
     reached = await other.reached(STREAM, ["shard-1", "shard-2"])

@@ -302,3 +302,20 @@ async def test_a_write_that_gets_no_answer_is_told() -> None:
         bench.writer.flowing.set()
         await inlet.drain()
     assert bench.outlet.trouble() is None
+
+
+async def test_a_write_that_asked_nothing_tells_nothing_of_the_sink() -> None:
+    """Regression: what was read again after a failure, and needed no write, took the failure for
+    mended, so a sick destination was asked again at once for as long as that lasted."""
+    bench = Bench()
+    inlet = bench.open("s1")
+    bench.outlet.failed("s1", TransientError("away", "it was away"))
+    bench.writer.outcomes = [WriteResult(is_asked=False), WriteResult()]
+    async with bench.running():
+        await bench.put(inlet)
+        await inlet.drain()
+        assert inlet.durable is not None
+        assert (inlet.has_written, bench.outlet.trouble() is None) == (False, False)
+        await bench.put(inlet)
+        await inlet.drain()
+    assert (inlet.has_written, bench.outlet.trouble()) == (True, None)

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from replicator.sink.kafka_positions import (
     reached,
 )
 from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
@@ -79,6 +81,7 @@ class KafkaSink:
             timeout_seconds=config.transaction_timeout_seconds,
             monotonic=monotonic,
         )
+        self._schemas = KafkaSchemas(config) if config.is_registered else None
         self._tables: tuple[TableSchema, ...] = ()
         self._topics: dict[str, Topic] = {}
         self._letters: dict[str, Topic] = {}
@@ -90,7 +93,10 @@ class KafkaSink:
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
         require_keys(self._config.name, self._config.projection(), tables)
         planned, _ = await kafka_topics.plan(self._options, self._config, tables)
-        return planned
+        if self._schemas is None:
+            return planned
+        found = await self._schemas.findings(tables)
+        return replace(planned, findings=(*planned.findings, *found))
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
         _, found = await kafka_topics.plan(self._options, self._config, tables)
@@ -127,6 +133,8 @@ class KafkaSink:
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
         require_keys(self._config.name, self._config.projection(), tables)
+        if self._schemas is not None:
+            self._schemas.require_subjects(tables)
         self._tables = tuple(tables)
         await self._look_again(made=True)
 
@@ -223,8 +231,12 @@ class KafkaSink:
             raise TransientError("kafka_fenced", str(error)) from error
         fence = Fence(stream, shard_id, producer.epoch + 1, marked(owner))
         shard = KafkaShard(fence, key_of(self._pipeline, stream, shard_id), producer)
-        await self._forget(self._shards.get((stream, shard_id)))
+        known = self._shards.get((stream, shard_id))
+        if known is not None and known.fence.epoch > fence.epoch:
+            # Raised here meanwhile.
+            known, shard = shard, known
         self._shards[stream, shard_id] = shard
+        await self._forget(known)
         return fence
 
     async def position(self, fence: Fence) -> Position | None:
@@ -261,13 +273,13 @@ class KafkaSink:
         for shard_id, position in positions.items():
             fence = await self.fence(stream, shard_id, owner)
             shard = self._shards[stream, shard_id]
-            await self._positions.refresh()
-            before = self._positions.log(shard.key)
-            now_us = self._now_us()
-            tip_us = min(now_us, position.timestamp_us or now_us)
-            moved = LogPosition(position, tip_us=tip_us, begun_us=now_us)
-            claim = shard.claim(moved, self._positions.shard(shard.key))
             try:
+                await self._positions.refresh()
+                before = self._positions.log(shard.key)
+                now_us = self._now_us()
+                tip_us = min(now_us, position.timestamp_us or now_us)
+                moved = LogPosition(position, tip_us=tip_us, begun_us=now_us)
+                claim = shard.claim(moved, self._positions.shard(shard.key))
                 await self._store(shard.producer, shard.key, claim, f"moving {shard_id}")
             except Fenced:
                 raise fence_lost(fence) from None
@@ -287,6 +299,7 @@ class KafkaSink:
             self._topics,
             self._letters,
             self._producers,
+            self._schemas,
             self._look_again,
             self._monotonic,
             self._now_us,
@@ -300,6 +313,8 @@ class KafkaSink:
         for shard in shards.values():
             shard.is_over = True
         await asyncio.gather(self._producers.close(), self._positions.close())
+        if self._schemas is not None:
+            await self._schemas.close()
 
     # ----
 
@@ -309,7 +324,7 @@ class KafkaSink:
         with mapped(doing):
             async with self._producers.use(producer) as driver:
                 await driver.begin_transaction()
-                sent = Sent()
+                sent = Sent(producer)
                 sent.add(await send_position(driver, self._positions.topic, key, stored))
                 await sent.acknowledged()
                 await driver.commit_transaction()

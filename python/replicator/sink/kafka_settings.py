@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from replicator._core import Columns
+from replicator.core.schemas import REST, Value
 from replicator.settings import AWSConfig, Settings, SinkConfig
+from replicator.sink.registry_settings import RegistryConfig
+from replicator.sink.tls import TLSConfig
 
 # https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -17,31 +20,44 @@ _PLACE = "{table}"
 TOPIC_PATTERN = r"^[a-zA-Z0-9._-]{1,249}$"
 
 
-class TLSConfig(Settings):
-    """An encrypted connection; empty: the machine's own authorities, no certificate of ours."""
-
-    ca_file: Path | None = Field(None, description="Authorities in PEM; default the machine's.")
-    certificate_file: Path | None = Field(None, description="Our certificate (mutual TLS), PEM.")
-    key_file: Path | None = Field(None, description="Its key, when it isn't in the same file.")
-    key_password: SecretStr = Field(SecretStr(""), description="Of the key.")
-    verify_hostname: bool = Field(default=True, description="The broker's name must be in its own.")
-
-
 class SASLConfig(Settings):
-    """Who we are. OAUTHBEARER signs in by MSK's IAM, with the credentials of `aws`."""
+    """Who we are. OAUTHBEARER signs in by a token of `token_endpoint`, and without one by MSK's
+    IAM, with the credentials of `aws`."""
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
     username: str = Field("", description="Of PLAIN and SCRAM.")
     password: SecretStr = Field(SecretStr(""), description="Best from PASSWORD_FILE.")
-    aws: AWSConfig | None = Field(None, description="Of OAUTHBEARER: Region, profile or role.")
+    aws: AWSConfig | None = Field(None, description="Of MSK's IAM: Region, profile or role.")
+    token_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="URL of an OAuth 2.0 server that gives tokens to clients.",
+    )
+    client_id: str = Field("", description="Our name there.")
+    client_secret: SecretStr = Field(SecretStr(""), description="Best from CLIENT_SECRET_FILE.")
+    scope: str = Field("", description="What the token is for, where the server asks for it.")
+    extensions: dict[str, str] = Field(
+        default_factory=dict,
+        description="SASL extensions; Confluent Cloud wants logicalCluster and identityPoolId.",
+    )
 
     @model_validator(mode="after")
     def _is_complete(self) -> SASLConfig:
-        if self.mechanism == "OAUTHBEARER":
-            if self.username or self.password.get_secret_value():
-                raise ValueError("OAUTHBEARER takes no username and password: it signs with aws")
-        elif not (self.username and self.password.get_secret_value()):
-            raise ValueError(f"{self.mechanism} needs username and password")
+        named = bool(self.username or self.password.get_secret_value())
+        client = (self.token_endpoint, self.client_id, self.client_secret.get_secret_value())
+        if self.mechanism != "OAUTHBEARER":
+            if not (self.username and self.password.get_secret_value()):
+                raise ValueError(f"{self.mechanism} needs username and password")
+            if any(client):
+                raise ValueError(f"{self.mechanism} takes no token_endpoint: OAUTHBEARER does")
+        elif named:
+            raise ValueError(
+                "OAUTHBEARER takes no username and password: it has aws or token_endpoint"
+            )
+        elif any(client) and not all(client):
+            raise ValueError("token_endpoint, client_id and client_secret belong together")
+        elif self.aws is not None and any(client):
+            raise ValueError("OAUTHBEARER signs in by aws or by token_endpoint, not by both")
         return self
 
 
@@ -55,16 +71,31 @@ class KafkaConfig(SinkConfig):
     topic: str = Field(
         _PLACE, description="Topic of a table; {table} is its name: cdc.{table} is a prefix."
     )
-    format: Literal["plain", "dynamodb", "debezium", "change"] = Field(
-        "plain", description="Of keys and values, all JSON: see `replicator inspect`."
+    format: Literal["plain", "dynamodb", "debezium", "change", "avro", "json_schema"] = Field(
+        "plain",
+        description="Of keys and values: JSON as `replicator inspect` shows it; or of values, by a "
+        "schema of `registry`, while keys are as with plain.",
+    )
+    value: Value = Field(
+        "change",
+        description="Of avro and json_schema: change is the whole change, item the new item alone.",
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="Of avro and json_schema: attributes and their types, where they aren't to be "
+        "told by the items: text, numeric, numeric(P,S), bigint, boolean, bytea, timestamptz, "
+        "jsonb, text[], numeric[], bytea[].",
+    )
+    registry: RegistryConfig | None = Field(
+        None, description="The schema registry of avro and json_schema."
     )
     compression: Literal["none", "gzip", "lz4", "zstd"] = Field(
         "zstd", description="Of record batches."
     )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
-        description="exactly_once: records and position in one transaction. at_least_once: the "
-        "position follows the records; a restart may repeat some.",
+        description="exactly_once: records and position in one transaction. at_least_once: "
+        "only the position is; a restart may repeat some records.",
     )
     headers: bool = Field(
         default=True, description="table, event, version, position, event_id of each record."
@@ -142,7 +173,31 @@ class KafkaConfig(SinkConfig):
                 "cleanup: compact keeps one record of each key, so each table needs a topic of "
                 "its own: put {table} into topic"
             )
+        if self.cleanup == "compact" and self.delivery != "exactly_once":
+            raise ValueError(
+                "cleanup: compact needs delivery: exactly_once: a worker that is paused amid a "
+                "write could put an old change behind newer ones of its key, which then stays"
+            )
+        if self.is_registered:
+            self._can_be_registered()
+        elif self.registry is not None or self.columns or self.value != "change":
+            raise ValueError(
+                "registry, columns and value belong to format: avro and json_schema: write one of "
+                "them, or leave them out"
+            )
         return self
+
+    def _can_be_registered(self) -> None:
+        if self.registry is None:
+            raise ValueError(f"format: {self.format} needs a registry: registry: {{url: …}}")
+        if self.value == "item" and not self.tombstones:
+            raise ValueError("value: item tells a delete by its tombstone: leave tombstones on")
+        Columns(tuple(self.columns.items()), REST)
+
+    @property
+    def is_registered(self) -> bool:
+        """True when values are by schemas of a registry."""
+        return self.format in {"avro", "json_schema"}
 
     def topic_of(self, table: str) -> str:
         """The topic that a table's changes go to."""

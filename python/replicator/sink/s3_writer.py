@@ -369,9 +369,9 @@ def encoded(batch: ChangeBatch, encoding: Encoding) -> bytes:
             return batch.parquet(columns)
         case "raw":
             data = batch.payloads(b"")
+            return data if encoding.compression == "none" else compress(data, encoding.compression)
         case form:
-            data = batch.json_lines(form)
-    return data if encoding.compression == "none" else compress(data, encoding.compression)
+            return batch.json_lines(form, compression=encoding.compression)
 
 
 def _content_type(encoding: Encoding) -> str:

@@ -227,6 +227,12 @@ class KafkaSink:
         self._shards[stream, shard_id] = shard
         return fence
 
+    def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
+        """See `protocols.Inheriting`."""
+        shard = self._shards.get((fence.stream, fence.shard_id))
+        if shard is not None and shard.fence == fence:
+            shard.parents = tuple(parents)
+
     async def position(self, fence: Fence) -> Position | None:
         shard = self._shards.get((fence.stream, fence.shard_id))
         if shard is None or shard.fence != fence or shard.is_lost:
@@ -241,6 +247,7 @@ class KafkaSink:
                 raise fence_lost(fence)
             return None if log is None else log.start
         claim = shard.claim(log, before)
+        memory = shard.log or await self._memory(shard, log or LogPosition(TRIM_HORIZON))
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
         except Fenced:
@@ -249,9 +256,7 @@ class KafkaSink:
         except BaseException:
             shard.is_over = True
             raise
-        shard.stored = claim
-        if shard.log is None:
-            shard.log = self._memory(log or LogPosition(TRIM_HORIZON))
+        shard.stored, shard.log = claim, memory
         return None if log is None else log.start
 
     async def move(
@@ -288,6 +293,7 @@ class KafkaSink:
             self._letters,
             self._producers,
             self._look_again,
+            lambda: self._positions.outdated(self._pipeline, self._now_us()),
             self._monotonic,
             self._now_us,
         )
@@ -325,13 +331,16 @@ class KafkaSink:
             del self._shards[place]
         await self._producers.drop(shard.producer)
 
-    def _memory(self, stored: LogPosition) -> LogShard:
+    async def _memory(self, shard: KafkaShard, stored: LogPosition) -> LogShard:
         config = self._config
+        parents = shard.parents if stored.inherits else ()
+        keys = [(*shard.key[:3], parent) for parent in parents]
         return LogShard(
             stored,
             reorder_us=round(config.reorder_window_seconds * 1_000_000),
             duplicate_us=round(config.duplicate_window_seconds * 1_000_000),
             compacted=config.cleanup == "compact",
+            inherited=[await self._positions.remembered(key) for key in keys],
         )
 
     def _transactional_id(self, stream: Stream, shard_id: str) -> str:

@@ -22,7 +22,7 @@ from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Fenced, mapped
 from replicator.sink.kafka_letters import letter_headers, letter_key
 from replicator.sink.kafka_payload import Aside, Encoded, encode
-from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes
+from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes, parts_of
 from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
@@ -52,6 +52,7 @@ class KafkaShard:
     """Nothing more is written under this fence."""
     is_lost: bool = False
     """It is known to be somebody else's."""
+    parents: tuple[str, ...] = ()
 
     @property
     def is_finished(self) -> bool:
@@ -84,6 +85,8 @@ class Room:
     """That of the dead letters, by its name."""
     producers: KafkaProducers
     look_again: Callable[[], Awaitable[None]]
+    outdated: Callable[[], Sequence[bytes]]
+    """Keys of the positions topic that are needed no more."""
     monotonic: Callable[[], float]
     now_us: Callable[[], int]
 
@@ -98,6 +101,7 @@ class _Due:
     duplicates: int
     superseded: int
     is_holding: bool
+    remembered: bytes
 
 
 class KafkaWriter:
@@ -172,6 +176,7 @@ class KafkaWriter:
             max(found - known, 0),
             log.counts["left_out"] - left_out,
             taken[-1].is_holding,
+            taken[-1].remembered,
         )
 
     async def _write(self, due: _Due) -> WriteResult:
@@ -184,7 +189,8 @@ class KafkaWriter:
         encoded = await self._encoded(partitions, due.changes)
         rejections = (*due.rejections, *encoded.rejections)
         self._check_letters(rejections)
-        stored = self._stored(due.position, rejections, encoded.aside)
+        parts = parts_of(shard.key, due.remembered)
+        stored = self._stored(due.position, rejections, encoded.aside, len(parts))
         producer = shard.producer if is_once else room.producers.shared()
         async with room.producers.use(producer) as driver:
             sent = Sent()
@@ -196,9 +202,11 @@ class KafkaWriter:
                     sent.add(await driver.send_batch(finished, topic, partition=batch.partition))
                 for one in rejections:
                     sent.add(await self._send_letter(driver, one))
+                topic = room.config.positions_topic
+                for key, value in (*parts, *self._outdated(due)):
+                    sent.add(await driver.send(topic, value, key, partition=PARTITION))
                 if not is_once:
                     await sent.acknowledged()
-                topic = room.config.positions_topic
                 sent.add(await send_position(driver, topic, shard.key, stored))
                 await sent.acknowledged()
             except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
@@ -227,14 +235,26 @@ class KafkaWriter:
         )
         return encoded
 
+    def _outdated(self, due: _Due) -> Sequence[tuple[bytes, None]]:
+        """What the ends of other shards left, with this one's: as much as comes goes."""
+        is_end = due.position.position == SHARD_END
+        return [(key, None) for key in self._room.outdated()] if is_end else ()
+
     def _stored(
-        self, position: LogPosition, rejections: Sequence[Rejection], aside: Aside
+        self, position: LogPosition, rejections: Sequence[Rejection], aside: Aside, parts: int
     ) -> Stored:
         before = self._shard.stored
         assert before is not None
         counts = Counter(before.dead_letters) + Counter(one.code for one in rejections)
         now_us = self._room.now_us()
-        return replace(before, log=position, aside=aside, dead_letters=counts, stored_us=now_us)
+        return replace(
+            before,
+            log=position,
+            aside=aside,
+            dead_letters=counts,
+            stored_us=now_us,
+            parts=parts,
+        )
 
     def _result(self, due: _Due, rejections: Sequence[Rejection]) -> WriteResult:
         shard_id = self._shard.fence.shard_id

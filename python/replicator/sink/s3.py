@@ -153,11 +153,18 @@ class S3Sink:
         self._start(fence, await plans.standing(stream, shard_id))
         return fence
 
+    def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
+        """See `protocols.Inheriting`."""
+        self.writer(fence).parents = tuple(parents)
+
     async def position(self, fence: Fence) -> Position | None:
         _, plans = await self._ready()
         await plans.require(fence)
         standing = await plans.standing(fence.stream, fence.shard_id)
-        self._start(fence, standing)
+        inherited: Sequence[bytes] = ()
+        if standing.stored is None or standing.stored.inherits:
+            inherited = await plans.remembered(fence.stream, self.writer(fence).parents)
+        self._start(fence, standing, inherited)
         return None if standing.stored is None else standing.stored.start
 
     async def move(
@@ -205,9 +212,9 @@ class S3Sink:
         self._writers.clear()
         await self._stack.aclose()
 
-    def _start(self, fence: Fence, standing: Standing) -> None:
+    def _start(self, fence: Fence, standing: Standing, inherited: Sequence[bytes] = ()) -> None:
         first = standing.stored or LogPosition(TRIM_HORIZON)
-        self.writer(fence).start(fence, standing, first)
+        self.writer(fence).start(fence, standing, first, inherited)
 
     async def _ready(self) -> tuple[Bucket, S3Plans]:
         if self._opened is None:

@@ -49,13 +49,15 @@ class _Cut:
     rejections: tuple[Rejection, ...]
     stored: LogPosition
     is_holding: bool
+    remembered: bytes
 
     @classmethod
     def of(cls, taken: Sequence[Taken]) -> _Cut:
         some = [one.changes for one in taken if len(one.changes) or one.changes.duplicates]
         changes = some[0] if len(some) == 1 else ChangeBatch.concat(some)
         rejections = tuple(each for one in taken for each in one.rejections)
-        return cls(changes, rejections, taken[-1].stored, taken[-1].is_holding)
+        last = taken[-1]
+        return cls(changes, rejections, last.stored, last.is_holding, last.remembered)
 
 
 @dataclass(slots=True)
@@ -94,10 +96,18 @@ class S3Writer:
         self._monotonic = monotonic
         self._now_us = now_us
         self._shard: _Shard | None = None
+        self.parents: tuple[str, ...] = ()
+        """Those of the shard, as far as they were told."""
 
-    def start(self, fence: Fence, standing: Standing, first: LogPosition) -> None:
+    def start(
+        self,
+        fence: Fence,
+        standing: Standing,
+        first: LogPosition,
+        inherited: Sequence[bytes] = (),
+    ) -> None:
         """From here on it writes under this fence, from where the shard stands; `first` is what
-        is stored of it, or would be."""
+        is stored of it, or would be, `inherited` what its parents remembered."""
         settings = self._settings
         # Who completes a plan gives nothing before its worker would have, and forgets no sooner.
         told = {} if standing.open is None else standing.open.settings
@@ -105,7 +115,9 @@ class S3Writer:
             "reorder_us": max(settings.reorder_us, told.get("reorder_us", 0)),
             "duplicate_us": max(settings.duplicate_us, told.get("duplicate_us", 0)),
         }
-        memory = LogShard(first, **windows, bytes_max=settings.window_bytes_max)
+        memory = LogShard(
+            first, **windows, bytes_max=settings.window_bytes_max, inherited=inherited
+        )
         self._shard = _Shard(
             fence, memory, windows, standing.ordinal, standing.stored, standing.open
         )
@@ -290,10 +302,16 @@ class S3Writer:
                 **shard.windows,
                 **self._told(),
             },
+            remembered=self._plans.memory_key(fence.stream, fence.shard_id, ordinal)
+            if cut.remembered
+            else None,
         )
 
     async def _make(self, shard: _Shard, plan: Plan, cut: _Cut, parts: Sequence[_Part]) -> int:
         """Creates the plan's objects, those that aren't there yet; then it is the position."""
+        if plan.remembered is not None:
+            kind = "application/octet-stream"
+            await self._put(plan.remembered, cut.remembered, kind, is_data=False)
         if plan.letters is not None:
             body = _letters(shard.fence, cut.rejections)
             await self._put(plan.letters.key, body, "application/x-ndjson")
@@ -313,9 +331,9 @@ class S3Writer:
         """What decides, beside the plan, which changes are wanted."""
         return {"filters": list(self._settings.filters), "tables": sorted(self._tables)}
 
-    async def _put(self, key: str, body: bytes, content_type: str) -> None:
+    async def _put(self, key: str, body: bytes, content_type: str, *, is_data: bool = True) -> None:
         # False: somebody who completes the same plan was here before.
-        await self._bucket.create(key, body, content_type=content_type, is_data=True)
+        await self._bucket.create(key, body, content_type=content_type, is_data=is_data)
 
     def _parts(self, cut: _Cut, period_us: int, *, by_table: bool) -> list[_Part]:
         changes = cut.changes

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from replicator.core.windows import Windows
 from replicator.errors import TransientError
 from replicator.model import SHARD_END, Fence, after
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.kafka_positions import MEMORY_SECONDS, Stored
+from replicator.sink.s3 import S3Sink
 from replicator.testing.json_server import Refusal
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.s3_server import Request, S3Server
@@ -205,4 +207,55 @@ async def test_an_end_without_its_memory_is_not_complete(bucket: S3Server) -> No
     child = await begun(second, "child", ["parent"])
     assert (await archive.write(second, pending(child, [item(1)], then=SHARD_END))).duplicates == 1
     assert len(lines(bucket)) == 1
+    await second.close()
+
+
+# ---- memory that is short
+
+
+@pytest.mark.parametrize(
+    ("there", "here"), [(1 << 30, 0), (12_000, 0), (0, 1 << 30), (12_000, 1 << 30)]
+)
+async def test_a_plan_is_completed_as_it_is_however_much_memory_there_is(
+    bucket: S3Server, there: int, here: int
+) -> None:
+    """What was given early there belongs to the plan, what would be early here doesn't."""
+
+    async def worker(windows: int) -> S3Sink:
+        sink = S3Sink(archive.settings(bucket.url), windows=Windows(windows))
+        await sink.open([archive.PRODUCTS])
+        return sink
+
+    times = [*range(0, 500_000, 25_000), *range(2_000_000, 2_500_000, 25_000)]
+    changes = [put("products", {"id": {"S": f"item-{us}"}}, NOON_US + us) for us in times]
+    usual = bucket.before
+
+    async def gone(request: Request) -> None:
+        if request.operation == "PutObject" and request.key.startswith("data/"):
+            raise Refusal("ServiceUnavailable", "as scripted", 503)
+
+    first = await worker(there)
+    fence = await begun(first, "shard")
+    bucket.before = gone
+    fetches = [
+        pending(fence, changes[at : at + 5], first=at + 1) for at in range(0, len(changes), 5)
+    ]
+    with pytest.raises(TransientError):
+        await archive.write(first, *fetches)
+    assert first._windows.held == 0, "it is of no use any more"
+    await first.close()
+    bucket.before = usual
+    second = await worker(here)
+    fence = await begun(second, "shard", owner="another")
+    for at in range(0, len(changes), 8):
+        some = changes[at : at + 8]
+        await archive.write(second, pending(fence, some, first=at + 1))
+    (plan,) = plans(bucket)
+    counted = sum(each["count"] for each in plan["objects"])
+    assert len(times_each(bucket)) == counted
+    assert counted == (20 if there > 12_000 else 40 if not there else counted)
+    assert counted >= 20
+    await archive.write(second, pending(fence, [], first=len(changes) + 1, then=SHARD_END))
+    assert sorted(times_each(bucket).values()) == [1] * len(changes)
+    assert second._windows.held == 0
     await second.close()

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from replicator.core.windows import Windows
 from replicator.errors import TransientError
 from replicator.model import SHARD_END, TRIM_HORIZON, Fence, Pending, Position, Stream, WriteResult
-from replicator.sink.log_shard import LogPosition, LogShard
+from replicator.sink.log_shard import LogPosition, LogShard, growth
 from replicator.testing.sink import MemorySink, MemoryStore
 from tests.property.test_window import Given, shown
 
@@ -25,13 +26,16 @@ class LogStore(MemoryStore):
 
 
 class LogSink(MemorySink):
-    """`options` are those of `LogShard`."""
+    """`log` are the options of `LogShard`."""
 
     store: LogStore
 
-    def __init__(self, store: LogStore, *, compacted: bool = False, **options: Any) -> None:
+    def __init__(
+        self, store: LogStore, *, log: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         super().__init__("test/p", store, **options)
-        self.compacted = compacted
+        self.windows = Windows(1 << 40)
+        self._log = log or {}
         self.opened: dict[Fence, LogShard] = {}
         self.unsure: set[Fence] = set()
         self._parents: dict[Fence, Sequence[str]] = {}
@@ -48,11 +52,8 @@ class LogSink(MemorySink):
         inherited = [self.store.remembered[parent] for parent in parents]
         self.store.inherited += sum(map(bool, inherited))
         if fence not in self.opened:
-            self.opened[fence] = self.memory(first, inherited)
+            self.opened[fence] = LogShard(first, inherited=inherited, **self._log)
         return None if stored is None else stored.start
-
-    def memory(self, stored: LogPosition, inherited: Sequence[bytes]) -> LogShard:
-        return LogShard(stored, compacted=self.compacted, inherited=inherited)
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         begun = await super().positions(stream)
@@ -76,7 +77,8 @@ class LogWriter:
         if not sink.holds(fence) or fence in sink.unsure:
             return WriteResult(lost=frozenset({fence.shard_id}))
         log = sink.opened[fence]
-        taken = [log.take(one) for one in payload]
+        with sink.windows.taking(log, growth(payload)):
+            taken = [log.take(one) for one in payload]
         fate = await sink.fault()
         if not sink.holds(fence):
             return WriteResult(lost=frozenset({fence.shard_id}))
@@ -87,6 +89,7 @@ class LogWriter:
             store.logs[fence.shard_id] = last.stored
             if last.stored.position == SHARD_END:
                 store.remembered[fence.shard_id] = last.remembered
+                sink.windows.release(log)
         if fate is not None:
             sink.unsure.add(fence)
             raise TransientError("scripted", f"failed {fate} the commit, as ordered")

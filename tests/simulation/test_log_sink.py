@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,9 @@ SECONDS = 200
 KEYS = 12
 # Copies and late changes come no later than this behind their first.
 COPY_SECONDS = 50.0
+# Less than a minute of these changes takes.
+LITTLE_BYTES = 50_000
+FETCH_BYTES_MAX = 7 * 1_500
 
 
 class Load:
@@ -86,9 +90,9 @@ class Load:
             self.stream.split(shards[place].id)
 
 
-def sink(store: LogStore, *, compacted: bool) -> LogSink:
+def sink(store: LogStore, **log: Any) -> LogSink:
     clock = LoopClock()
-    return LogSink(store, compacted=compacted, monotonic=clock.monotonic, now_us=now_us)
+    return LogSink(store, log=log, monotonic=clock.monotonic, now_us=now_us)
 
 
 async def simulate(seed: int) -> tuple[Load, list[LogStore]]:
@@ -157,3 +161,32 @@ def test_each_change_is_written_once_across_reshards(seed: int) -> None:
         assert store.inherited > 10
     last = {one.key: one for one in stores[1].written}
     assert {key: one.new for key, one in last.items()} == load._state
+
+
+@pytest.mark.parametrize("reorder_us", [1_000_000, 3_600_000_000])
+def test_what_windows_hold_is_bounded_and_never_keeps_from_reading(reorder_us: int) -> None:
+    """Their own limits are far away; the larger one holds changes back until the shard's end."""
+
+    async def main() -> None:
+        load, store = Load(1), LogStore()
+        one = sink(store, reorder_us=reorder_us, duplicate_us=max(reorder_us, 60_000_000))
+        engine = Engine(
+            ScriptedSource(LoopClock(), load.stream, fetch_records=7, now_us=now_us),
+            one,
+            MemoryLeaseStore(MemoryLeases()),
+            memory_bytes_max=LITTLE_BYTES,
+        )
+        windows = one.windows = engine.budget.windows
+        async with engine.running(), asyncio.timeout(SECONDS + 600):
+            await load.run()
+            shards = [shard.id for shard in load.stream.shards()]
+            while not finished(store, shards):
+                await asyncio.sleep(1)
+        # What decoding adds to a fetch that was let in may pass the limit.
+        assert engine.budget.peak <= LITTLE_BYTES + FETCH_BYTES_MAX
+        assert LITTLE_BYTES // 4 < windows.peak <= windows.limit == LITTLE_BYTES // 2
+        assert windows.forgotten > 0
+        assert windows.early > 0 or reorder_us == 1_000_000
+        assert {fact(one) for one in store.written} == {fact(change) for change in load.changes}
+
+    run_virtually(main())

@@ -67,6 +67,7 @@ class KafkaSink:
         be asked: `now_us` is this machine's."""
         self._config = config
         self._pipeline = place.pipeline
+        self._windows = place.windows
         self._options = options(config, place.aws)
         self._monotonic = monotonic
         self._now_us = now_us
@@ -293,6 +294,7 @@ class KafkaSink:
             self._letters,
             self._producers,
             self._look_again,
+            self._windows,
             lambda: self._positions.outdated(self._pipeline, self._now_us()),
             self._monotonic,
             self._now_us,
@@ -305,6 +307,7 @@ class KafkaSink:
         self._writers.clear()
         for shard in shards.values():
             shard.is_over = True
+            self._release(shard)
         await asyncio.gather(self._producers.close(), self._positions.close())
 
     # ----
@@ -325,11 +328,16 @@ class KafkaSink:
         if shard is None:
             return
         shard.is_over = shard.is_lost = True
+        self._release(shard)
         self._writers.pop(shard.fence, None)
         place = (shard.fence.stream, shard.fence.shard_id)
         if self._shards.get(place) is shard:
             del self._shards[place]
         await self._producers.drop(shard.producer)
+
+    def _release(self, shard: KafkaShard) -> None:
+        if shard.log is not None:
+            self._windows.release(shard.log)
 
     async def _memory(self, shard: KafkaShard, stored: LogPosition) -> LogShard:
         config = self._config

@@ -16,6 +16,7 @@ from typing import Any, Final
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from replicator._core import ChangeBatch, Rejection
+from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.kafka_batch import FinishedBatch
@@ -26,7 +27,7 @@ from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_b
 from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
-from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.log_shard import LogPosition, LogShard, Taken, growth
 from replicator.sink.position import tip_age_seconds
 
 # A position that moved while nothing was written is stored this often: far more often than any
@@ -85,6 +86,7 @@ class Room:
     """That of the dead letters, by its name."""
     producers: KafkaProducers
     look_again: Callable[[], Awaitable[None]]
+    windows: Windows
     outdated: Callable[[], Sequence[bytes]]
     """Keys of the positions topic that are needed no more."""
     monotonic: Callable[[], float]
@@ -122,19 +124,24 @@ class KafkaWriter:
         lost = WriteResult(lost=frozenset({shard.fence.shard_id}))
         if shard.is_over or shard.log is None or any(o.fence != shard.fence for o in payload):
             return lost
-        due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
+        with self._room.windows.taking(shard.log, growth(payload)):
+            due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
         if self._is_idle(due):
             return self._result(due, due.rejections)
         try:
             with mapped(f"writing changes of {shard.fence.shard_id}"):
-                return await self._write(due)
+                result = await self._write(due)
         except BaseException as error:
             # Its memory is ahead of what is stored: the next fence begins with another.
             shard.is_over = True
+            self._room.windows.release(shard.log)
             if isinstance(error, Fenced):
                 shard.is_lost = True
                 return lost
             raise
+        if shard.is_finished:
+            self._room.windows.release(shard.log)
+        return result
 
     def _is_idle(self, due: _Due) -> bool:
         stored = self._shard.stored

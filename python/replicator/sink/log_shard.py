@@ -15,7 +15,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from replicator._core import Window
 from replicator.model import SHARD_END, TRIM_HORIZON, Pending, Position
@@ -23,6 +23,16 @@ from replicator.sink.position import furthest
 
 if TYPE_CHECKING:
     from replicator._core import ChangeBatch, Rejection
+
+
+_NO_LIMIT: Final = 2**62
+# What is remembered of one change, at most (`rust/src/window/memory.rs`), without its own bytes.
+_CHANGE_BYTES: Final = 512
+
+
+def growth(pending: Iterable[Pending]) -> int:
+    """How many bytes a shard's memory grows by them, at most."""
+    return sum(2 * each.batch.nbytes + _CHANGE_BYTES * len(each.batch) for each in pending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,7 @@ class LogShard:
             compacted=compacted,
         )
         self._reorder_us, self._duplicate_us = reorder_us, duplicate_us
+        self._bytes_max = bytes_max
         self._stored = stored
         self._next = stored.start
         self._is_refilling = stored.start != stored.position
@@ -144,6 +155,23 @@ class LogShard:
     def stored(self) -> LogPosition:
         """What the last `take` gave to store, or what was stored before."""
         return self._stored
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, at most."""
+        return self._window.nbytes
+
+    @property
+    def early(self) -> int:
+        """See `core.windows.Window`, as of all four."""
+        return self._window.early
+
+    @property
+    def forgotten(self) -> int:
+        return self._window.forgotten
+
+    def limit(self, bytes_max: int | None) -> None:
+        self._window.limit(_NO_LIMIT if bytes_max is None else min(bytes_max, self._bytes_max))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from replicator.aws import aws_client
 from replicator.core.plan import Plan
+from replicator.core.windows import Windows
 from replicator.model import (
     TRIM_HORIZON,
     Batching,
@@ -45,11 +46,13 @@ class S3Sink:
         self,
         settings: S3Settings,
         *,
+        windows: Windows | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
+        self._windows = windows or Windows(settings.window_bytes_max)
         self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._stack = AsyncExitStack()
         self._opened: tuple[Bucket, S3Plans] | None = None
@@ -65,7 +68,7 @@ class S3Sink:
         require_keys(self._settings.name, self._settings.projection, tables)
         names = frozenset(table.name for table in tables)
         if names != self._tables:  # opened again, it goes on with its writers
-            self._writers.clear()
+            self._end_writers()
             self._tables = names
         bucket, _ = await self._ready()
         # Who may not list would be told that a missing plan is a forbidden one.
@@ -130,6 +133,9 @@ class S3Sink:
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         _, plans = await self._ready()
         standings = await plans.standings(stream)
+        for (of, shard_id), writer in self._writers.items():
+            if of == stream and shard_id in standings:
+                writer.look(standings[shard_id])
         return {
             shard_id: standing.stored.start
             for shard_id, standing in standings.items()
@@ -203,14 +209,20 @@ class S3Sink:
         key = (fence.stream, fence.shard_id)
         if (known := self._writers.get(key)) is None:
             settings = self._settings
-            known = S3Writer(bucket, plans, settings, self._tables, self._monotonic, self._now_us)
+            clocks = (self._monotonic, self._now_us)
+            known = S3Writer(bucket, plans, settings, self._tables, self._windows, *clocks)
             self._writers[key] = known
         return known
 
     async def close(self) -> None:
         self._opened = None
-        self._writers.clear()
+        self._end_writers()
         await self._stack.aclose()
+
+    def _end_writers(self) -> None:
+        for writer in self._writers.values():
+            writer.end()
+        self._writers.clear()
 
     def _start(self, fence: Fence, standing: Standing, inherited: Sequence[bytes] = ()) -> None:
         first = standing.stored or LogPosition(TRIM_HORIZON)

@@ -19,9 +19,10 @@ import structlog
 
 from replicator._core import ChangeBatch, Columns, Rejection, compress
 from replicator.core.plan import Encoding, Plan, PlannedObject, are_copies, differences
+from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
-from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.log_shard import LogPosition, LogShard, Taken, growth
 from replicator.sink.position import furthest, tip_age_seconds
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
@@ -60,10 +61,11 @@ class _Cut:
         return cls(changes, rejections, last.stored, last.is_holding, last.remembered)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Shard:
     """What is known of the shard under one fence. Once a write has failed nobody knows how far
-    it came: then it is of no use any more."""
+    it came: then it is of no use any more. A `core.windows.Window`. `is_sure`: nothing is being
+    written."""
 
     fence: Fence
     memory: LogShard
@@ -76,6 +78,21 @@ class _Shard:
     """What of the open plan's range was read."""
     is_sure: bool = True
 
+    @property
+    def nbytes(self) -> int:
+        return self.memory.nbytes + sum(each.changes.nbytes for each in self.taken)
+
+    @property
+    def early(self) -> int:
+        return self.memory.early
+
+    @property
+    def forgotten(self) -> int:
+        return self.memory.forgotten
+
+    def limit(self, bytes_max: int | None) -> None:
+        self.memory.limit(bytes_max)
+
 
 class S3Writer:
     """Writes one shard."""
@@ -86,6 +103,7 @@ class S3Writer:
         plans: S3Plans,
         settings: S3Settings,
         tables: frozenset[str],
+        windows: Windows,
         monotonic: Callable[[], float],
         now_us: Callable[[], int],
     ) -> None:
@@ -93,6 +111,7 @@ class S3Writer:
         self._plans = plans
         self._settings = settings
         self._tables = tables
+        self._windows = windows
         self._monotonic = monotonic
         self._now_us = now_us
         self._shard: _Shard | None = None
@@ -118,9 +137,22 @@ class S3Writer:
         memory = LogShard(
             first, **windows, bytes_max=settings.window_bytes_max, inherited=inherited
         )
+        self.end()
         self._shard = _Shard(
             fence, memory, windows, standing.ordinal, standing.stored, standing.open
         )
+
+    def end(self) -> None:
+        """The shard ended, or its fence is dead. May be called twice."""
+        if self._shard is not None:
+            self._windows.release(self._shard)
+            self._shard = None
+
+    def look(self, standing: Standing) -> None:
+        """Where the shard stands: further than it was brought here, it is another worker's."""
+        shard = self._shard
+        if shard is not None and shard.is_sure and standing.ordinal > shard.ordinal:
+            self.end()
 
     @property
     def is_idle(self) -> bool:
@@ -134,7 +166,7 @@ class S3Writer:
         fence = payload.pending[0].fence
         is_mixed = any(one.fence != fence for one in payload.pending)
         if is_mixed or not await self._plans.holds(fence):
-            self._shard = None
+            self.end()
             return WriteResult(lost=frozenset({fence.shard_id}))
         if payload.is_done:
             return WriteResult()
@@ -147,12 +179,19 @@ class S3Writer:
                 retry_after_seconds=0.0,
             )
         shard.is_sure = False
-        result = await self._write(shard, payload.pending)
+        try:
+            result = await self._write(shard, payload.pending)
+        except BaseException:
+            self.end()
+            raise
         shard.is_sure, payload.is_done = True, True
         return result
 
     async def _write(self, shard: _Shard, pending: Sequence[Pending]) -> WriteResult:
-        left, cut = await asyncio.to_thread(self._take, shard, pending)
+        # What belongs to a plan that was found, nothing but the plan decides.
+        is_bound = shard.open is None
+        with self._windows.taking(shard, growth(pending), is_bound=is_bound):
+            left, cut = await asyncio.to_thread(self._take, shard, pending)
         results: list[tuple[_Cut, int]] = []
         if left is not None:
             results.append((left, await self._complete(shard, left)))
@@ -324,7 +363,7 @@ class S3Writer:
         shard.ordinal, shard.open = plan.ordinal, None
         shard.stored = LogPosition.from_json(plan.after)
         if shard.stored.position == SHARD_END:
-            self._shard = None  # its memory is as large as what it remembers
+            self.end()  # its memory is as large as what it remembers
         return plan.count
 
     def _told(self) -> dict[str, list[str]]:

@@ -169,9 +169,11 @@ impl Window {
         Some(newest_us)
     }
 
-    /// From here on it holds and remembers no more than this.
-    pub const fn limit(&mut self, bytes_max: usize) {
+    /// From here on it holds and remembers no more than this: what is remembered goes at once, what is held with the
+    /// next answer.
+    pub fn limit(&mut self, bytes_max: usize) {
         self.limits.bytes_max = bytes_max;
+        self.forget();
     }
 
     /// Changes held.

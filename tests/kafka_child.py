@@ -1,4 +1,5 @@
-"""A process that writes to Kafka and is killed at its n-th step: `python -m tests.kafka_child`."""
+"""A process that writes to Kafka and sends itself a signal at its n-th step:
+`python -m tests.kafka_child`."""
 
 from __future__ import annotations
 
@@ -29,15 +30,16 @@ def change(n: int) -> bytes:
 
 
 class Steps:
-    """Counts the calls of the driver, and dies at one."""
+    """Counts the calls of the driver, and is killed or stopped at one."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, sent: signal.Signals = signal.SIGKILL) -> None:
         self._left = last
+        self._signal = sent
 
     def pass_one(self) -> None:
         self._left -= 1
-        if self._left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._left == -1:
+            os.kill(os.getpid(), self._signal)
 
     def watch(self, name: str) -> None:
         before = getattr(AIOKafkaProducer, name)
@@ -57,7 +59,8 @@ def sink_of(settings: dict[str, Any]) -> KafkaSink:
 
 
 async def write(settings: dict[str, Any], count: int) -> None:
-    """Reads the stream of `count` changes from the sink's position on, three at a time."""
+    """Reads the stream of `count` changes from the sink's position on, three at a time, until
+    the fence is lost."""
     sink = sink_of(settings)
     try:
         await sink.open([PRODUCTS])
@@ -69,15 +72,16 @@ async def write(settings: dict[str, Any], count: int) -> None:
         while at < count:
             end = min(at + 3, count)
             batch = pending(fence, [change(n) for n in range(at + 1, end + 1)], first=at + 1)
-            await writer.write(writer.encode([batch]))
+            if (await writer.write(writer.encode([batch]))).lost:
+                return
             at = end
     finally:
         await sink.close()
 
 
 if __name__ == "__main__":
-    text, last, count = sys.argv[1:]
-    steps = Steps(int(last))
-    for name in STEPS:
-        steps.watch(name)
+    text, last, count, name = sys.argv[1:]
+    steps = Steps(int(last), signal.Signals[name])
+    for step in STEPS:
+        steps.watch(step)
     asyncio.run(write(json.loads(text), int(count)))

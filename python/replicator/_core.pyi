@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _Form: TypeAlias = Literal["plain", "dynamodb", "debezium", "change"]
+_Codec: TypeAlias = Literal["none", "gzip", "lz4", "zstd"]
 __version__: Final[str]
 BUILD_PROFILE: Final[Literal["release", "debug"]]
 COMMIT: Final[str]
@@ -322,21 +323,21 @@ class ChangeBatch:
         wanted, sorted: (table, begin of the period, changes). Raises ValueError unless 0 < us."""
     def payloads(self, delimiter: bytes) -> bytes:
         """The changes' records as they came, each followed by the delimiter."""
-    def json_lines(self, form: _Form = "plain") -> bytes:
-        """One JSON object a change and line. `plain`: `table`, `event`, `key`, `version` (text),
-        `item`, `old` (null when absent); numbers as JSON numbers with all their
-        digits, sets as arrays sorted by value, binary as base64. `dynamodb`: `key`,
-        `item` and `old` as the wire carried them, typed. `debezium`: its envelope
-        (`before`, `after`, `source`, `op` c/u/d, `ts_ms`), images plain, every time the
-        change's creation, `source.sequence` the record's sequence number. `change`: the
-        whole change in the shape of a Kinesis payload, with `version`, `position` (the
-        sequence number) and `userIdentity` where it has them: `decode` reads it again."""
+    def json_lines(self, form: _Form = "plain", *, compression: _Codec = "none") -> bytes:
+        """One JSON object a change and line, the whole compressed as `compress` does. `plain`:
+        `table`, `event`, `key`, `version` (text), `item`, `old` (null when absent); numbers as
+        JSON numbers with all their digits, sets as arrays sorted by value, binary as base64.
+        `dynamodb`: `key`, `item` and `old` as the wire carried them, typed. `debezium`: its
+        envelope (`before`, `after`, `source`, `op` c/u/d, `ts_ms`), images plain, every time the
+        change's creation, `source.sequence` the record's sequence number. `change`: the whole
+        change in the shape of a Kinesis payload, with `version`, `position` (the sequence
+        number) and `userIdentity` where it has them: `decode` reads it again."""
     def kafka(
         self,
         partitions: int,
         *,
         form: _Form = "plain",
-        compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
+        compression: _Codec = "none",
         table: str | None = None,
         headers: bool = True,
         tombstones: bool = True,
@@ -356,7 +357,7 @@ class ChangeBatch:
         keys: Sequence[bytes] = ...,
         *,
         form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
-        compression: Literal["none", "gzip", "lz4", "zstd"] = "none",
+        compression: _Codec = "none",
         headers: bool = True,
         record_bytes_max: int | None = None,
     ) -> tuple[ChangeBatch, list[bytes]]:
@@ -555,8 +556,7 @@ class Window:
         order. The answer's `duplicates` and `rejections` are those of this fetch."""
     def advance(self, event_us: int) -> ChangeBatch:
         """What is due when the source's clock shows this time, though no change says so."""
-    def flush(self) -> ChangeBatch:
-        """All that is held: at the end of a shard, say."""
+    def flush(self) -> ChangeBatch: ...
     def refill(self, batch: ChangeBatch, given_us: int | None = None) -> None:
         """Changes of before a restart: those before `given_us` were given (None: all)."""
     def remembered(self) -> bytes:

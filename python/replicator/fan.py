@@ -63,6 +63,11 @@ class Fan:
         return self.inlets[0].fence.shard_id
 
     @property
+    def has_failed(self) -> bool:
+        """Its reading ended for a sink's sake."""
+        return self.failure.done() and not self.failure.cancelled()
+
+    @property
     def durable(self) -> Position | None:
         """How far it is durable at every sink; None before the first write."""
         if all(inlet.durable is None for inlet in self.inlets):

@@ -52,6 +52,8 @@ class Inlet:
         self.outlet = outlet
         self.held = held
         self.durable: Position | None = None
+        self.has_written = False
+        """The sink did something under this fence: it works."""
         self.is_holding = False
         """The sink waits for time to pass, which a fetch without records tells."""
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -125,11 +127,14 @@ class Inlet:
             return self._failed_from
         return self._waiting[0] if self._waiting else None
 
-    def leave(self, durable: Position | None, charge: Charge) -> None:
-        """One queued fetch left the lane: durable up to there, or dropped (None)."""
+    def leave(self, durable: Position | None, charge: Charge, *, is_asked: bool = False) -> None:
+        """One queued fetch left the lane: durable up to there, or dropped (None). `is_asked`:
+        its sink did something for that."""
         self._waiting.popleft()
         if durable is not None:
             self.durable = durable
+        if is_asked:
+            self.has_written = True
             self.outlet.works(self.fence.shard_id)
         if self.is_over:
             self._keep(charge)
@@ -298,7 +303,7 @@ class Lane:
                 if len(batch):
                     stats.observe_latency(now - pending.received_at, len(batch))
                 inlet.is_holding = inlet.fence.shard_id in result.holding
-                inlet.leave(pending.next, waiting.charge)
+                inlet.leave(pending.next, waiting.charge, is_asked=result.is_asked)
         stats.flushes += 1
         stats.rows += result.rows
         # A copy that only the sink could tell was decoded as a change.
@@ -308,6 +313,8 @@ class Lane:
         stats.ambiguous += result.ambiguous
         if result.filtered:
             stats.dropped["filtered_deletes"] += result.filtered
+        if result.unmatched:
+            stats.dropped["filtered"] += result.unmatched
         if result.ambiguous:
             log.warning(
                 "ambiguous_order", changes=result.ambiguous, action="the last to arrive stands"

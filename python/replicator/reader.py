@@ -94,6 +94,8 @@ class Reader:
         self._found: Sequence[Stand] = ()
         # Failures in a row of each sink that the others went on without.
         self._failures: Counter[Outlet] = Counter()
+        # The last failure was that of a sink's write.
+        self._was_sinks = False
         # Fails to end the reading of this moment.
         self._cut: asyncio.Future[None] | None = None
 
@@ -154,7 +156,7 @@ class Reader:
                     return
                 except TransientError as error:
                     self._unread()
-                    if self.fan is not before and self._has_written():
+                    if self._has_moved(before):
                         attempt = 0
                     life.retries(str(error), clock.monotonic())
                     if not self._is_mended(before):
@@ -183,11 +185,17 @@ class Reader:
             self._shared.outlets.works(self.shard_id)
             await self._shared.leases.let_go(self)
 
-    def _has_written(self) -> bool:
-        written = [] if self.fan is None else [i.outlet for i in self.fan.inlets if i.durable]
+    def _has_moved(self, before: Fan | None) -> bool:
+        """True when what failed last works: a sink that did, once one has written (that nothing
+        was due tells nothing of it)."""
+        fan = self.fan
+        if fan is None or fan is before:
+            return False
+        was_sinks, self._was_sinks = self._was_sinks, fan.has_failed
+        written = [inlet.outlet for inlet in fan.inlets if inlet.has_written]
         for outlet in written:
             del self._failures[outlet]
-        return bool(written)
+        return bool(written) if was_sinks else any(inlet.durable for inlet in fan.inlets)
 
     def _is_mended(self, before: Fan | None) -> bool:
         """True when a sink that failed was waited for already, while the others went on."""

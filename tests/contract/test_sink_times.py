@@ -8,7 +8,7 @@ from typing import Any
 
 from replicator.model import SHARD_END, TRIM_HORIZON, Reached, after, at_timestamp
 from tests.changes import STREAM, number, pending, put
-from tests.sink_rig import Rig, write
+from tests.sink_rig import Rig, fenced, write
 
 
 async def test_a_begun_shard_owes_what_comes_from_now_on(rig: Rig) -> None:
@@ -43,7 +43,7 @@ async def test_a_start_by_time_owes_what_came_since_then(rig: Rig) -> None:
 async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_it(rig: Rig) -> None:
     sink = await rig.worker()
     await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
-    fence = await sink.fence(STREAM, "shard-1", "me")
+    fence = await fenced(sink, "shard-1")
 
     async def reached(**how: Any) -> Reached:
         # Received just now, as far as the sink's own clock is concerned.
@@ -71,14 +71,15 @@ async def test_a_position_carries_its_last_arrival_and_when_nothing_lay_behind_i
 async def test_a_position_moved_by_hand_ends_every_fence_and_forgets_its_times(rig: Rig) -> None:
     sink = await rig.worker()
     await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
-    fence = await sink.fence(STREAM, "shard-1", "me")
+    fence = await fenced(sink, "shard-1")
     change = put("products", {"id": {"S": "1"}}, 1)
-    await write(sink, pending(fence, [change], first=7))
+    await write(sink, pending(fence, [change], first=7, then=SHARD_END))
     hand = await rig.worker()
     wanted = {"shard-1": after(number(3)), "shard-2": TRIM_HORIZON}
     old = await hand.move(STREAM, wanted, "operator")
-    assert old == {"shard-1": after(number(7)), "shard-2": None}
-    assert (await write(sink, pending(fence, [change], first=8))).lost == {"shard-1"}
+    assert old == {"shard-1": SHARD_END, "shard-2": None}
+    another = put("products", {"id": {"S": "2"}}, 2)
+    assert (await write(sink, pending(fence, [another], first=8))).lost == {"shard-1"}
     other = await rig.worker()
     assert await other.positions(STREAM) == wanted
     reached = await other.reached(STREAM, ["shard-1", "shard-2"])

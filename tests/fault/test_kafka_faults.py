@@ -19,10 +19,11 @@ import replicator
 from replicator.testing.kafka_server import KafkaServer, start_kafka
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.stream import ScriptedStream
+from tests.changes import STREAM
 from tests.engine import TABLES
 from tests.fault.test_kafka_kill import reading
 from tests.fault.test_kill import Feeder
-from tests.kafka_child import BASE_US, write
+from tests.kafka_child import BASE_US, sink_of, write
 from tests.kafka_records import committed
 from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
@@ -41,29 +42,71 @@ async def test_killed_at_any_step_each_change_is_seen_once(
     kafka_server: KafkaServer, step: int
 ) -> None:
     prefix = f"t{secrets.token_hex(5)}"
-    settings = {
+    settings = child_settings(kafka_server, prefix)
+    process = await child(settings, step, signal.SIGKILL)
+    assert await process.wait() == -signal.SIGKILL, "it must be killed at work"
+    await write(settings, CHANGES + 1)
+    # The newest waits until time goes on.
+    assert await changes(kafka_server, prefix) == list(range(1, CHANGES + 1))
+
+
+# Steps of the second and of the third write.
+@pytest.mark.parametrize("step", [20, 23, 26, 29])
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_who_is_paused_at_any_step_adds_at_most_that_write(
+    kafka_server: KafkaServer, step: int, delivery: str
+) -> None:
+    prefix = f"t{secrets.token_hex(5)}"
+    settings = child_settings(kafka_server, prefix, delivery=delivery)
+    zombie = await child(settings, step, signal.SIGSTOP)
+    await asyncio.to_thread(os.waitid, os.P_PID, zombie.pid, os.WSTOPPED | os.WNOWAIT)
+    await write(settings, CHANGES + 1)
+    reader = sink_of(settings)
+    try:
+        before = await reader.positions(STREAM)
+        zombie.send_signal(signal.SIGCONT)
+        assert await zombie.wait() == 0, "it finds out and leaves in order"
+        assert await reader.positions(STREAM) == before
+    finally:
+        await reader.close()
+    found = await changes(kafka_server, prefix)
+    assert sorted(set(found)) == list(range(1, CHANGES + 1))
+    if delivery == "exactly_once":
+        assert len(found) == CHANGES
+    else:
+        assert len(found) <= CHANGES + 3, "nothing but what it was writing as it was paused"
+
+
+def child_settings(server: KafkaServer, prefix: str, **more: Any) -> dict[str, Any]:
+    return {
         "name": "bus",
-        "bootstrap_servers": kafka_server.address,
+        "bootstrap_servers": server.address,
         "topic": f"{prefix}.{{table}}",
         "positions_topic": f"{prefix}.positions",
         "dead_letters_topic": f"{prefix}.dead",
         "partitions": 2,
         "reorder_window_seconds": 0,
         "topic_settings": {"retention.ms": "-1"},
+        **more,
     }
+
+
+async def child(
+    settings: dict[str, Any], step: int, sent: signal.Signals
+) -> asyncio.subprocess.Process:
     root = Path(__file__).resolve().parents[2]
     package = Path(replicator.__file__).resolve().parents[1]
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.kafka_child", json.dumps(settings), str(step), str(CHANGES)),
+        *("-m", "tests.kafka_child", json.dumps(settings), str(step), str(CHANGES), sent.name),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (root, package)))},
     )
-    assert await process.wait() == -signal.SIGKILL, "it must be killed at work"
-    await write(settings, CHANGES + 1)
-    found = await committed(kafka_server, f"{prefix}.products")
-    times = sorted(int(record.headers["version"]) - BASE_US for record in found)
-    # The newest waits until time goes on.
-    assert times == [n * 1_000_000 for n in range(1, CHANGES + 1)]
+
+
+async def changes(server: KafkaServer, prefix: str) -> list[int]:
+    """The second of every change that a careful reader sees, sorted."""
+    found = await committed(server, f"{prefix}.products")
+    return sorted((int(record.headers["version"]) - BASE_US) // 1_000_000 for record in found)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from replicator.model import SinkHeld, Stream, TableSchema, after
 from replicator.sink.crate import CrateSink
 from replicator.sink.crate_settings import CrateSettings
 from replicator.testing.crate_server import CrateServer
+from replicator.testing.crate_types import Refused
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
 from tests.warehouse import write
@@ -231,6 +232,33 @@ async def test_a_statement_that_is_wrong_is_no_poison(database: CrateDatabase) -
         assert refused.value.code == "crate_refused"
         assert "doesn't take rows any more" in refused.value.message
         assert await database.rows("replicator_dead_letters") == []
+
+
+@only_the_stand_in
+@pytest.mark.parametrize("count", [1, 12])
+async def test_a_server_in_trouble_is_no_poison_and_a_value_is(
+    database: CrateDatabase, count: int
+) -> None:
+    """Regression: for both the server has one code; of a single row it answers for the request."""
+    assert database.stand_in is not None
+    async with opened(database) as sink:
+        tables = database.stand_in.tables
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        changes = [product(f"p{n}", 1) for n in range(count)]
+
+        def refuse(message: str) -> Callable[[Sequence[Any]], Refused | None]:
+            return lambda args: Refused(5000, message) if args[0] == "p0" else None
+
+        tables.refuse = refuse("CircuitBreakingException[[parent] Data too large]")
+        with pytest.raises(TransientError, match="Data too large"):
+            await write(sink, fence, changes)
+        assert await database.rows("replicator_dead_letters") == []
+        assert await sink.position(fence) is None
+        tables.refuse = refuse("ClassCastException[String cannot be cast to Double]")
+        result = await write(sink, fence, changes)
+        assert result.rejected_by_code == {"crate_type": 1}
+        assert result.rows + result.duplicates == count - 1
+        assert await sink.position(fence) == after(number(count))
 
 
 # ---- late and repeated changes

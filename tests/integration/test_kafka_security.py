@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import CreateAclsRequest
 from botocore.credentials import ReadOnlyCredentials
 
 from replicator.aws import AWSSettings
 from replicator.errors import FatalError, TransientError
-from replicator.model import TableSchema
+from replicator.model import SHARD_END, TableSchema
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.kafka_iam import signed_token
 from replicator.sink.kafka_settings import KafkaConfig
@@ -54,19 +57,20 @@ def sink(name: str, address: str, **more: Any) -> KafkaSink:
         "reorder_window_seconds": 0,
         **more,
     }
-    place = SinkPlace("shop", "me", "", AWSSettings())
+    place = SinkPlace(name, "me", "", AWSSettings())
     return KafkaSink(KafkaConfig.model_validate(settings), place)
 
 
-async def used(made: KafkaSink) -> None:
+async def used(made: KafkaSink, size: int = 1) -> None:
     """Everything a run asks of the cluster, once."""
     try:
         await made.open([PRODUCTS])
         fence = await made.fence(STREAM, "shard-1", "me")
         await made.position(fence)
         writer = made.writer(fence)
-        change = put("products", {"id": {"S": "a"}}, 1_700_000_000_000_000)
-        await writer.write(writer.encode([pending(fence, [change])]))
+        time_us = 1_700_000_000_000_000 + time.time_ns() // 1_000 % 1_000_000_000
+        change = put("products", {"id": {"S": "a"}}, time_us, text={"S": "x" * size})
+        await writer.write(writer.encode([pending(fence, [change], then=SHARD_END)]))
     finally:
         await made.close()
 
@@ -100,6 +104,86 @@ async def test_who_may_not_is_told_what_to_do(secured: tuple[KafkaServer, Securi
     with pytest.raises((FatalError, TransientError)) as unknown:
         await used(sink("tls", server.tls_address, sasl=right, tls={}))
     assert unknown.value.code == "kafka_tls"
+
+
+# https://kafka.apache.org/protocol#The_Messages_CreateAcls: kinds of resources, patterns and
+# operations by their numbers.
+TOPIC, TRANSACTIONAL_ID, LITERAL, PREFIXED, ALLOW = 2, 5, 3, 4, 3
+READ, WRITE, CREATE, DESCRIBE_CONFIGS = 3, 4, 5, 10
+
+
+def grants(name: str) -> dict[str, tuple[int, str, int, int]]:
+    """All that the sink needs: Write includes Describe."""
+    return {
+        "write": (TOPIC, f"{name}.", PREFIXED, WRITE),
+        "create": (TOPIC, f"{name}.", PREFIXED, CREATE),
+        "settings": (TOPIC, f"{name}.", PREFIXED, DESCRIBE_CONFIGS),
+        "read": (TOPIC, f"{name}.positions", LITERAL, READ),
+        "fence": (TRANSACTIONAL_ID, f"{name}/", PREFIXED, WRITE),
+    }
+
+
+async def granted(server: KafkaServer, user: str, name: str, without: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=server.address)
+    await admin.start()
+    try:
+        for what, (kind, place, pattern, operation) in grants(name).items():
+            if what != without:
+                principal = f"User:{user}"
+                request = CreateAclsRequest(kind, place, pattern, principal, "*", operation, ALLOW)
+                (answer,) = (await admin._send_request(request)).creation_responses
+                assert answer[0] == 0, answer
+    finally:
+        await admin.close()
+
+
+@pytest.mark.parametrize(
+    ("without", "create", "code", "said"),
+    [
+        ("nothing", True, "", ""),
+        ("write", True, "kafka_denied", "grant Describe and Write on the topics"),
+        ("write", False, "kafka_topic_missing", "grant Describe on them"),
+        ("create", True, "kafka_denied", "create: false"),
+        ("read", True, "kafka_denied", "Read on the positions topic"),
+        ("fence", True, "kafka_denied", "on the transactional ids that begin like that"),
+        ("settings", True, "", ""),
+    ],
+)
+async def test_each_grant_is_needed_and_asked_for(
+    secured: tuple[KafkaServer, Security], without: str, create: bool, code: str, said: str
+) -> None:
+    server, security = secured
+    name = f"{without}-{create}".lower()
+    await granted(server, security.guest, name, without)
+    if without not in {"nothing", "create"}:
+        await used(sink(name, server.address))
+    sasl = {"mechanism": "PLAIN", "username": security.guest, "password": security.password}
+    made = sink(name, server.sasl_address, sasl=sasl, create=create)
+    if not code:
+        await used(made)
+        warned = {finding.code for finding in (await made.plan([PRODUCTS])).findings}
+        assert ("kafka_settings_hidden" in warned) is (without == "settings")
+        return
+    with pytest.raises(FatalError) as denied:
+        await used(made)
+    assert (denied.value.code, said in denied.value.message) == (code, True), denied.value.message
+    assert f"{name}." in denied.value.message or f"{name}/" in denied.value.message
+
+
+async def test_a_limit_that_cannot_be_seen_stops_the_shard_and_is_named(
+    secured: tuple[KafkaServer, Security],
+) -> None:
+    """Regression: the topic was asked for its limit again and again."""
+    server, security = secured
+    await granted(server, security.guest, "hidden", "settings")
+    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
+    await used(sink("hidden", server.address, topic_settings=settings))
+    sasl = {"mechanism": "PLAIN", "username": security.guest, "password": security.password}
+    made = sink("hidden", server.sasl_address, sasl=sasl, compression="none")
+    with pytest.raises(FatalError) as unknown:
+        await used(made, size=3_000)
+    assert unknown.value.code == "kafka_limit_unknown"
+    assert "DescribeConfigs" in unknown.value.message
 
 
 @pytest.mark.parametrize("tls", [{"ca_file": "/absent.pem"}, {"certificate_file": "/absent.pem"}])

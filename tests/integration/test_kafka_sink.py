@@ -9,17 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka.errors import ProducerFenced
 
-from replicator.errors import FatalError, LeaseLost, TransientError
+from replicator.errors import FatalError
 from replicator.model import (
-    LATEST,
     SHARD_END,
-    TRIM_HORIZON,
-    Fence,
     Position,
-    Reached,
     WriteResult,
     after,
-    at_timestamp,
 )
 from replicator.testing.kafka_server import KafkaServer
 from tests.changes import STREAM, number, pending, put, remove
@@ -39,99 +34,6 @@ from tests.kafka_rig import (
 async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
     async with kafka_rig(kafka_server) as made:
         yield made
-
-
-# ---- the stream's beginning
-
-
-async def test_a_start_is_stored_once(rig: Rig) -> None:
-    sink = await rig.worker()
-    assert not await sink.is_known(STREAM)
-    assert await sink.begun() == []
-    starts = {"shard-1": at_timestamp(1_700_000_000_000_000), "shard-2": TRIM_HORIZON}
-    assert await sink.begin(STREAM, starts)
-    other = await rig.worker()
-    assert await other.is_known(STREAM)
-    assert not await other.begin(STREAM, {"shard-1": LATEST, "shard-3": LATEST})
-    assert await other.positions(STREAM) == starts
-    reached = await other.reached(STREAM, ["shard-1", "shard-2", "shard-3"])
-    assert reached["shard-1"].tip_us == 1_700_000_000_000_000
-    assert reached["shard-2"].tip_us == reached["shard-2"].begun_us
-    assert "shard-3" not in reached
-
-
-async def test_two_workers_begin_together_and_one_of_them_does(rig: Rig) -> None:
-    sinks = [await rig.worker() for _ in range(2)]
-
-    async def begin(place: int) -> bool:
-        while True:
-            try:
-                return await sinks[place].begin(STREAM, {"shard-1": at_timestamp(place + 1)})
-            except TransientError as error:
-                assert error.code == "kafka_begun_twice"  # noqa: PT017 it is the exception
-                await asyncio.sleep(place / 10)  # as the coordinator does, by chance
-
-    done = await asyncio.gather(begin(0), begin(1))
-    assert sorted(done) == [False, True]
-    assert await sinks[0].positions(STREAM) == {"shard-1": at_timestamp(done.index(True) + 1)}
-
-
-async def test_streams_of_another_pipeline_into_the_same_topic_are_known(rig: Rig) -> None:
-    mine, theirs = await rig.worker(), await rig.worker("other")
-    await mine.begin(STREAM, {"shard-1": TRIM_HORIZON})
-    assert not await theirs.is_known(STREAM)
-    assert await theirs.begun() == [STREAM.arn]
-
-
-async def test_a_topic_that_holds_records_is_seen(rig: Rig) -> None:
-    sink = await rig.worker()
-    assert not await sink.holds_data()
-    await write(sink, pending(await fenced(sink), [product(1)]))
-    assert await (await rig.worker()).holds_data()
-
-
-# ---- fences and positions
-
-
-async def test_a_raised_fence_kills_the_older_one(rig: Rig) -> None:
-    mine, others = await rig.worker(), await rig.worker()
-    await mine.begin(STREAM, {"shard-1": at_timestamp(5)})
-    old = await mine.fence(STREAM, "shard-1", "me")
-    assert await mine.position(old) == at_timestamp(5)
-    new = await others.fence(STREAM, "shard-1", "another")
-    assert new.epoch > old.epoch
-    with pytest.raises(LeaseLost):
-        await mine.position(old)
-    assert await others.position(new) == at_timestamp(5)
-    with pytest.raises(LeaseLost):
-        await mine.position(Fence(STREAM, "shard-9", 1))
-
-
-async def test_fences_raised_at_once_are_all_different(rig: Rig) -> None:
-    sinks = [await rig.worker() for _ in range(3)]
-    fences = await asyncio.gather(
-        *(sink.fence(STREAM, "shard-1", f"worker-{n}") for n in range(2) for sink in sinks)
-    )
-    assert len({fence.epoch for fence in fences}) == len(fences)
-
-
-async def test_a_shard_found_later_has_no_position(rig: Rig) -> None:
-    sink = await rig.worker()
-    await sink.begin(STREAM, {"shard-1": LATEST})
-    fence = await sink.fence(STREAM, "shard-2", "me")
-    assert await sink.position(fence) is None
-    assert await sink.positions(STREAM) == {"shard-1": LATEST}
-
-
-async def test_an_operator_moves_a_position_and_kills_the_fence(rig: Rig) -> None:
-    sink, operator = await rig.worker(), await rig.worker()
-    fence = await fenced(sink)
-    await write(sink, pending(fence, [product(1)]))
-    old = await operator.move(STREAM, {"shard-1": TRIM_HORIZON, "shard-2": SHARD_END}, "op")
-    assert old == {"shard-1": after(number(1)), "shard-2": None}
-    assert (await write(sink, pending(fence, [product(2)], first=2))).lost == {"shard-1"}
-    assert await sink.positions(STREAM) == {"shard-1": TRIM_HORIZON, "shard-2": SHARD_END}
-    assert await rig.seen() == [1_000_000]
 
 
 # ---- writing
@@ -171,29 +73,6 @@ async def test_changes_dead_letters_and_position_are_one_transaction(rig: Rig) -
     assert (await sink.report()).dead_letters == {"malformed_json": 1}
 
 
-async def test_writing_twice_is_writing_once(rig: Rig) -> None:
-    sink = await rig.worker()
-    fence = await fenced(sink)
-    twice = pending(fence, [product(1), b"broken", product(2)])
-    assert (await write(sink, twice)).rows == 2
-    again = await write(sink, twice)
-    assert (again.rows, again.duplicates) == (0, 2)
-    assert await rig.seen() == [1_000_000, 2_000_000]
-    assert len({letter.key for letter in await rig.letters()}) == 1
-
-
-async def test_a_copy_within_its_time_is_left_out_also_after_a_restart(rig: Rig) -> None:
-    first = await rig.worker()
-    fence = await fenced(first)
-    copied = product(2)
-    await write(first, pending(fence, [product(1), copied]))
-    second = await rig.worker()
-    fence = await second.fence(STREAM, "shard-1", "me")
-    assert await second.position(fence) == TRIM_HORIZON, "what fills the memory is read again"
-    result = await write(second, pending(fence, [product(1), copied, copied, product(3)]))
-    assert (result.rows, await rig.seen()) == (1, [1_000_000, 2_000_000, 3_000_000])
-
-
 async def test_an_idle_position_is_stored_at_first_and_then_seldom(rig: Rig) -> None:
     now = 0.0
     sink = await rig.worker()
@@ -201,7 +80,8 @@ async def test_an_idle_position_is_stored_at_first_and_then_seldom(rig: Rig) -> 
     fence = await fenced(sink)
 
     async def idle(n: int) -> Position:
-        await write(sink, pending(fence, [], then=after(number(n))))
+        result = await write(sink, pending(fence, [], then=after(number(n))))
+        assert result.is_asked is (n != 20), "what wasn't written tells nothing of the brokers"
         return (await sink.positions(STREAM))["shard-1"]
 
     assert await idle(10) == after(number(10))
@@ -213,8 +93,9 @@ async def test_an_idle_position_is_stored_at_first_and_then_seldom(rig: Rig) -> 
     assert await sink.positions(STREAM) == {"shard-1": SHARD_END}
 
 
-async def test_a_zombie_writes_nothing_though_it_has_not_noticed(rig: Rig) -> None:
-    zombie, owner = await rig.worker(), await rig.worker()
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_a_zombie_writes_nothing_though_it_has_not_noticed(rig: Rig, delivery: str) -> None:
+    zombie, owner = [await rig.worker(delivery=delivery) for _ in range(2)]
     stale = await fenced(zombie)
     await write(zombie, pending(stale, [product(1)]))
     fence = await fenced(owner, owner="other")
@@ -301,17 +182,6 @@ async def test_a_closed_producer_goes_on_under_its_fence_and_no_other(rig: Rig) 
     assert await rig.seen() == [n * 1_000_000 for n in (*range(1, 10), 21)]
 
 
-async def test_what_is_known_of_times_is_stored_with_the_position(rig: Rig) -> None:
-    sink = await rig.worker()
-    fence = await fenced(sink)
-    await write(sink, pending(fence, [product(1)]))
-    reached = (await sink.reached(STREAM, ["shard-1"]))["shard-1"]
-    assert reached.last_arrival_us == 1_700_000_000_001_000
-    assert reached.tip_us is not None
-    assert await sink.reached(STREAM, ["shard-7"]) == {}
-    assert reached != Reached()
-
-
 # ---- topics
 
 
@@ -323,7 +193,10 @@ async def test_topics_are_made_or_refused_with_what_to_do(rig: Rig) -> None:
     sink = await rig.worker(tables=[PRODUCTS])
     await rig.worker(tables=[PRODUCTS], create=False)
     planned = await sink.plan([PRODUCTS, ORDERS])
-    assert [finding.message for finding in planned.findings] == [
+    *found, risk = planned.findings
+    assert (risk.code, risk.is_warning) == ("kafka_topic_unsafe", True)
+    assert risk.message.startswith("one replica: ")
+    assert [finding.message for finding in found] == [
         f"topic {rig.prefix}.positions: 1 partition, cleanup.policy=compact",
         f"topic {rig.prefix}.dead: 1 partition, cleanup.policy=delete",
         f"topic {rig.prefix}.products: 2 partitions, cleanup.policy=delete",

@@ -33,7 +33,7 @@ class Shard:
         now_us = self.ended_us if is_last else max([self.begun_us, *(one.us for one in known)])
         pending = fetch(self.changes, start, end, is_last=is_last)
         # A fetch without records moves the position, too: Kinesis names one.
-        following = SHARD_END if is_last else after(str(end))
+        following = SHARD_END if is_last else after(str(2 * end))
         return replace(pending, next=following, received_at=(now_us - T) / 1_000_000)
 
 

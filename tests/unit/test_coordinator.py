@@ -18,11 +18,12 @@ from replicator.model import (
     Position,
     PositionKind,
     Stream,
+    WriteResult,
 )
 from replicator.reader import BEGINNERS_MAX
 from replicator.store.memory import MemoryLeases, MemoryLeaseStore
 from replicator.testing.clock import LoopClock
-from replicator.testing.sink import MemorySink
+from replicator.testing.sink import MemoryPayload, MemorySink, MemoryWriter
 from replicator.testing.source import ScriptedSource
 from replicator.testing.stream import ScriptedStream
 from tests.engine import Engine
@@ -121,6 +122,44 @@ def test_the_wait_doubles_until_something_of_the_shard_was_written() -> None:
         assert waits == pytest.approx(doubling, abs=0.003)
         assert rig.engine.stats.retries == {"throttled": 5}
         assert rig.is_read(FIRST)
+
+    run_virtually(main())
+
+
+class Refilling(MemorySink):
+    """As a log sink that is sick: what is read again needs no write, and what follows fails."""
+
+    def writer(self, fence: Fence) -> MemoryWriter:
+        return RefillingWriter(self)
+
+
+class RefillingWriter(MemoryWriter):
+    writes = 0
+
+    async def write(self, payload: MemoryPayload) -> WriteResult:
+        self.writes += 1
+        if self.writes == 1:
+            return WriteResult(is_asked=False)
+        raise TransientError("sick", "not now")
+
+
+def test_the_wait_doubles_though_what_is_read_again_needs_no_write() -> None:
+    """Regression: it began at its least again each time, for as long as the sink was sick."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.sink = Refilling()
+        rig.engine = Engine(rig.source, rig.sink, MemoryLeaseStore(rig.leases))
+        rig.add(FIRST)
+        with capture_logs() as logs:
+            async with rig.engine.running():
+                await until(lambda: rig.engine.stats.retries["sick"] >= 6)
+        waits = [
+            log["wait_seconds"]
+            for log in logs
+            if log["event"] == "retrying" and log["shard"] == FIRST
+        ]
+        assert waits == pytest.approx([waits[0] * 2**n for n in range(len(waits))], rel=0.05)
 
     run_virtually(main())
 

@@ -107,6 +107,17 @@ async def test_what_waits_of_several_shards_goes_in_one_write() -> None:
     assert bench.stats.flush_reasons == {FlushReason.DRAIN: 1}
 
 
+async def test_what_a_filter_kept_out_is_counted_by_its_reason() -> None:
+    bench = Bench()
+    inlet = bench.open("s1")
+    bench.writer.outcomes = [WriteResult(filtered=2), WriteResult(unmatched=3), WriteResult()]
+    async with bench.running():
+        for _ in range(3):
+            await bench.put(inlet)
+            await inlet.drain()
+    assert bench.stats.dropped == {"filtered_deletes": 2, "filtered": 3}
+
+
 def test_it_waits_for_company_as_long_as_it_may() -> None:
     async def main() -> None:
         bench = Bench(delay_seconds=5.0)
@@ -291,3 +302,20 @@ async def test_a_write_that_gets_no_answer_is_told() -> None:
         bench.writer.flowing.set()
         await inlet.drain()
     assert bench.outlet.trouble() is None
+
+
+async def test_a_write_that_asked_nothing_tells_nothing_of_the_sink() -> None:
+    """Regression: what was read again after a failure, and needed no write, took the failure for
+    mended, so a sick destination was asked again at once for as long as that lasted."""
+    bench = Bench()
+    inlet = bench.open("s1")
+    bench.outlet.failed("s1", TransientError("away", "it was away"))
+    bench.writer.outcomes = [WriteResult(is_asked=False), WriteResult()]
+    async with bench.running():
+        await bench.put(inlet)
+        await inlet.drain()
+        assert inlet.durable is not None
+        assert (inlet.has_written, bench.outlet.trouble() is None) == (False, False)
+        await bench.put(inlet)
+        await inlet.drain()
+    assert (inlet.has_written, bench.outlet.trouble()) == (True, None)

@@ -55,11 +55,20 @@ class CrateSession:
         self, statement: str, bulk_args: bytes | Sequence[Sequence[object]]
     ) -> list[CrateError | None]:
         """Runs it once a row, `bulk_args` in JSON where it is bytes; for each row None, or the
-        error by which it alone wasn't written. Raises CrateError when none was."""
+        error by which it alone wasn't written. Raises CrateError when none was; of a single row
+        that isn't bytes the error is the answer, for the server tells no other
+        (https://github.com/crate/crate/issues/18066)."""
+        is_one = False
         if not isinstance(bulk_args, bytes):
+            is_one = len(bulk_args) == 1
             bulk_args = orjson.dumps(bulk_args)
         stmt = orjson.dumps(statement)
-        answer = await self._post(b'{"stmt":%b,"bulk_args":%b}' % (stmt, bulk_args))
+        try:
+            answer = await self._post(b'{"stmt":%b,"bulk_args":%b}' % (stmt, bulk_args))
+        except CrateError as error:
+            if is_one:
+                return [error]
+            raise
         return [_failure(result) for result in answer.get("results") or ()]
 
     async def look_up(

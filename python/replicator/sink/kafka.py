@@ -224,8 +224,12 @@ class KafkaSink:
             raise TransientError("kafka_fenced", str(error)) from error
         fence = Fence(stream, shard_id, producer.epoch + 1, marked(owner))
         shard = KafkaShard(fence, key_of(self._pipeline, stream, shard_id), producer)
-        await self._forget(self._shards.get((stream, shard_id)))
+        known = self._shards.get((stream, shard_id))
+        if known is not None and known.fence.epoch > fence.epoch:
+            # Raised here meanwhile.
+            known, shard = shard, known
         self._shards[stream, shard_id] = shard
+        await self._forget(known)
         return fence
 
     def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
@@ -267,13 +271,13 @@ class KafkaSink:
         for shard_id, position in positions.items():
             fence = await self.fence(stream, shard_id, owner)
             shard = self._shards[stream, shard_id]
-            await self._positions.refresh()
-            before = self._positions.log(shard.key)
-            now_us = self._now_us()
-            tip_us = min(now_us, position.timestamp_us or now_us)
-            moved = LogPosition(position, tip_us=tip_us, begun_us=now_us)
-            claim = shard.claim(moved, self._positions.shard(shard.key))
             try:
+                await self._positions.refresh()
+                before = self._positions.log(shard.key)
+                now_us = self._now_us()
+                tip_us = min(now_us, position.timestamp_us or now_us)
+                moved = LogPosition(position, tip_us=tip_us, begun_us=now_us)
+                claim = shard.claim(moved, self._positions.shard(shard.key))
                 await self._store(shard.producer, shard.key, claim, f"moving {shard_id}")
             except Fenced:
                 raise fence_lost(fence) from None
@@ -318,7 +322,7 @@ class KafkaSink:
         with mapped(doing):
             async with self._producers.use(producer) as driver:
                 await driver.begin_transaction()
-                sent = Sent()
+                sent = Sent(producer)
                 sent.add(await send_position(driver, self._positions.topic, key, stored))
                 await sent.acknowledged()
                 await driver.commit_transaction()

@@ -5,8 +5,9 @@ Error codes: https://kafka.apache.org/protocol#protocol_error_codes.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -16,7 +17,9 @@ from aiokafka.conn import collect_hosts, create_conn
 from replicator.aws import AWSSettings
 from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.sink.kafka_iam import IAMTokens
-from replicator.sink.kafka_settings import KafkaConfig, TLSConfig
+from replicator.sink.kafka_oauth import ClientTokens
+from replicator.sink.kafka_settings import KafkaConfig, SASLConfig, TLSConfig
+from replicator.sink.kafka_token import Tokens, TriedTokens
 
 REQUEST_SECONDS_MAX: Final = 10.0
 """One request's answer is waited for this long; then it is tried again, or the write fails."""
@@ -38,17 +41,25 @@ _FENCED: Final = (
     kafka.InvalidTxnState,
 )
 
+# The broker doesn't know the last records of a producer, though it acknowledged them.
+_WENT_BACK: Final = (kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId)
+
 # Each class with what the operator should do; the first that fits decides.
 _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     (
-        (
-            kafka.TopicAuthorizationFailedError,
-            kafka.ClusterAuthorizationFailedError,
-            kafka.TransactionalIdAuthorizationFailed,
-            kafka.GroupAuthorizationFailedError,
-        ),
+        (kafka.TopicAuthorizationFailedError,),
         "kafka_denied",
-        "grant Write and Describe on the topics, Read on the positions, Write on transactional ids",
+        "grant Describe and Write on the topics, and Read on the positions topic",
+    ),
+    (
+        (kafka.TransactionalIdAuthorizationFailed,),
+        "kafka_denied",
+        "grant Describe and Write on the transactional ids that begin like that, up to its last /",
+    ),
+    (
+        (kafka.ClusterAuthorizationFailedError,),
+        "kafka_denied",
+        "brokers before 3.0 want IdempotentWrite on the cluster",
     ),
     (
         (
@@ -59,7 +70,7 @@ _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
             kafka.AuthenticationMethodNotSupported,
         ),
         "kafka_authentication",
-        "check sasl: mechanism, username and password",
+        "check sasl: mechanism and who signs in",
     ),
     ((ssl.SSLError,), "kafka_tls", "check tls: ca_file, and that the brokers speak TLS there"),
     (
@@ -99,20 +110,27 @@ def options(config: KafkaConfig, aws: AWSSettings) -> Options:
     if config.tls is not None:
         made["ssl_context"] = _context(config.tls, config.name)
     if (sasl := config.sasl) is not None:
-        made["sasl_mechanism"] = sasl.mechanism
         if sasl.mechanism == "OAUTHBEARER":
-            made["sasl_oauth_token_provider"] = IAMTokens(
-                aws if sasl.aws is None else AWSSettings(**sasl.aws.model_dump())
+            connect = made | {"security_protocol": _protocol(config, signs_in=False)}
+            made["sasl_oauth_token_provider"] = TriedTokens(
+                _tokens(sasl, aws), connect, sasl.extensions
             )
         else:
             made["sasl_plain_username"] = sasl.username
             made["sasl_plain_password"] = sasl.password.get_secret_value()
+        made["sasl_mechanism"] = sasl.mechanism
     return made
 
 
-def _protocol(config: KafkaConfig) -> str:
+def _tokens(sasl: SASLConfig, aws: AWSSettings) -> Tokens:
+    if sasl.token_endpoint:
+        return ClientTokens(sasl)
+    return IAMTokens(aws if sasl.aws is None else AWSSettings(**sasl.aws.model_dump()))
+
+
+def _protocol(config: KafkaConfig, *, signs_in: bool = True) -> str:
     # https://kafka.apache.org/documentation/#producerconfigs_security.protocol
-    if config.sasl is None:
+    if config.sasl is None or not signs_in:
         return "PLAINTEXT" if config.tls is None else "SSL"
     return "SASL_PLAINTEXT" if config.tls is None else "SASL_SSL"
 
@@ -131,6 +149,25 @@ def _context(tls: TLSConfig, name: str) -> ssl.SSLContext:
             "key_file and key_password",
         ) from None
     return context
+
+
+class Ends:
+    """What is being closed: to its end, also when whoever waits for it is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    async def wait_for(self, end: Coroutine[Any, Any, None]) -> None:
+        """Returns when it has ended."""
+        task = asyncio.ensure_future(end)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def all(self) -> None:
+        """Returns when everything has."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 class Startable(Protocol):
@@ -169,15 +206,34 @@ def mapped(doing: str) -> Iterator[None]:
         raise
     except _FENCED as error:
         raise Fenced(f"{doing}: {_said(error)}") from error
+    except _WENT_BACK as error:
+        raise went_back(f"{doing}: {_said(error)}: a partition") from error
     except TimeoutError as error:
-        raise TransientError("kafka_timeout", f"{doing}: no answer in time") from error
+        raise TransientError(
+            "kafka_timeout",
+            f"{doing}: not done in time: brokers are away or slow, or their logs say why they "
+            "don't take it (no room on a disk, too few replicas in sync)",
+        ) from error
     except (kafka.KafkaError, kafka.IllegalOperation, OSError, AssertionError) as error:
         # An assertion of the driver's is one of its states that a connection's end left behind.
         raise translated(error, doing) from error
 
 
+def went_back(place: str) -> TransientError:
+    """What is said of a partition that lacks records which were acknowledged."""
+    return TransientError(
+        "kafka_went_back",
+        f"{place} lacks records that were acknowledged: a replica without them became its leader. "
+        "Reading goes on from the stored position; if records of a table are gone that lie before "
+        "it, set it back (`replicator positions set`). It can't happen with at least two "
+        "min.insync.replicas and unclean.leader.election.enable=false",
+    )
+
+
 def translated(error: BaseException, doing: str) -> ReplicatorError:
-    """The engine's error for one of the driver's."""
+    """The engine's error for one of the driver's, or what caused that."""
+    if isinstance(error, ReplicatorError):
+        return error
     for kinds, code, action in _FATAL:
         if isinstance(error, kinds):
             return FatalError(code, f"{doing}: {_said(error)}; {action}")

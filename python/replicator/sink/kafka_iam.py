@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiobotocore.session import AioSession
-from aiokafka.abc import AbstractTokenProvider
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 
@@ -23,7 +22,7 @@ EXPIRES_SECONDS: Final = 900
 _RENEW_SECONDS: Final = 300
 
 
-class IAMTokens(AbstractTokenProvider):  # type: ignore[misc]
+class IAMTokens:
     """Gives a token that is good for at least ten minutes more."""
 
     def __init__(

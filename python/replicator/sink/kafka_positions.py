@@ -9,6 +9,9 @@ must see all that was committed before it, so `refresh` waits until the *high wa
 beginning is reached: then the transactions that were open are over, the fenced zombie's too. It
 waits for as long as it comes nearer: much may lie there that isn't compacted yet.
 
+A cluster that fails over without the last records takes back what was read of them. So every
+reading begins with the record that was read last: where that isn't what it was, all is read again.
+
 With a shard's end lies what it remembered, in records of its own: its children ask for that once,
 so only where it lies is kept, and it is removed after a week (`MEMORY_SECONDS`).
 """
@@ -18,15 +21,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import Position, Reached, Stream
-from replicator.sink.kafka_client import Options, mapped, started
+from replicator.sink.kafka_client import Ends, Options, mapped, started
 from replicator.sink.log_shard import LogPosition
 
 PARTITION: Final = 0
@@ -148,6 +153,8 @@ class KafkaPositions:
         self._streams: dict[Key, Begun] = {}
         # Where each part of what a shard remembered lies.
         self._parts: dict[Key, dict[int, int]] = {}
+        self._last: Any = None
+        self._ends = Ends()
         self._lock = asyncio.Lock()
         # Whoever asks while somebody reads waits for a later reading, and shares it.
         self._asked = self._served = 0
@@ -238,14 +245,18 @@ class KafkaPositions:
     async def close(self) -> None:
         async with self._lock:
             await self._close()
+        await self._ends.all()
 
     async def _close(self) -> None:
         consumers = (self._reader, self._watermarks)
         self._reader = self._watermarks = None
-        self._shards, self._streams, self._parts = {}, {}, {}
+        self._begin_anew()
         for consumer in consumers:
             if consumer is not None:
-                await consumer.stop()
+                await self._ends.wait_for(_stopped(consumer))
+
+    def _begin_anew(self) -> None:
+        self._shards, self._streams, self._parts, self._last = {}, {}, {}, None
 
     async def _read(self) -> None:
         try:
@@ -254,19 +265,11 @@ class KafkaPositions:
                 # Under read_committed this would be the end of what is decided.
                 end = (await watermarks.end_offsets([self._partition]))[self._partition]
                 reader.resume(self._partition)
-                read = -1
-                while (position := await reader.position(self._partition)) < end:
-                    if position > read:
-                        # What the broker hasn't compacted yet may take long: only an open
-                        # transaction makes it stand still.
-                        read = position
-                        now = asyncio.get_running_loop().time()
-                        deadline.reschedule(now + self._deadline_seconds)
-                    polled = await reader.getmany(
-                        self._partition, timeout_ms=round(_POLL_SECONDS * 1_000)
-                    )
-                    for message in polled.get(self._partition, ()):
-                        self._apply(message.key, message.value, message.offset)
+                reader.seek(self._partition, 0 if self._last is None else self._last.offset)
+                if not await self._read_to(end, reader, deadline):
+                    self._begin_anew()
+                    reader.seek(self._partition, 0)
+                    await self._read_to(end, reader, deadline)
                 reader.pause(self._partition)
         except TimeoutError as error:
             raise TransientError(
@@ -278,7 +281,6 @@ class KafkaPositions:
     async def _value_at(self, offset: int) -> bytes | None:
         """The value of one record; None when it isn't there any more."""
         reader, _ = await self._consumers()
-        reading_on = await reader.position(self._partition)
         reader.seek(self._partition, offset)
         reader.resume(self._partition)
         try:
@@ -299,7 +301,28 @@ class KafkaPositions:
             ) from error
         finally:
             reader.pause(self._partition)
-            reader.seek(self._partition, reading_on)
+
+    async def _read_to(self, end: int, reader: Any, deadline: asyncio.Timeout) -> bool:
+        """Takes what lies before `end`. False when that begins with another record than the
+        one that was read last (also when that was compacted, which is rare: nothing newer had
+        come before it was read)."""
+        before, read = self._last, -1
+        while (position := await reader.position(self._partition)) < end:
+            if position > read:
+                # What the broker hasn't compacted yet may take long: only an open
+                # transaction makes it stand still.
+                read = position
+                now = asyncio.get_running_loop().time()
+                deadline.reschedule(now + self._deadline_seconds)
+            polled = await reader.getmany(self._partition, timeout_ms=round(_POLL_SECONDS * 1_000))
+            for message in polled.get(self._partition, ()):
+                if before is not None:
+                    if message != before:
+                        return False
+                    before = None
+                self._apply(message.key, message.value, message.offset)
+                self._last = message
+        return before is None
 
     async def _consumers(self) -> tuple[Any, Any]:
         if self._reader is None or self._watermarks is None:
@@ -316,8 +339,9 @@ class KafkaPositions:
             if self.topic not in known:
                 raise FatalError(
                     "kafka_topic_missing",
-                    f"there is no topic {self.topic}, which holds the positions: run with create: "
-                    "true, or create it with one partition and cleanup.policy=compact",
+                    f"there is no topic {self.topic}, which holds the positions, or it may not be "
+                    "seen: run with create: true, create it with one partition and "
+                    "cleanup.policy=compact, or grant Describe on it",
                 )
             self._reader.assign([self._partition])
         return self._reader, self._watermarks
@@ -337,6 +361,11 @@ class KafkaPositions:
             self._shards[at] = Stored.of(json.loads(value))
         else:
             self._streams[at] = Begun.of(json.loads(value))
+
+
+async def _stopped(consumer: AIOKafkaConsumer) -> None:
+    with suppress(KafkaError, OSError):
+        await consumer.stop()
 
 
 def reached(log: LogPosition) -> Reached:

@@ -5,7 +5,8 @@ Opening the first one under an id asks the broker for a new epoch (`InitProducer
 every older producer and ends its open transaction. One that is opened *again* goes on with the
 epoch that it had, so the broker refuses it if another worker took the shard over meanwhile: an
 idle shard stays fenced without a connection. aiokafka has no public name for that, nor for giving
-up a producer whose broker is gone; those private names are used here and in `kafka_batch.py`.
+up a producer whose broker is gone; those private names are used here, in `kafka_batch.py` and in
+`kafka_in_flight.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from replicator.sink.kafka_client import Fenced, Options, started
+from replicator.sink.kafka_client import Ends, Fenced, Options, started, went_back
+from replicator.sink.kafka_in_flight import pipelined
 
 IDLE_SECONDS: Final = 60.0
 """A producer without work is closed after this, at another's next work."""
@@ -37,15 +39,21 @@ class Producer:
     """The producer of one transactional id under one epoch; without an id it is idempotent."""
 
     def __init__(
-        self, transactional_id: str | None, options: Options, timeout_seconds: float
+        self,
+        transactional_id: str | None,
+        options: Options,
+        timeout_seconds: float,
+        ends: Ends | None = None,
     ) -> None:
         self.transactional_id = transactional_id
+        self._ends = ends or Ends()
         self._options = options
         self._timeout_seconds = timeout_seconds
         self._open: AIOKafkaProducer | None = None
         self._opening = asyncio.Lock()
         self._identity: tuple[int, int] | None = None
         self._sequences: dict[Any, int] = {}
+        self._newest: dict[Any, int] = {}
         self.is_broken = False
         """True after a write whose outcome is unknown: only a new epoch may write."""
 
@@ -69,6 +77,13 @@ class Producer:
         )
         return failed
 
+    def saw(self, place: Any, offset: int) -> None:
+        """A record of it stands there (its topic and partition). Raises TransientError when that
+        lies before what was acknowledged, which is gone then."""
+        if 0 <= offset <= self._newest.get(place, -1):
+            raise went_back(f"partition {place.partition} of topic {place.topic}")
+        self._newest[place] = offset
+
     async def opened(self) -> AIOKafkaProducer:
         """The driver's producer. Raises its errors."""
         if self.is_broken:
@@ -77,12 +92,14 @@ class Producer:
             return self._open or await self._made()
 
     async def _made(self) -> AIOKafkaProducer:
-        made = AIOKafkaProducer(
-            **self._options,
-            transactional_id=self.transactional_id,
-            transaction_timeout_ms=round(self._timeout_seconds * 1_000),
-            enable_idempotence=True,
-            max_request_size=_REQUEST_BYTES_MAX,
+        made = pipelined(
+            AIOKafkaProducer(
+                **self._options,
+                transactional_id=self.transactional_id,
+                transaction_timeout_ms=round(self._timeout_seconds * 1_000),
+                enable_idempotence=True,
+                max_request_size=_REQUEST_BYTES_MAX,
+            )
         )
         state = made._txn_manager
         if self._identity is not None:
@@ -91,8 +108,11 @@ class Producer:
         try:
             await started(made, self._options)
         except BaseException:
-            await _abandoned(made)
+            await self._ends.wait_for(_abandoned(made))
             raise
+        if self.is_broken:
+            await self._ends.wait_for(_abandoned(made))
+            raise Fenced(f"{self.transactional_id} was given up meanwhile")
         self._identity = (state.producer_id, state.producer_epoch)
         self._open = made
         return made
@@ -103,10 +123,10 @@ class Producer:
         if made is None:
             return
         if self.is_broken:
-            await _abandoned(made)
+            await self._ends.wait_for(_abandoned(made))
             return
         self._sequences = dict(made._txn_manager._sequence_numbers)
-        await _stopped(made)
+        await self._ends.wait_for(_stopped(made))
 
     async def give_up(self) -> None:
         """After a failure: what it was doing is over, here and for good."""
@@ -128,6 +148,8 @@ async def _abandoned(made: AIOKafkaProducer) -> None:
     made._closed = True
     waiting = made._message_accumulator
     batches = [*chain.from_iterable(waiting._batches.values()), *waiting._pending_batches]
+    # One that waits for another try isn't among them, though the driver takes it from there.
+    waiting._pending_batches.update(batches)
     waiting.fail_all(KafkaError("given up"))
     ends = [future for batch in batches for future in (batch.future, batch._drain_waiter)]
     for future in (*ends, made._txn_manager._transaction_waiter):
@@ -161,6 +183,7 @@ class KafkaProducers:
         self._open_max = open_max
         self._timeout_seconds = timeout_seconds
         self._monotonic = monotonic
+        self._ends = Ends()
         self._busy: Counter[Producer] = Counter()
         self._shared = self._make_shared()
         # The idle ones that are open, and since when; the longest idle first.
@@ -168,7 +191,7 @@ class KafkaProducers:
 
     def make(self, transactional_id: str) -> Producer:
         """A producer that takes the id over as soon as it is used."""
-        return Producer(transactional_id, self._options, self._timeout_seconds)
+        return Producer(transactional_id, self._options, self._timeout_seconds, self._ends)
 
     def shared(self) -> Producer:
         """The one without a transactional id."""
@@ -177,7 +200,7 @@ class KafkaProducers:
         return self._shared
 
     def _make_shared(self) -> Producer:
-        return Producer(None, self._options, self._timeout_seconds)
+        return Producer(None, self._options, self._timeout_seconds, self._ends)
 
     @asynccontextmanager
     async def use(self, producer: Producer) -> AsyncIterator[AIOKafkaProducer]:
@@ -211,6 +234,7 @@ class KafkaProducers:
         producers = [*self._idle, *self._busy]
         self._idle.clear()
         await asyncio.gather(*(producer.give_up() for producer in producers))
+        await self._ends.all()
 
     async def _make_room(self) -> None:
         old = self._monotonic() - IDLE_SECONDS

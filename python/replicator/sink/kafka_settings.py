@@ -28,20 +28,43 @@ class TLSConfig(Settings):
 
 
 class SASLConfig(Settings):
-    """Who we are. OAUTHBEARER signs in by MSK's IAM, with the credentials of `aws`."""
+    """Who we are. OAUTHBEARER signs in by a token of `token_endpoint`, and without one by MSK's
+    IAM, with the credentials of `aws`."""
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
     username: str = Field("", description="Of PLAIN and SCRAM.")
     password: SecretStr = Field(SecretStr(""), description="Best from PASSWORD_FILE.")
-    aws: AWSConfig | None = Field(None, description="Of OAUTHBEARER: Region, profile or role.")
+    aws: AWSConfig | None = Field(None, description="Of MSK's IAM: Region, profile or role.")
+    token_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="URL of an OAuth 2.0 server that gives tokens to clients.",
+    )
+    client_id: str = Field("", description="Our name there.")
+    client_secret: SecretStr = Field(SecretStr(""), description="Best from CLIENT_SECRET_FILE.")
+    scope: str = Field("", description="What the token is for, where the server asks for it.")
+    extensions: dict[str, str] = Field(
+        default_factory=dict,
+        description="SASL extensions; Confluent Cloud wants logicalCluster and identityPoolId.",
+    )
 
     @model_validator(mode="after")
     def _is_complete(self) -> SASLConfig:
-        if self.mechanism == "OAUTHBEARER":
-            if self.username or self.password.get_secret_value():
-                raise ValueError("OAUTHBEARER takes no username and password: it signs with aws")
-        elif not (self.username and self.password.get_secret_value()):
-            raise ValueError(f"{self.mechanism} needs username and password")
+        named = bool(self.username or self.password.get_secret_value())
+        client = (self.token_endpoint, self.client_id, self.client_secret.get_secret_value())
+        if self.mechanism != "OAUTHBEARER":
+            if not (self.username and self.password.get_secret_value()):
+                raise ValueError(f"{self.mechanism} needs username and password")
+            if any(client):
+                raise ValueError(f"{self.mechanism} takes no token_endpoint: OAUTHBEARER does")
+        elif named:
+            raise ValueError(
+                "OAUTHBEARER takes no username and password: it has aws or token_endpoint"
+            )
+        elif any(client) and not all(client):
+            raise ValueError("token_endpoint, client_id and client_secret belong together")
+        elif self.aws is not None and any(client):
+            raise ValueError("OAUTHBEARER signs in by aws or by token_endpoint, not by both")
         return self
 
 
@@ -63,8 +86,8 @@ class KafkaConfig(SinkConfig):
     )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
-        description="exactly_once: records and position in one transaction. at_least_once: the "
-        "position follows the records; a restart may repeat some.",
+        description="exactly_once: records and position in one transaction. at_least_once: "
+        "only the position is; a restart may repeat some records.",
     )
     headers: bool = Field(
         default=True, description="table, event, version, position, event_id of each record."
@@ -141,6 +164,11 @@ class KafkaConfig(SinkConfig):
             raise ValueError(
                 "cleanup: compact keeps one record of each key, so each table needs a topic of "
                 "its own: put {table} into topic"
+            )
+        if self.cleanup == "compact" and self.delivery != "exactly_once":
+            raise ValueError(
+                "cleanup: compact needs delivery: exactly_once: a worker that is paused amid a "
+                "write could put an old change behind newer ones of its key, which then stays"
             )
         return self
 

@@ -5,7 +5,7 @@ Settings: https://kafka.apache.org/documentation/#topicconfigs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,13 +13,19 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from replicator.errors import FatalError
 from replicator.model import SinkFinding, SinkPlan, TableSchema
 from replicator.sink.kafka_client import Options, mapped, started
 from replicator.sink.kafka_settings import KafkaConfig
 
+_LOOKS_MAX: Final = 20
 MESSAGE_BYTES_MAX: Final = 1_048_588
 """What a topic takes by default, in a record batch, compressed."""
 DEAD_LETTER_BYTES_MAX: Final = 2_097_152
@@ -29,12 +35,16 @@ headers. Services that host Kafka allow no more than some megabytes."""
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic that exists. `cleanup` is empty where its settings may not be seen."""
+    """A topic that exists. `bytes_max` is of a record batch. Where its settings may not be seen
+    (`is_seen`), that is what the sink needs or Kafka's default, and `cleanup` is empty. `risk`
+    says what lets it lose records that it acknowledged."""
 
     name: str
     partitions: int
     bytes_max: int
     cleanup: str
+    is_seen: bool = True
+    risk: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ class Wanted:
                 f"topic {found.name} has {found.partitions} partitions and the sink has "
                 f"partitions: {self.partitions}: add some (keys move to others then), or lower it"
             )
-        if found.bytes_max < self.bytes_min:
+        if found.is_seen and found.bytes_max < self.bytes_min:
             return (
                 f"topic {found.name} takes records of {found.bytes_max} bytes: set its "
                 f"max.message.bytes to {self.bytes_min}, so that every record fits"
@@ -133,20 +143,40 @@ async def admin(options: Options, doing: str) -> AsyncIterator[AIOKafkaAdminClie
             await client.close()
 
 
-async def look(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, Topic]:
+async def look(client: AIOKafkaAdminClient, needs: Sequence[Wanted]) -> dict[str, Topic]:
     """Those of the topics that exist. All are listed: to ask for one could make it."""
     listed = {each["topic"]: each for each in await client.describe_topics()}
-    present = [name for name in names if name in listed]
-    settings = await _settings(client, present)
+    present = [need for need in needs if need.name in listed]
+    settings = await _settings(client, [need.name for need in present])
     return {
-        name: Topic(
-            name,
-            len(listed[name]["partitions"]),
-            int(settings[name].get("max.message.bytes", MESSAGE_BYTES_MAX)),
-            settings[name].get("cleanup.policy", ""),
-        )
-        for name in present
+        need.name: _topic(need, listed[need.name]["partitions"], settings[need.name])
+        for need in present
     }
+
+
+def _topic(need: Wanted, partitions: Sequence[Any], settings: Mapping[str, str]) -> Topic:
+    bytes_max = max(need.bytes_min, MESSAGE_BYTES_MAX)
+    if settings:
+        # A batch goes into one segment.
+        bytes_max = min(int(settings["max.message.bytes"]), int(settings["segment.bytes"]))
+    return Topic(
+        need.name,
+        len(partitions),
+        bytes_max,
+        settings.get("cleanup.policy", ""),
+        bool(settings),
+        _risk(min(len(each["replicas"]) for each in partitions), settings),
+    )
+
+
+def _risk(replicas: int, settings: Mapping[str, str]) -> str:
+    if replicas == 1:
+        return "one replica"
+    if settings.get("unclean.leader.election.enable") == "true":
+        return "unclean.leader.election.enable=true"
+    if settings.get("min.insync.replicas") == "1":
+        return "min.insync.replicas=1"
+    return ""
 
 
 async def _settings(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -168,8 +198,9 @@ async def plan(
     """What `make` would find and do, and the topics that are there."""
     async with admin(options, f"looking at the topics of sink {config.name}") as client:
         needs = wanted(config, tables)
-        found = await look(client, [each.name for each in needs])
+        found = await look(client, needs)
     findings = [_finding(each, found.get(each.name), config) for each in needs]
+    findings += _warnings(found.values())
     server = f"Kafka at {','.join(config.servers)}, {config.delivery.replace('_', ' ')}"
     return SinkPlan(server, tuple(findings), config.create), found
 
@@ -184,15 +215,37 @@ def _finding(need: Wanted, found: Topic | None, config: KafkaConfig) -> SinkFind
     return SinkFinding(need.subject, f"topic {found.name}: {partitions}{cleanup}")
 
 
+def _warnings(found: Iterable[Topic]) -> Iterator[SinkFinding]:
+    risks: dict[str, list[str]] = {}
+    hidden = []
+    for topic in found:
+        if topic.risk:
+            risks.setdefault(topic.risk, []).append(topic.name)
+        if not topic.is_seen:
+            hidden.append(topic.name)
+    for risk, names in risks.items():
+        message = (
+            f"{risk}: what was acknowledged can be lost with a broker, in topics "
+            f"{', '.join(names)}; have three replicas, min.insync.replicas=2 and "
+            "unclean.leader.election.enable=false"
+        )
+        yield SinkFinding("topics", message, "kafka_topic_unsafe", is_warning=True)
+    if hidden:
+        message = (
+            f"the settings of topics {', '.join(hidden)} may not be seen: grant DescribeConfigs, "
+            "or take care that their max.message.bytes is Kafka's default or more (dead letters: "
+            f"{DEAD_LETTER_BYTES_MAX}) and their cleanup.policy what it would be if they were made"
+        )
+        yield SinkFinding("topics", message, "kafka_settings_hidden", is_warning=True)
+
+
 async def make(
     options: Options, config: KafkaConfig, tables: Sequence[TableSchema]
 ) -> dict[str, Topic]:
     """All topics as the sink needs them; those that are missing are made. Raises FatalError with
     what to do."""
     planned, found = await plan(options, config, tables)
-    if planned.problems:
-        first = planned.problems[0]
-        raise FatalError(first.code, f"sink {config.name}: {first.message}")
+    _refuse(planned, config)
     missing = [each for each in wanted(config, tables) if each.name not in found]
     if not missing:
         return found
@@ -200,21 +253,47 @@ async def make(
         commands = "\n".join(each.command(config) for each in missing)
         raise FatalError(
             "kafka_topic_missing",
-            f"sink {config.name} has create: false and these topics are missing; run\n{commands}",
+            f"sink {config.name} has create: false and these topics are missing, or may not be "
+            f"seen (grant Describe on them); run\n{commands}",
         )
     async with admin(options, f"making topics of sink {config.name}") as client:
-        answer = await client.create_topics([each.new(config) for each in missing])
-        for name, error_code, *message in answer.topic_errors:
-            error = for_code(error_code)
-            # Somebody else's make was quicker.
-            if error_code and error is not TopicAlreadyExistsError:
-                raise error(f"topic {name}: {' '.join(filter(None, message)) or error.__name__}")
-    planned, found = await plan(options, config, tables)
-    if planned.problems or len(found) < len(wanted(config, tables)):
-        # Made a moment ago, it may not be listed everywhere yet: the next look sees it.
-        with mapped(f"making topics of sink {config.name}"):
-            raise TimeoutError
-    return found
+        await _create(client, config, missing)
+    # Made a moment ago, it may not be listed everywhere yet.
+    for _ in range(_LOOKS_MAX):
+        planned, found = await plan(options, config, tables)
+        if not planned.problems and len(found) == len(wanted(config, tables)):
+            return found
+    _refuse(planned, config)
+    with mapped(f"making topics of sink {config.name}"):
+        raise TimeoutError
+
+
+def _refuse(planned: SinkPlan, config: KafkaConfig) -> None:
+    for first in planned.problems:
+        raise FatalError(first.code, f"sink {config.name}: {first.message}")
+
+
+async def _create(
+    client: AIOKafkaAdminClient, config: KafkaConfig, missing: Sequence[Wanted]
+) -> None:
+    answer = await client.create_topics([each.new(config) for each in missing])
+    known = []
+    for name, error_code, *message in answer.topic_errors:
+        error = for_code(error_code)
+        if error is TopicAlreadyExistsError:
+            known.append(name)
+        elif error in {TopicAuthorizationFailedError, ClusterAuthorizationFailedError}:
+            raise FatalError(
+                "kafka_denied",
+                f"sink {config.name} may not create topic {name}: grant Create on it, or make "
+                "it and set create: false",
+            )
+        elif error_code:
+            raise error(f"topic {name}: {' '.join(filter(None, message)) or error.__name__}")
+    # Those were made meanwhile, or nobody may tell us of them. To ask makes none of them now.
+    for each in await client.describe_topics(known) if known else ():
+        if for_code(each["error_code"]) is TopicAuthorizationFailedError:
+            raise TopicAuthorizationFailedError(f"topic {each['topic']} may not be seen")
 
 
 async def holds_records(options: Options, topics: Sequence[Topic], doing: str) -> bool:

@@ -1,7 +1,8 @@
 """One shard's changes, dead letters and position, in one transaction.
 
 The walk of `write`: take what is due from the shard's memory, encode it by table, send it all,
-commit. With `at_least_once` the records go first, by a producer that all shards share.
+commit. With `at_least_once` the records go by a producer that all shards share, outside of the
+transaction, between the position and its commit.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.log_shard import LogPosition, LogShard, Taken, growth
+from replicator.sink.matched import matched
 from replicator.sink.position import tip_age_seconds
 
 # A position that moved while nothing was written is stored this often: far more often than any
@@ -92,6 +94,12 @@ class Room:
     monotonic: Callable[[], float]
     now_us: Callable[[], int]
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """What each topic takes, as far as is known."""
+        topics = (*self.topics.values(), *self.letters.values())
+        return {topic.name: topic.bytes_max for topic in topics}
+
 
 @dataclass(frozen=True, slots=True)
 class _Due:
@@ -102,6 +110,7 @@ class _Due:
     position: LogPosition
     duplicates: int
     superseded: int
+    unmatched: int
     is_holding: bool
     remembered: bytes
 
@@ -124,11 +133,12 @@ class KafkaWriter:
         lost = WriteResult(lost=frozenset({shard.fence.shard_id}))
         if shard.is_over or shard.log is None or any(o.fence != shard.fence for o in payload):
             return lost
-        with self._room.windows.taking(shard.log, growth(payload)):
-            due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
-        if self._is_idle(due):
-            return self._result(due, due.rejections)
         try:
+            with self._room.windows.taking(shard.log, growth(payload)):
+                nbytes = sum(one.batch.nbytes for one in payload)
+                due = await _in_thread(nbytes, self._take, payload)
+            if self._is_idle(due):
+                return replace(self._result(due, due.rejections), is_asked=False)
             with mapped(f"writing changes of {shard.fence.shard_id}"):
                 result = await self._write(due)
         except BaseException as error:
@@ -145,18 +155,15 @@ class KafkaWriter:
 
     def _is_idle(self, due: _Due) -> bool:
         stored = self._shard.stored
-        return (
-            not len(due.changes)
-            and not due.rejections
-            and stored is not None
-            and (
-                due.position == stored.log
-                or (
-                    due.position.position != SHARD_END
-                    and self._room.monotonic() - self._shard.stored_at < IDLE_POSITION_SECONDS
-                )
-            )
-        )
+        log = None if stored is None else stored.log
+        if len(due.changes) or due.rejections or log is None:
+            return False
+        if due.position == log:
+            return True
+        before, now = log.position, due.position.position
+        if now == SHARD_END or (now.sequence_number and not before.sequence_number):
+            return False
+        return self._room.monotonic() - self._shard.stored_at < IDLE_POSITION_SECONDS
 
     def _take(self, payload: Sequence[Pending]) -> _Due:
         log = self._shard.log
@@ -172,16 +179,14 @@ class KafkaWriter:
         batches = [each.changes for each in taken if len(each.changes)] or [taken[-1].changes]
         changes = batches[0] if len(batches) == 1 else ChangeBatch.concat(batches)
         rejections = [rejection for each in taken for rejection in each.rejections]
-        if self._pattern is not None:
-            changes = changes.filter(self._pattern)
-        if self._projection is not None:
-            changes = changes.project(self._projection)
+        changes, unmatched = matched(changes, self._room.topics, self._pattern, self._projection)
         return _Due(
             changes,
             tuple(rejections),
             log.stored,
             max(found - known, 0),
             log.counts["left_out"] - left_out,
+            unmatched,
             taken[-1].is_holding,
             taken[-1].remembered,
         )
@@ -192,41 +197,64 @@ class KafkaWriter:
         producer = shard.producer if is_once else room.producers.shared()
         async with room.producers.use(producer) as driver:
             partitions = await self._partitions(driver, due.changes)
+        limits = room.limits
         # What stops this shard here must not end a producer that others write by, too.
         encoded = await self._encoded(partitions, due.changes)
         rejections = (*due.rejections, *encoded.rejections)
         self._check_letters(rejections)
         parts = parts_of(shard.key, due.remembered)
         stored = self._stored(due.position, rejections, encoded.aside, len(parts))
-        producer = shard.producer if is_once else room.producers.shared()
-        async with room.producers.use(producer) as driver:
-            sent = Sent()
+        async with room.producers.use(shard.producer) as driver:
+            await driver.begin_transaction()
+            sent, topic = Sent(shard.producer), room.config.positions_topic
+            for key, value in (*parts, *self._outdated(due)):
+                sent.add(await driver.send(topic, value, key, partition=PARTITION))
+            sent.add(await send_position(driver, topic, shard.key, stored))
             if is_once:
-                await driver.begin_transaction()
-            try:
-                for topic, batch in encoded.batches:
-                    finished = FinishedBatch(batch, transactional=is_once)
-                    sent.add(await driver.send_batch(finished, topic, partition=batch.partition))
-                for one in rejections:
-                    sent.add(await self._send_letter(driver, one))
-                topic = room.config.positions_topic
-                for key, value in (*parts, *self._outdated(due)):
-                    sent.add(await driver.send(topic, value, key, partition=PARTITION))
-                if not is_once:
-                    await sent.acknowledged()
-                sent.add(await send_position(driver, topic, shard.key, stored))
+                await self._send(driver, encoded, rejections, sent, limits)
+            else:
+                # The brokers take it of the newest fence only, and it counts with the commit: who
+                # was fenced before this write finds out here, and sends nothing.
                 await sent.acknowledged()
-            except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
-                await room.look_again()
-                raise TransientError(
-                    "kafka_limit_changed",
-                    f"a topic takes smaller records than it said: {error}; it was asked again",
-                    retry_after_seconds=0.0,
-                ) from error
-            if is_once:
-                await driver.commit_transaction()
+                async with room.producers.use(room.producers.shared()) as carrier:
+                    await self._send(carrier, encoded, rejections, Sent(), limits)
+            await driver.commit_transaction()
         shard.stored, shard.stored_at = stored, room.monotonic()
         return replace(self._result(due, rejections), rows=encoded.rows)
+
+    async def _send(
+        self,
+        driver: Any,
+        encoded: Encoded,
+        rejections: Sequence[Rejection],
+        sent: Sent,
+        limits: Mapping[str, int],
+    ) -> None:
+        """Returns when they are acknowledged, with all that was sent before. `limits` are those
+        that they were encoded for."""
+        is_once = self._room.config.delivery == "exactly_once"
+        try:
+            for topic, batch in encoded.batches:
+                finished = FinishedBatch(batch, transactional=is_once)
+                sent.add(await driver.send_batch(finished, topic, partition=batch.partition))
+            for one in rejections:
+                sent.add(await self._send_letter(driver, one))
+            await sent.acknowledged()
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            room = self._room
+            await room.look_again()
+            if room.limits == limits:
+                raise FatalError(
+                    "kafka_limit_unknown",
+                    f"a topic takes smaller records than it seems to: {error}; grant "
+                    "DescribeConfigs on the topics if it isn't, else raise max.message.bytes of "
+                    f"{room.config.positions_topic}, too",
+                ) from error
+            raise TransientError(
+                "kafka_limit_changed",
+                f"a topic takes smaller records than it said: {error}; it was asked again",
+                retry_after_seconds=0.0,
+            ) from error
 
     async def _partitions(self, driver: Any, changes: ChangeBatch) -> Mapping[str, int]:
         """Those of now: others' producers use a new one at once, too."""
@@ -268,6 +296,7 @@ class KafkaWriter:
         return WriteResult(
             duplicates=due.duplicates,
             superseded=due.superseded,
+            unmatched=due.unmatched,
             dead_letters=tuple(DeadLetter(shard_id, one.table, one) for one in rejections),
             holding=frozenset({shard_id} if due.is_holding else ()),
         )
@@ -310,7 +339,10 @@ async def send_position(
 class Sent:
     """What is on its way. Whatever ends the wait, an error of each is seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, producer: Producer | None = None) -> None:
+        """`producer` tells whether what it sent before is still there. Of one that several
+        write by, nobody knows what came before."""
+        self._producer = producer
         self._futures: list[asyncio.Future[Any]] = []
 
     def add(self, future: asyncio.Future[Any]) -> None:
@@ -319,7 +351,10 @@ class Sent:
 
     async def acknowledged(self) -> None:
         """Returns when all are. Raises the first error."""
-        await asyncio.gather(*self._futures)
+        found, self._futures = await asyncio.gather(*self._futures), []
+        if self._producer is not None:
+            for each in found:
+                self._producer.saw(each.topic_partition, each.offset)
 
 
 async def _in_thread(nbytes: int, work: Callable[..., Any], *arguments: Any) -> Any:

@@ -4,8 +4,13 @@
     <state>fences/<pipeline>!<sink>/<stream>/<shard>/<n>.json    one a take-over, the newest first
     <state>plans/<pipeline>!<sink>/<stream>/<shard>/<n>.json     one a cut, the newest first
     <state>memories/<pipeline>!<sink>/<stream>/<shard>/<n>       with a plan that ends the shard
+    <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.ended    the shard's end is plan <n>
+    <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.moved    plan <n>, or a later one, moves it
 
-Each is created once, under a name that nobody else can create again, and never changed.
+Each is created once, under a name that nobody else can create again, and never changed. The last
+two lie beside the shards' folders, so that one listing tells which shards are finished: those,
+which only grow in number, are asked for nothing. A shard that lacks its mark is asked, and told
+the truth by its plans.
 """
 
 from __future__ import annotations
@@ -20,14 +25,18 @@ import orjson
 
 from replicator.core.plan import Plan, numbered, ordinal_of
 from replicator.errors import FatalError
-from replicator.model import Fence, Position, Stream
+from replicator.model import SHARD_END, Fence, Position, Stream
 from replicator.sink.fences import fence_lost, marked
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_settings import S3Settings
 
-# Requests that one look at all shards makes at once.
+# Requests that one look at several shards makes at once.
 _LOOKS_MAX = 16
+# Each time somebody else was quicker, and that one is done: more than there are workers.
+_FENCES_MAX = 12
+# A writer that isn't fenced yet may be quicker, once or twice.
+_MOVES_MAX = 6
 _JSON = "application/json"
 
 
@@ -41,6 +50,11 @@ class Standing:
     open: Plan | None = None
     remembered: str | None = None
     """The object of what a finished shard remembered."""
+
+    @property
+    def is_finished(self) -> bool:
+        """True when a plan says that the shard was read to its end."""
+        return self.ordinal > 0 and self.stored is not None and self.stored.position == SHARD_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +138,14 @@ class S3Plans:
         """Raises the shard's epoch."""
         mark = marked(owner)
         body = orjson.dumps({"owner": mark})
-        while True:
+        folder = self._folder("fences", stream, shard_id)
+        for attempt in range(_FENCES_MAX):
             epoch = 1 + await self.epoch(stream, shard_id)
-            key = f"{self._folder('fences', stream, shard_id)}{numbered(epoch)}.json"
+            key = f"{folder}{numbered(epoch)}.json"
             if await self._bucket.create(key, body, content_type=_JSON, is_data=False):
                 return Fence(stream, shard_id, epoch, mark)
+            await self._bucket.pause(attempt)
+        raise self._bucket.conflict(folder)
 
     async def holds(self, fence: Fence) -> bool:
         """True while the fence is its shard's newest."""
@@ -156,15 +173,8 @@ class S3Plans:
             known = self._complete[stream, shard_id] = (key, _behind(plan))
         return known[1]
 
-    async def standings(
-        self, stream: Stream, shard_ids: Sequence[str] | None = None
-    ) -> Mapping[str, Standing]:
-        """Where these shards stand, or all of which something is stored."""
-        if shard_ids is None:
-            begun = await self.begun(stream)
-            started = () if begun is None else begun.starts
-            _, folders = await self._bucket.level(self._folder("plans", stream))
-            shard_ids = sorted({*started, *(each.split("/")[-2] for each in folders)})
+    async def standings(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Standing]:
+        """Where these shards stand."""
         looks = asyncio.Semaphore(_LOOKS_MAX)
 
         async def look(shard_id: str) -> Standing:
@@ -174,6 +184,42 @@ class S3Plans:
         found = await asyncio.gather(*(look(shard_id) for shard_id in shard_ids))
         return dict(zip(shard_ids, found, strict=True))
 
+    async def all_standings(self, stream: Stream, *, marks: bool) -> Mapping[str, Standing]:
+        """Where all shards stand of which something is stored: one request for some hundreds of
+        finished shards, and two for each other. With `marks`, those that are found finished are
+        marked so. A finished one's standing says no more than that."""
+        begun = await self.begun(stream)
+        found: dict[str, Standing] = {}
+        if begun is not None:
+            found = {each: Standing(0, begun.stored(each)) for each in begun.starts}
+        planned: list[str] = []
+        newest: dict[tuple[str, str], int] = {}
+        async for entries, folders in self._bucket.level(self._folder("plans", stream)):
+            planned += [each.split("/")[-2] for each in folders]
+            for entry in entries:
+                name, _, kind = entry.key.rpartition(".")
+                shard_id, _, number = name.rpartition("/")[2].rpartition("!")
+                marked_at = newest.get((shard_id, kind), 0)
+                newest[shard_id, kind] = max(marked_at, ordinal_of(number))
+        ended = {
+            shard_id: ordinal
+            for (shard_id, kind), ordinal in newest.items()
+            # What ended at the plan that moved it was moved to its end.
+            if kind == "ended" and ordinal >= newest.get((shard_id, "moved"), 0)
+        }
+        found |= {shard_id: Standing(at, LogPosition(SHARD_END)) for shard_id, at in ended.items()}
+        asked = await self.standings(stream, [each for each in planned if each not in ended])
+        found |= asked
+        if marks:
+            for shard_id, standing in asked.items():
+                if standing.is_finished:
+                    await self._mark(stream, shard_id, standing.ordinal, "ended")
+        return found
+
+    async def _mark(self, stream: Stream, shard_id: str, ordinal: int, kind: str) -> None:
+        key = f"{self._folder('plans', stream)}{shard_id}!{numbered(ordinal)}.{kind}"
+        await self._bucket.create(key, b"", content_type=_JSON, is_data=False)
+
     async def create(self, stream: Stream, plan: Plan) -> Plan:
         """Creates the plan if its name is free, and gives the one that has it."""
         key = self._plan_key(stream, plan)
@@ -181,6 +227,27 @@ class S3Plans:
         if await self._bucket.create(key, body, content_type=_JSON, is_data=False):
             return plan
         return await self._plan(key)
+
+    async def move(self, fence: Fence, after: LogPosition) -> LogPosition | None:
+        """Moves the shard by a plan without objects, and gives what was stored before. A plan that
+        was left incomplete is passed over."""
+        for attempt in range(_MOVES_MAX):
+            standing = await self.standing(fence.stream, fence.shard_id)
+            stored = standing.stored
+            plan = Plan(
+                shard_id=fence.shard_id,
+                ordinal=standing.ordinal + (1 if standing.open is None else 2),
+                before="" if stored is None else stored.to_json(),
+                after=after.to_json(),
+                by=fence.owner,
+                is_moved=True,
+            )
+            # Before the plan: a mark too many costs a look, one too few the changes from there on.
+            await self._mark(fence.stream, fence.shard_id, plan.ordinal, "moved")
+            if await self.create(fence.stream, plan) == plan:
+                return stored
+            await self._bucket.pause(attempt)
+        raise self._bucket.conflict(self._folder("plans", fence.stream, fence.shard_id))
 
     def completed(self, stream: Stream, plan: Plan) -> None:
         """All objects of the plan are there."""

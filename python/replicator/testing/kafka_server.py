@@ -6,9 +6,9 @@ Its jars are those of `kafka.pom.xml`, which `make setup` copies into `.kafka/`;
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -55,7 +55,7 @@ _SECURED: Final = """\
 listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SASL_SSL
-sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
 {logins}
 ssl.keystore.type=PEM
 ssl.keystore.location={pem}
@@ -66,6 +66,8 @@ _LOGIN: Final = (
     "listener.name.{listener}.{mechanism}.sasl.jaas.config="
     "org.apache.kafka.common.security.{module} required{users};"
 )
+# https://kafka.apache.org/documentation/#security_sasl_oauthbearer
+_UNSIGNED: Final = ' unsecuredLoginStringClaim_sub="broker"'
 _JAVA_OPTIONS: Final = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
@@ -99,6 +101,7 @@ class KafkaServer:
     def start(self) -> None:
         """Starts it, again after `stop` with all that it held. Raises FatalError."""
         with (self._folder / "log").open("ab") as log:
+            before = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 the operator's own choice
                 [*self._command, "kafka.Kafka", self._folder / "server.properties"],
                 stdin=subprocess.DEVNULL,
@@ -109,12 +112,10 @@ class KafkaServer:
             )
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", self._port), 1).close()
-            except OSError:
-                time.sleep(_POLL_SECONDS)
-            else:
+            # Its ports are open before it can answer.
+            if (self._folder / "log").read_bytes()[before:].find(b"Kafka Server started") >= 0:
                 return
+            time.sleep(_POLL_SECONDS)
         self.stop()
         raise self._failed("it didn't get ready")
 
@@ -133,6 +134,33 @@ class KafkaServer:
             yield
         finally:
             send_signal(self._process.pid, signal.SIGCONT)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Inside nothing more fits into its folder. As every broker whose only log directory
+        fails it ends by itself; it is started again afterwards."""
+        assert self._process is not None, "it isn't running"
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        yield
+        self.stop()
+        self.start()
+
+    @contextmanager
+    def losing(self, topic: str) -> Iterator[None]:
+        """Whatever is written to the topic inside is gone afterwards, as when a replica becomes
+        leader that lacks it. The broker is started again at both ends."""
+        data, kept = self._folder / "data", self._folder / "kept"
+        self.stop()
+        found = [each.name for each in data.glob(f"{topic}-*")]
+        for name in found:
+            shutil.copytree(data / name, kept / name)
+        self.start()
+        yield
+        self.stop()
+        for name in found:
+            shutil.rmtree(data / name)
+            shutil.move(kept / name, data / name)
+        self.start()
 
     def format(self, security: Security | None = None) -> None:
         """Prepares its empty folder."""
@@ -168,17 +196,17 @@ class KafkaServer:
         users = "".join(
             f' user_{name}="{security.password}"' for name in (security.user, security.guest)
         )
+        # Any token that isn't signed is taken for true while it lasts.
+        modules = {
+            "plain": ("plain.PlainLoginModule", users),
+            "scram-sha-256": ("scram.ScramLoginModule", ""),
+            "scram-sha-512": ("scram.ScramLoginModule", ""),
+            "oauthbearer": ("oauthbearer.OAuthBearerLoginModule", _UNSIGNED),
+        }
         logins = "\n".join(
-            _LOGIN.format(
-                listener=listener,
-                mechanism=mechanism,
-                module="plain.PlainLoginModule"
-                if mechanism == "plain"
-                else "scram.ScramLoginModule",
-                users=users if mechanism == "plain" else "",
-            )
+            _LOGIN.format(listener=listener, mechanism=mechanism, module=module, users=options)
             for listener in ("sasl", "tls")
-            for mechanism in ("plain", "scram-sha-256", "scram-sha-512")
+            for mechanism, (module, options) in modules.items()
         )
         return _SECURED.format(
             port=self._port,

@@ -13,7 +13,7 @@ use super::records::PyRecords;
 use super::rows::{PyRows, column};
 use crate::change::{self, ChangeBatch};
 use crate::columns::Plan;
-use crate::compress::Codec;
+use crate::compress::{Codec, Compressor};
 use crate::dedupe::Rows;
 use crate::encode::avro::{self, Avro};
 use crate::encode::json::{self, Form};
@@ -208,11 +208,16 @@ impl PyChangeBatch {
         Ok(Self(Arc::new(py.detach(|| projection.apply(&self.0))?)))
     }
 
-    #[pyo3(signature = (form="plain"))]
-    fn json_lines<'py>(&self, py: Python<'py>, form: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let form = form_named(form)?;
-        let lines = py.detach(|| json::lines(&self.0, form));
-        Ok(PyBytes::new(py, &lines))
+    #[pyo3(signature = (form="plain", *, compression="none"))]
+    fn json_lines<'py>(&self, py: Python<'py>, form: &str, compression: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let (form, codec) = (form_named(form)?, codec_named(compression)?);
+        let out = py.detach(|| {
+            let lines = json::lines(&self.0, form);
+            let Some(codec) = codec else { return Ok(lines) };
+            let mut out = Vec::new();
+            Compressor::new(codec, None)?.compress(&lines, &mut out).map(|()| out)
+        })?;
+        Ok(PyBytes::new(py, &out))
     }
 
     #[pyo3(signature = (us, *, by_table=false))]
@@ -303,7 +308,7 @@ impl PyChangeBatch {
         if batch_bytes_max > kafka::BYTES_MAX {
             return Err(PyValueError::new_err(format!("batch_bytes_max must be at most {}", kafka::BYTES_MAX)));
         }
-        let compression = kafka_codec(compression)?;
+        let compression = codec_named(compression)?;
         let form = form_named(form)?;
         let options = Options { partitions, form, compression, table, headers, tombstones, bytes_max: batch_bytes_max };
         let batches = py.detach(|| kafka::batches(&self.0, &options))?;
@@ -327,7 +332,7 @@ impl PyChangeBatch {
         let options = Options {
             partitions: 1,
             form: form_named(form)?,
-            compression: kafka_codec(compression)?,
+            compression: codec_named(compression)?,
             table: Some(table),
             headers,
             tombstones: false,
@@ -338,7 +343,7 @@ impl PyChangeBatch {
     }
 }
 
-fn kafka_codec(name: &str) -> PyResult<Option<Codec>> {
+fn codec_named(name: &str) -> PyResult<Option<Codec>> {
     match Codec::from_name(name) {
         None if name != "none" => Err(PyValueError::new_err("compression must be 'none', 'gzip', 'lz4' or 'zstd'")),
         codec => Ok(codec),

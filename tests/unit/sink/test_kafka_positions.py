@@ -31,7 +31,7 @@ class Topic:
 
     def resume(self, *_partitions: Any) -> None: ...
 
-    pause = resume
+    pause = seek = resume
 
     async def stop(self) -> None: ...
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
 from replicator.aws import AWSSettings
@@ -13,6 +14,7 @@ from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import TRIM_HORIZON, Fence, after
 from replicator.sink.kafka import KafkaSink
+from replicator.sink.kafka_client import Fenced
 from replicator.sink.kafka_positions import Stored, key_of
 from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
@@ -119,6 +121,75 @@ def test_what_stops_a_shard_leaves_the_shared_producer_to_the_others(
             await KafkaWriter(shard, room).write((pending(fence, [large, later], first=1),))
         assert shard.is_over
         assert producers.shared() is shared
+
+    asyncio.run(main())
+
+
+class Slow:
+    """A producer of the driver's that takes its time to start and to stop."""
+
+    def __init__(self) -> None:
+        self.begins, self.may = asyncio.Event(), asyncio.Event()
+        self.is_stopped = False
+        self._txn_manager = self
+        self._sequence_numbers: dict[Any, int] = {}
+
+    async def stop(self) -> None:
+        self.begins.set()
+        await self.may.wait()
+        self.is_stopped = True
+
+
+def test_a_close_that_is_cancelled_closes_all_the_same() -> None:
+    """Regression: who was cancelled while it made room for itself left a producer behind, with
+    its connections and its task."""
+
+    async def main() -> None:
+        producers = KafkaProducers({}, open_max=1, timeout_seconds=60.0, monotonic=lambda: 0.0)
+        slow, idle = Slow(), producers.make("idle")
+        idle._open = slow
+        producers._idle[idle] = 0.0
+
+        async def use() -> None:
+            async with producers.use(producers.make("other")):
+                pass
+
+        using = asyncio.ensure_future(use())
+        await slow.begins.wait()
+        using.cancel()
+        await asyncio.wait({using})
+        slow.may.set()
+        await producers.close()
+        assert slow.is_stopped
+
+    asyncio.run(main())
+
+
+def test_a_producer_that_was_given_up_while_it_started_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression: a sink that was closed meanwhile never closed it."""
+    made: list[Any] = []
+    begins, may = asyncio.Event(), asyncio.Event()
+
+    async def start(producer: Any) -> None:
+        made.append(producer)
+        begins.set()
+        await may.wait()
+
+    monkeypatch.setattr(AIOKafkaProducer, "start", start)
+
+    async def main() -> None:
+        producers = KafkaProducers({}, open_max=1, timeout_seconds=60.0)
+        producer = producers.make("id")
+        opening = asyncio.ensure_future(producer.opened())
+        await begins.wait()
+        await producers.drop(producer)
+        may.set()
+        with pytest.raises(Fenced):
+            await opening
+        assert not producer.is_open
+        assert made[0]._closed
 
     asyncio.run(main())
 

@@ -206,6 +206,10 @@ class LogShard:
             assert before.sequence_number is not None
             known, batch = batch.split(before.sequence_number)
             self._window.refill(known, self._stored.given_us)
+            if self._stored.given_us is None and known.last_event_us is not None:
+                # All of it was given, and `given_us` must never say less: whoever begins after that
+                # would give some again.
+                self._window.advance(known.last_event_us + self._reorder_us + 1_000)
             self._remember(known, begun_at, pending.received_at)
             self._is_refilling = not self._stored.is_reached(pending.next)
             if furthest(before, pending.next) == before:

@@ -20,7 +20,7 @@ SINKS: Mapping[str, Callable[[Any, SinkPlace], ShownSink[Any]]] = {
     "cratedb": lambda config, place: CrateSink(config.settings(place)),
     "kafka": KafkaSink,
     "postgres": lambda config, place: PostgresSink(config.settings(place)),
-    "s3": lambda config, place: S3Sink(config.settings(place)),
+    "s3": lambda config, place: S3Sink(config.settings(place), windows=place.windows),
 }
 
 

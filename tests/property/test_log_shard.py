@@ -154,6 +154,28 @@ def test_a_fetch_from_far_behind_does_not_let_time_pass() -> None:
         assert shard.take(idle).is_holding
 
 
+def test_what_was_given_as_time_passed_stays_given_over_two_restarts() -> None:
+    """Regression: the second worker's `given_us` lay before changes that the first had given, and
+    the third gave them again."""
+    times = (T, T + REORDER_US // 2, T + REORDER_US)
+    stream = [Change(i, "a", us, i or None, i + 1) for i, us in enumerate(times)]
+
+    def idle(n: int, seconds: float) -> Pending:
+        return Pending(FENCE, decode(Records.pack([])), after(str(n)), 0, seconds)
+
+    first = opened(LogPosition(TRIM_HORIZON), compacted=False, duplicate_us=10_000_000)
+    first.take(fetch(stream, 0, 2))
+    taken = first.take(idle(2, 2.0))
+    assert (len(taken.changes), taken.stored.given_us) == (2, None)
+    second = opened(taken.stored, compacted=False, duplicate_us=10_000_000)
+    second.take(fetch(stream, 0, 2))
+    taken = second.take(fetch(stream, 2, 3))
+    assert (len(taken.changes), taken.is_holding) == (0, True)
+    third = opened(taken.stored, compacted=False, duplicate_us=10_000_000)
+    third.take(fetch(stream, 0, 3))
+    assert shown(third.take(idle(3, 5.0)).changes) == shown(second.take(idle(3, 5.0)).changes)
+
+
 def test_positions_are_kept_as_text() -> None:
     whole = LogPosition(after("7"), 1, after("3"), 2, 3, 4, "6")
     assert LogPosition.from_json(whole.to_json()) == whole

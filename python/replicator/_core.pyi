@@ -529,18 +529,19 @@ class Settled:
 class Window:
     """The memory of a log sink for one shard (laws 2 and 7): sorts changes per key within
     `reorder_us`, gives each distinct one once. A change is due when its millisecond ended
-    `reorder_us` before the greatest event time seen. What comes later, after a newer change
-    of its key was given, is marked late, or left out when `compacted`; so is marked what is
-    older than all that is remembered. Changes of DynamoDB Streams are never held: their
-    order is the stream's, and a sequence number seen is a duplicate.
+    `reorder_us` before the greatest event time seen. What comes later, after a newer change of its
+    key was given, is marked late, or left out when `compacted`; so is marked what is older than
+    all that is remembered. Changes of DynamoDB Streams are never held: their order is the
+    stream's, and a sequence number seen is a duplicate.
 
     Duplicates are known for `duplicate_us` of event time (no less than `reorder_us`, else
-    ValueError) and as far as `bytes_max` allows: the oldest instants are forgotten first,
-    then the oldest held changes are given early. A held change keeps no more than four
-    times its bytes of the batch it came with, some 4 KB a batch apart.
+    ValueError) and as far as `bytes_max` allows: the oldest instants are forgotten first, then the
+    oldest held changes are given early. A held change keeps no more than four times its bytes of
+    the batch it came with, some 4 KB a batch apart.
 
-    Positions: store the last sequence number added, with `given_us`. After a restart, read
-    from `duplicate_us` before what is `oldest` and `refill` up to that number; then `add`."""
+    Positions: store the last sequence number added, with `given_us`. After a restart, read from
+    `duplicate_us` before what is `oldest` and `refill` up to that number; then `add`. `remembered`
+    at the shard's end is what its children `inherit`."""
 
     def __new__(
         cls,
@@ -555,14 +556,16 @@ class Window:
         order. The answer's `duplicates` and `rejections` are those of this fetch."""
     def advance(self, event_us: int) -> ChangeBatch:
         """What is due when the source's clock shows this time, though no change says so."""
-    def flush(self) -> ChangeBatch:
-        """All that is held: at the end of a shard, say."""
+    def flush(self) -> ChangeBatch: ...
     def refill(self, batch: ChangeBatch, given_us: int | None = None) -> None:
-        """Changes that were added before a restart: those before `given_us` were given
-        (None: all), the others are held again. Gives nothing."""
+        """Changes of before a restart: those before `given_us` were given (None: all)."""
+    def remembered(self) -> bytes:
+        """What is known, for others; b"" of a stream without copies. Not what is held."""
+    def inherit(self, remembered: bytes) -> int | None:
+        """Knows it, too; gives its newest event time, rounded up. None: these are other bytes."""
+    def limit(self, bytes_max: int) -> None: ...
     @property
-    def held(self) -> int:
-        """Changes not given yet."""
+    def held(self) -> int: ...
     @property
     def oldest(self) -> int | None:
         """Which call of `add` and `refill`, from 0, brought the oldest change held."""
@@ -577,11 +580,9 @@ class Window:
     @property
     def left_out(self) -> int: ...
     @property
-    def early(self) -> int:
-        """Changes given before their time because `bytes_max` was reached."""
+    def early(self) -> int: ...
     @property
-    def forgotten(self) -> int:
-        """Changes no longer known because `bytes_max` was reached."""
+    def forgotten(self) -> int: ...
 
 def decode(records: Records, *, table: str | None = None, keep_all: bool = False) -> ChangeBatch:
     """Decodes, checks, takes out exact duplicates and orders. Never fails a batch: a

@@ -178,6 +178,7 @@ def _pipeline(each: Watched, namespace: str) -> dict[str, Any]:
         "leases_given_back": stats.leases_given_back,
         "source": dict(each.source_counters()),
         "budget_used_bytes": each.budget.used,
+        "budget_window_bytes": each.budget.windows.held,
         "budget_limit_bytes": each.budget.limit,
         "stopped": [{"phase": Phase.GAP, **g.as_fields(name)} for g in each.gaps()],
         "holes": [hole.as_fields() for hole in each.holes()],

@@ -30,6 +30,7 @@ class Gate:
         self._budget = budget
         self._holders: list[Holder] = []
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        budget.windows.on_given = self._admit
 
     def register(self, holder: Holder) -> None:
         """From now on `holder` is one of those that may be told to write."""

@@ -25,7 +25,7 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
-from replicator.protocols import Batched, Clock, Sink
+from replicator.protocols import Batched, Clock, Inheriting, Sink
 from replicator.telemetry.stats import Stats
 
 # A write that has had no answer for so long is told.
@@ -210,12 +210,14 @@ class Outlets:
         )
 
     async def stand(
-        self, fences: Mapping[Outlet, Fence], ancestors: Sequence[str]
+        self, fences: Mapping[Outlet, Fence], ancestors: Sequence[str], parents: Sequence[str]
     ) -> Answers[Stand]:
         """Where those stand whose fence was raised, read behind it. Raises as `fence`."""
 
         async def look(one: Outlet) -> Stand:
             fence = fences[one]
+            if isinstance(one.sink, Inheriting):
+                one.sink.inherit(fence, parents)
             position = await one.sink.position(fence)
             reached = await one.sink.reached(fence.stream, [fence.shard_id, *ancestors])
             return Stand(one, fence, position, reached)

@@ -212,6 +212,17 @@ class Batched(Protocol):
         ...
 
 
+@runtime_checkable
+class Inheriting(Protocol):
+    """What a sink may offer besides: it remembers changes of a shard past its end, for the shards
+    that follow it."""
+
+    def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
+        """The fence's shard follows these, of which the sink holds everything. Asked after `fence`
+        and before `position`; doesn't block, may be called twice."""
+        ...
+
+
 class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
     """A sink that commands can look at without opening it: nothing is made or changed."""
 

@@ -302,7 +302,8 @@ class Reader:
         life.waits_for_sink("the position", clock.monotonic())
         # A parent that ended without a record knows no time of its own.
         ancestors = graph.lineage.ancestors(shard_id)
-        answers = await outlets.stand(fences.good, ancestors)
+        parents = graph.lineage.parents(shard_id)
+        answers = await outlets.stand(fences.good, ancestors, parents)
         answers.errors |= fences.errors
         self.fan, self._found = None, tuple(answers.good.values())
         self._position, reached = start_of(self._found)

@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -41,6 +41,7 @@ from replicator.core.liveness import Liveness, ShardView
 from replicator.core.pace import PaceLimits
 from replicator.core.tables import selected
 from replicator.core.trouble import Trouble
+from replicator.core.windows import Windows
 from replicator.errors import FatalError, ReplicatorError, one_cause
 from replicator.flow import Gate
 from replicator.model import Batching, Start, Stream, TableSchema
@@ -205,7 +206,8 @@ class Runs:
                 closing(make_source(self._config, pipeline, self._room.clock, calls=self._calls))
             )
             store_id = self._room.store.store_id
-            made = make_sinks(self._config, pipeline, self._owner, store_id)
+            windows = self._room.budget.windows
+            made = make_sinks(self._config, pipeline, self._owner, store_id, windows)
             opened = [await stack.enter_async_context(closing(each)) for each in made.values()]
             log.info("source", pipeline=pipeline.name, mode=pipeline.source.mode)
             self._counting = _counting(source)
@@ -457,22 +459,34 @@ def make_source(
 
 
 def make_sink(
-    config: Config, pipeline: PipelineConfig, settings: SinkConfig, owner: str, store_id: str
+    config: Config,
+    pipeline: PipelineConfig,
+    settings: SinkConfig,
+    owner: str,
+    store_id: str,
+    windows: Windows | None = None,
 ) -> ShownSink[Any]:
-    """One of the pipeline's sinks, not opened."""
+    """One of the pipeline's sinks, not opened. `windows`: see `SinkPlace`."""
     aws = (getattr(settings, "aws", None) or config.aws).model_dump()
     name = config.sink_name(pipeline, settings)
     tables = () if pipeline.tagged else pipeline.table_names
     place = SinkPlace(name, owner, store_id, AWSSettings(**aws, calls=APICalls()), tables)
+    if windows is not None:
+        place = replace(place, windows=windows)
     return sinks.make_sink(settings, place)
 
 
 def make_sinks(
-    config: Config, pipeline: PipelineConfig, owner: str, store_id: str
+    config: Config,
+    pipeline: PipelineConfig,
+    owner: str,
+    store_id: str,
+    windows: Windows | None = None,
 ) -> dict[str, ShownSink[Any]]:
     """All the pipeline's sinks by their names, not opened."""
     return {
-        each.name: make_sink(config, pipeline, each, owner, store_id) for each in pipeline.sinks
+        each.name: make_sink(config, pipeline, each, owner, store_id, windows)
+        for each in pipeline.sinks
     }
 
 

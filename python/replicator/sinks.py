@@ -19,10 +19,10 @@ from replicator.sink.s3 import S3Sink
 # From the settings of that kind, and where the sink stands.
 SINKS: Mapping[str, Callable[[Any, SinkPlace], ShownSink[Any]]] = {
     "cratedb": lambda config, place: CrateSink(config.settings(place)),
-    "iceberg": lambda config, place: IcebergSink(config.settings(place)),
+    "iceberg": lambda config, place: IcebergSink(config.settings(place), windows=place.windows),
     "kafka": KafkaSink,
     "postgres": lambda config, place: PostgresSink(config.settings(place)),
-    "s3": lambda config, place: S3Sink(config.settings(place)),
+    "s3": lambda config, place: S3Sink(config.settings(place), windows=place.windows),
 }
 
 

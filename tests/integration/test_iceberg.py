@@ -336,6 +336,55 @@ async def test_copies_and_order_within_the_window(worker: Worker, tmp_path: Path
     assert set(times_each(tmp_path).values()) == {1}
 
 
+async def test_a_copy_in_a_child_is_known_by_what_its_parents_remembered(
+    worker: Worker, tmp_path: Path
+) -> None:
+    changes = [put("products", {"id": {"S": str(n)}}, NOON_US + n) for n in range(6)]
+    sink = await worker()
+    for shard, some in (("left", changes[:3]), ("right", changes[3:])):
+        fence = await sink.fence(STREAM, shard, "me")
+        await sink.position(fence)
+        await write(sink, pending(fence, some, then=SHARD_END))
+    other = await worker()
+    for behind in ([], [changes[1], changes[4]]):  # who begins it anew inherits again
+        child = await other.fence(STREAM, "child", "me")
+        other.inherit(child, ["left", "right", "unknown"])
+        await other.position(child)
+        result = await write(other, pending(child, [changes[0], changes[3], *behind]))
+        assert result.duplicates == 2
+    new = put("products", {"id": {"S": "new"}}, NOON_US + 10_000_000)
+    await write(other, pending(child, [new], first=5, then=SHARD_END))
+    grandchild = await other.fence(STREAM, "grandchild", "me")
+    other.inherit(grandchild, ["child"])
+    await other.position(grandchild)
+    result = await write(other, pending(grandchild, [changes[5], new], then=SHARD_END))
+    assert result.duplicates == 2
+    assert set(times_each(tmp_path).values()) == {1}
+    assert len(times_each(tmp_path)) == 7
+    for place in (tmp_path / "warehouse").rglob("*.memory"):
+        place.unlink()
+    late = await other.fence(STREAM, "late", "me")
+    other.inherit(late, ["left"])
+    assert await other.position(late) is None, "what is gone is not waited for"
+
+
+async def test_what_shards_remember_is_in_the_budget_and_given_back(worker: Worker) -> None:
+    sink = await worker()
+    windows = sink._windows
+    fences = [await sink.fence(STREAM, f"shard-{n}", "me") for n in range(3)]
+    for n, fence in enumerate(fences):
+        await write(sink, pending(fence, [put("products", APPLE, NOON_US + n)]))
+    held = windows.held
+    assert held > 0
+    await write(sink, pending(fences[0], [], first=2, then=SHARD_END))
+    assert 0 < windows.held < held
+    other = await worker()
+    await other.fence(STREAM, "shard-1", "another")
+    assert (await write(sink, pending(fences[1], [put("products", APPLE, 1)], first=2))).lost
+    await sink.close()
+    assert windows.held == 0
+
+
 # ---- others at the same table
 
 

@@ -63,7 +63,7 @@ class Rig:
         outlets = Outlets([outlet])
         await outlets.open(TABLES)
         fences = await outlets.fence(self.source.identity, SHARD, "me")
-        answers = await outlets.stand(fences.good, ())
+        answers = await outlets.stand(fences.good, (), ())
         async with asyncio.TaskGroup() as group:
             pipeline = Pipeline(
                 source=self.source,

@@ -5,22 +5,26 @@ Pure accounting: who waits, and in which order, is the shell's.
 
 from __future__ import annotations
 
+from replicator.core.windows import Windows
+
 
 class Budget:
-    """What is asked for never passes `limit`, but for one take that is larger than the
-    limit: it is granted while nothing else is held, so that one record always fits."""
+    """What is asked for, with what the `windows` of log sinks hold, never passes `limit`, but for
+    one take that is larger: it is granted while nothing else was taken, so that one record always
+    fits. No more than half of the limit is the windows'."""
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""
         assert limit > 0
         self.limit = limit
+        self.windows = Windows(limit // 2)
         self.used = 0
         self.peak = 0
 
     @property
     def left(self) -> int:
         """Bytes that may still be taken."""
-        return max(0, self.limit - self.used)
+        return max(0, self.limit - self.used - self.windows.held)
 
     def try_take(self, nbytes: int) -> bool:
         """Takes the bytes and returns True, or takes nothing."""

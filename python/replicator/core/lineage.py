@@ -266,6 +266,11 @@ class Lineage:
             frontier += parents
         return tuple(sorted(found))
 
+    def parents(self, shard_id: str) -> tuple[str, ...]:
+        """The shard's parents, whether they are still known or not."""
+        node = self._nodes.get(shard_id)
+        return () if node is None else node.shard.parents
+
     def held_up(self, shard_id: str) -> tuple[str, ...]:
         """The known shards that wait for this one, children and further descendants, older
         first."""

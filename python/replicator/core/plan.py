@@ -87,12 +87,15 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What made it be cut here, for who reads it, and by what its worker chose and sorted: who
     completes it must do so alike."""
+    remembered: str | None = None
+    """With the shard's end: the object that its children begin with."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every object that has to be there, the dead letters' first."""
-        letters = () if self.letters is None else (self.letters.key,)
-        return (*letters, *(each.key for each in self.objects))
+        """Every object that has to be there, those without changes first."""
+        letters = None if self.letters is None else self.letters.key
+        others = (each for each in (self.remembered, letters) if each is not None)
+        return (*others, *(each.key for each in self.objects))
 
     @property
     def count(self) -> int:
@@ -114,8 +117,8 @@ class Plan:
         if data.get("plan") != VERSION:
             raise ValueError(f"version {data.get('plan')!r} of plans is not known here")
         try:
-            # (Plans of before had no `late` and no `known`.)
-            told = {"late": 0, "known": 0, **data}
+            # (Plans of before lack some.)
+            told = {"late": 0, "known": 0, "remembered": None, **data}
             made = {name: told[name] for name in cls.__slots__}
             encoding = dict(made["encoding"])
             encoding["columns"] = tuple((name, kind) for name, kind in encoding["columns"])

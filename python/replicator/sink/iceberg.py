@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator._core import Columns
+from replicator.core.windows import Windows
 from replicator.errors import FatalError
 from replicator.model import (
     SHARD_END,
@@ -67,11 +68,13 @@ class IcebergSink:
         self,
         settings: IcebergSettings,
         *,
+        windows: Windows | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
+        self._windows = windows or Windows(settings.window_bytes_max)
         self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._opened: _Opened | None = None
         self._names = frozenset(settings.tables)
@@ -141,7 +144,7 @@ class IcebergSink:
                 is_over = row.log is not None and row.log.position == SHARD_END
                 # Finished, or gone to another worker: its memory isn't needed here.
                 if (is_over and shard.is_finished) or not row.holds(fence):
-                    del self._shards[key]
+                    self._drop(key)
         return {shard_id: row.log.start for shard_id, row in rows.items() if row.log is not None}
 
     async def reached(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Reached]:
@@ -158,12 +161,19 @@ class IcebergSink:
         self._start(fence, log)
         return fence
 
+    def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
+        """See `protocols.Inheriting`."""
+        shard = self._shards.get((fence.stream, fence.shard_id))
+        if shard is not None and shard.fence == fence:
+            shard.parents = tuple(parents)
+
     async def position(self, fence: Fence) -> Position | None:
-        row = (await self._look()).mine.row(fence.stream, fence.shard_id)
+        state = (await self._look()).mine
+        row = state.row(fence.stream, fence.shard_id)
         if not row.holds(fence):
-            self._shards.pop((fence.stream, fence.shard_id), None)
+            self._drop((fence.stream, fence.shard_id))
             raise fence_lost(fence)
-        self._start(fence, row.log)
+        self._start(fence, row.log, await self._inherited(state, fence, row.log))
         return None if row.log is None else row.log.start
 
     async def move(
@@ -190,14 +200,30 @@ class IcebergSink:
 
     async def close(self) -> None:
         opened, self._opened = self._opened, None
-        self._shards.clear()
+        for key in tuple(self._shards):
+            self._drop(key)
         if opened is not None:
             await asyncio.gather(*(commits.close() for commits in opened.all))
             await asyncio.to_thread(opened.lake.close)
 
     # ----
 
-    def _start(self, fence: Fence, log: LogPosition | None) -> None:
+    async def _inherited(
+        self, state: SinkState, fence: Fence, log: LogPosition | None
+    ) -> Sequence[bytes]:
+        """What the shard's parents remembered, where that is needed."""
+        from replicator.sink.iceberg_table import kept  # noqa: PLC0415 - see `_load`
+
+        shard = self._shards.get((fence.stream, fence.shard_id))
+        if shard is None or not (log or LogPosition(TRIM_HORIZON)).inherits:
+            return ()
+        places = [state.row(fence.stream, parent).remembered for parent in shard.parents]
+        table = await (await self._ready()).commits.table()
+        return [await asyncio.to_thread(kept, table, place) for place in places if place]
+
+    def _start(
+        self, fence: Fence, log: LogPosition | None, inherited: Sequence[bytes] = ()
+    ) -> None:
         """From here on it is written under this fence, from where the shard stands."""
         from replicator.sink.iceberg_shards import FencedShard  # noqa: PLC0415 - see `_load`
 
@@ -207,8 +233,18 @@ class IcebergSink:
             reorder_us=settings.reorder_us,
             duplicate_us=settings.duplicate_us,
             bytes_max=settings.window_bytes_max,
+            inherited=inherited,
         )
-        self._shards[fence.stream, fence.shard_id] = FencedShard(fence, memory, log)
+        key = (fence.stream, fence.shard_id)
+        before = self._shards.get(key)
+        parents = before.parents if before is not None and before.fence == fence else ()
+        self._drop(key)
+        self._shards[key] = FencedShard(fence, memory, log, parents=parents)
+
+    def _drop(self, key: tuple[Stream, str]) -> None:
+        """The shard isn't written here any more."""
+        if (shard := self._shards.pop(key, None)) is not None:
+            self._windows.release(shard.memory)
 
     async def _look(self) -> Look:
         return await (await self._ready()).commits.look()
@@ -325,7 +361,8 @@ class IcebergSink:
         }
         home, letters = all_commits[self._home], all_commits[settings.letters]
         tables = {name: all_commits[table] for name, table in targets.items()}
-        room = Room(settings, home, letters, self._monotonic, self._now_us, self._shards)
+        clocks = (self._monotonic, self._now_us)
+        room = Room(settings, home, letters, self._windows, *clocks, self._shards)
         writer: IcebergWriter | IcebergStateWriter = (
             IcebergWriter(room, self._names)
             if settings.mode == "log"

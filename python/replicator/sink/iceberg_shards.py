@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from replicator._core import Rejection
+from replicator.core.windows import Windows
 from replicator.errors import TransientError
 from replicator.model import SHARD_END, Fence, Pending
 from replicator.sink.iceberg_commits import Commits
@@ -32,6 +33,7 @@ class FencedShard:
     """What was read behind the fence, or committed under it, last."""
     stored_at: float = float("-inf")
     is_sure: bool = True
+    parents: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -44,8 +46,12 @@ class FencedShard:
 
     def may_wait(self, log: LogPosition, settings: IcebergSettings, now: float) -> bool:
         """True when nothing but the position moved, and it was stored not long ago."""
-        since = now - settings.idle_position_seconds
-        return log.position != SHARD_END and (log == self.committed or self.stored_at > since)
+        before = self.committed
+        if before is None or log.position == SHARD_END:
+            return False
+        if log.position.sequence_number and not before.position.sequence_number:
+            return False  # it didn't tell where the shard stands
+        return log == before or self.stored_at > now - settings.idle_position_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Room:
     settings: IcebergSettings
     commits: Commits
     letters: Commits
+    windows: Windows
     monotonic: Callable[[], float]
     now_us: Callable[[], int]
     shards: dict[Key, FencedShard] = field(default_factory=dict)
@@ -88,13 +95,19 @@ class Room:
     def forget(self, lost: Lost) -> frozenset[str]:
         """These shards are somebody else's: gives their names."""
         for fence in lost.fences:
-            self.shards.pop((fence.stream, fence.shard_id), None)
+            self.drop((fence.stream, fence.shard_id))
         return frozenset(fence.shard_id for fence in lost.fences)
+
+    def drop(self, key: Key) -> None:
+        """The shard isn't written here any more."""
+        if (shard := self.shards.pop(key, None)) is not None:
+            self.windows.release(shard.memory)
 
     def committed(self, shard: FencedShard, log: LogPosition) -> None:
         """That is stored of it now."""
         shard.committed, shard.stored_at = log, self.monotonic()
         if log.position == SHARD_END:  # its memory is as large as what it remembers
+            self.windows.release(shard.memory)
             shard.memory = LogShard(log)
 
     async def staged_letters(self, refused: Sequence[tuple[Fence, Rejection]]) -> Staged:

@@ -37,12 +37,13 @@ Key: TypeAlias = tuple[Stream, str]
 @dataclass(frozen=True, slots=True)
 class ShardRow:
     """A shard's fence, and what is stored of it (None: nothing); `stored_us` is when, UTC
-    microseconds."""
+    microseconds. `remembered` is the place of what it remembered at its end, if it did."""
 
     epoch: int = 0
     owner: str = ""
     log: LogPosition | None = None
     stored_us: int = 0
+    remembered: str = ""
 
     def holds(self, fence: Fence) -> bool:
         """True while the fence is the shard's newest."""
@@ -110,14 +111,18 @@ class SinkState:
         return replace(self, shards={**self.shards, (stream, shard_id): raised}), fence
 
     def moved(
-        self, logs: Mapping[Key, LogPosition], letters: Mapping[str, int], now_us: int
+        self,
+        logs: Mapping[Key, LogPosition],
+        letters: Mapping[str, int],
+        now_us: int,
+        remembered: Mapping[Key, str] | None = None,
     ) -> SinkState:
-        """With new positions of shards, and more dead letters."""
+        """With new positions of shards, and more dead letters; `remembered` as in `ShardRow`."""
         shards = dict(self.shards)
         for (stream, shard_id), log in logs.items():
-            shards[stream, shard_id] = replace(
-                self.row(stream, shard_id), log=log, stored_us=now_us
-            )
+            place = (remembered or {}).get((stream, shard_id), "")
+            row = self.row(stream, shard_id)
+            shards[stream, shard_id] = replace(row, log=log, stored_us=now_us, remembered=place)
         kept = {key: row for key, row in shards.items() if not _is_over(key[0], row, now_us)}
         return replace(self, shards=kept, letters=Counter(self.letters) + Counter(letters))
 
@@ -187,10 +192,12 @@ def _begun(begun: Begun) -> dict[str, Any]:
 
 def _members(row: ShardRow) -> dict[str, Any]:
     log = None if row.log is None else json.loads(row.log.to_json())
-    return {"epoch": row.epoch, "owner": row.owner, "stored_us": row.stored_us, "log": log}
+    members = {"epoch": row.epoch, "owner": row.owner, "stored_us": row.stored_us, "log": log}
+    return members | ({"remembered": row.remembered} if row.remembered else {})
 
 
 def _row(members: Mapping[str, Any]) -> ShardRow:
     log = members["log"]
     stored = None if log is None else LogPosition.from_json(json.dumps(log))
-    return ShardRow(members["epoch"], members["owner"], stored, members["stored_us"])
+    place = members.get("remembered", "")
+    return ShardRow(members["epoch"], members["owner"], stored, members["stored_us"], place)

@@ -109,6 +109,25 @@ def stage(table: Table, parts: Sequence[tuple[int, pa.Table]]) -> Staged:
     return Staged(files, spec.spec_id)
 
 
+def keep(table: Table, data: bytes) -> str:
+    """Writes bytes beside the table's metadata, and gives their place. No snapshot names it: who
+    looks for orphans removes it some days later."""
+    place = table.location_provider().new_metadata_location(f"{_TAG}-{uuid.uuid4().hex}.memory")
+    with mapped(f"writing beside {named(table)}"), table.io.new_output(place).create() as output:
+        output.write(data)
+    return place
+
+
+def kept(table: Table, place: str) -> bytes:
+    """What `keep` wrote; b"" when it is gone."""
+    with mapped(f"reading beside {named(table)}"):
+        try:
+            with table.io.new_input(place).open() as data:
+                return data.read()
+        except FileNotFoundError:
+            return b""
+
+
 def discard(table: Table, staged: Staged) -> None:
     """Removes files that will never be named; where that fails, they lie there."""
     for file in staged.files:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TypeAlias
 
 from replicator._core import ChangeBatch, Columns, Rejection
 from replicator.model import DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.iceberg_shards import FencedShard, Lost, Room, require
 from replicator.sink.iceberg_state import SinkState
-from replicator.sink.iceberg_table import DAY_US, Staged, discard, rows_of, stage
-from replicator.sink.log_shard import LogPosition, Taken
+from replicator.sink.iceberg_table import DAY_US, Staged, discard, keep, rows_of, stage
+from replicator.sink.in_thread import in_thread
+from replicator.sink.log_shard import LogPosition, Taken, growth
 from replicator.sink.matched import matched
 from replicator.sink.position import furthest, tip_age_seconds
 
-_INLINE_BYTES_MAX: Final = 100_000
+_Known: TypeAlias = tuple[FencedShard, tuple[Pending, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,19 @@ class IcebergWriter:
         known = [one for one in known if not one[0].is_finished]
         for shard, _ in known:
             shard.is_sure = False
-        if sum(one.batch.nbytes for one in payload) <= _INLINE_BYTES_MAX:
-            due = self._take(known)
-        else:
-            due = await asyncio.to_thread(self._take, known)
+        try:
+            return await self._write(known, lost)
+        finally:
+            for shard, _ in known:
+                if not shard.is_sure:  # it is of no use any more
+                    self._room.windows.release(shard.memory)
+
+    async def _write(self, known: Sequence[_Known], lost: frozenset[str]) -> WriteResult:
+        with ExitStack() as stack:
+            for shard, several in known:
+                stack.enter_context(self._room.windows.taking(shard.memory, growth(several)))
+            nbytes = sum(one.batch.nbytes for _, several in known for one in several)
+            due = await in_thread(nbytes, self._take, known)
         wrote = _Wrote()
         while is_asked := bool(due) and not self._is_idle(due):
             try:
@@ -100,7 +111,7 @@ class IcebergWriter:
 
     # ---- what is due
 
-    def _take(self, known: Sequence[tuple[FencedShard, tuple[Pending, ...]]]) -> list[_Due]:
+    def _take(self, known: Sequence[_Known]) -> list[_Due]:
         now, now_us = self._room.monotonic(), self._room.now_us()
         due = []
         for shard, several in known:
@@ -142,10 +153,15 @@ class IcebergWriter:
             )
         counts = Counter(each.code for _, each in refused)
         logs = {one.shard.key: one.log for one in due}
+        remembered = {
+            one.shard.key: await self._kept(one.taken[-1].remembered)
+            for one in due
+            if one.taken[-1].remembered
+        }
 
         def step(state: SinkState) -> tuple[SinkState, None]:
             require(state, shards)
-            return state.moved(logs, counts, room.now_us()), None
+            return state.moved(logs, counts, room.now_us(), remembered), None
 
         try:
             await room.commits.change(step, staged)
@@ -155,6 +171,9 @@ class IcebergWriter:
         for one in due:
             room.committed(one.shard, one.log)
         return wrote
+
+    async def _kept(self, remembered: bytes) -> str:
+        return await asyncio.to_thread(keep, await self._room.commits.table(), remembered)
 
     def _parquet(self, part: ChangeBatch) -> bytes:
         # PyIceberg compresses.

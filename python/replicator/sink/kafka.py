@@ -69,6 +69,7 @@ class KafkaSink:
         be asked: `now_us` is this machine's."""
         self._config = config
         self._pipeline = place.pipeline
+        self._windows = place.windows
         self._options = options(config, place.aws)
         self._monotonic = monotonic
         self._now_us = now_us
@@ -239,6 +240,12 @@ class KafkaSink:
         await self._forget(known)
         return fence
 
+    def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
+        """See `protocols.Inheriting`."""
+        shard = self._shards.get((fence.stream, fence.shard_id))
+        if shard is not None and shard.fence == fence:
+            shard.parents = tuple(parents)
+
     async def position(self, fence: Fence) -> Position | None:
         shard = self._shards.get((fence.stream, fence.shard_id))
         if shard is None or shard.fence != fence or shard.is_lost:
@@ -253,6 +260,7 @@ class KafkaSink:
                 raise fence_lost(fence)
             return None if log is None else log.start
         claim = shard.claim(log, before)
+        memory = shard.log or await self._memory(shard, log or LogPosition(TRIM_HORIZON))
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
         except Fenced:
@@ -261,9 +269,7 @@ class KafkaSink:
         except BaseException:
             shard.is_over = True
             raise
-        shard.stored = claim
-        if shard.log is None:
-            shard.log = self._memory(log or LogPosition(TRIM_HORIZON))
+        shard.stored, shard.log = claim, memory
         return None if log is None else log.start
 
     async def move(
@@ -301,6 +307,8 @@ class KafkaSink:
             self._producers,
             self._schemas,
             self._look_again,
+            self._windows,
+            lambda: self._positions.outdated(self._pipeline, self._now_us()),
             self._monotonic,
             self._now_us,
         )
@@ -312,6 +320,7 @@ class KafkaSink:
         self._writers.clear()
         for shard in shards.values():
             shard.is_over = True
+            self._release(shard)
         await asyncio.gather(self._producers.close(), self._positions.close())
         if self._schemas is not None:
             await self._schemas.close()
@@ -334,19 +343,27 @@ class KafkaSink:
         if shard is None:
             return
         shard.is_over = shard.is_lost = True
+        self._release(shard)
         self._writers.pop(shard.fence, None)
         place = (shard.fence.stream, shard.fence.shard_id)
         if self._shards.get(place) is shard:
             del self._shards[place]
         await self._producers.drop(shard.producer)
 
-    def _memory(self, stored: LogPosition) -> LogShard:
+    def _release(self, shard: KafkaShard) -> None:
+        if shard.log is not None:
+            self._windows.release(shard.log)
+
+    async def _memory(self, shard: KafkaShard, stored: LogPosition) -> LogShard:
         config = self._config
+        parents = shard.parents if stored.inherits else ()
+        keys = [(*shard.key[:3], parent) for parent in parents]
         return LogShard(
             stored,
             reorder_us=round(config.reorder_window_seconds * 1_000_000),
             duplicate_us=round(config.duplicate_window_seconds * 1_000_000),
             compacted=config.cleanup == "compact",
+            inherited=[await self._positions.remembered(key) for key in keys],
         )
 
     def _transactional_id(self, stream: Stream, shard_id: str) -> str:

@@ -11,15 +11,19 @@ waits for as long as it comes nearer: much may lie there that isn't compacted ye
 
 A cluster that fails over without the last records takes back what was read of them. So every
 reading begins with the record that was read last: where that isn't what it was, all is read again.
+
+With a shard's end lies what it remembered, in records of its own: its children ask for that once,
+so only where it lies is kept, and it is removed after a week (`MEMORY_SECONDS`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -36,6 +40,12 @@ _POLL_SECONDS: Final = 0.2
 # (transaction.abort.timed.out.transaction.cleanup.interval.ms).
 _ABORT_SECONDS: Final = 10.0
 
+# What a shard remembered at its end is of use until its children are some minutes further.
+MEMORY_SECONDS: Final = 7 * 86_400
+# A part of it, which is less than any topic's max.message.bytes.
+_PART_BYTES: Final = 256 * 1024
+_REMOVED_MAX: Final = 1_000
+
 Key = tuple[str, str, int, str]
 """Pipeline, stream's ARN, its creation time, shard; without a shard it is about the stream."""
 
@@ -51,10 +61,25 @@ def key_bytes(key: Key) -> bytes:
     return _dumped(members | ({"shard": shard} if shard else {}))
 
 
+def parts_of(key: Key, remembered: bytes) -> Sequence[tuple[bytes, bytes]]:
+    """What a finished shard remembered, as keys and values of records."""
+    starts = range(0, len(remembered), _PART_BYTES)
+    return [
+        (part_key(key, number), remembered[start : start + _PART_BYTES])
+        for number, start in enumerate(starts)
+    ]
+
+
+def part_key(key: Key, number: int) -> bytes:
+    """That of one part of it."""
+    return _dumped(json.loads(key_bytes(key)) | {"remembered": number})
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What stands for one shard. `log` is None when it was fenced and never written; `aside`
-    are its quarantined keys (table, key), `dead_letters` counts those of it by code."""
+    are its quarantined keys (table, key), `dead_letters` counts those of it by code; `parts` says
+    in how many records lies what it remembered at its end."""
 
     log: LogPosition | None
     epoch: int
@@ -62,6 +87,7 @@ class Stored:
     aside: tuple[tuple[str, str], ...] = ()
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     stored_us: int = 0
+    parts: int = 0
 
     def to_bytes(self) -> bytes:
         members: dict[str, Any] = {} if self.log is None else json.loads(self.log.to_json())
@@ -70,6 +96,8 @@ class Stored:
             members["aside"] = self.aside
         if self.dead_letters:
             members["dead_letters"] = self.dead_letters
+        if self.parts:
+            members["parts"] = self.parts
         return _dumped(members)
 
     @classmethod
@@ -81,6 +109,7 @@ class Stored:
             tuple((table, key) for table, key in members.get("aside", ())),
             members.get("dead_letters", {}),
             members.get("stored_us", 0),
+            members.get("parts", 0),
         )
 
 
@@ -122,6 +151,8 @@ class KafkaPositions:
         self._watermarks: AIOKafkaConsumer | None = None
         self._shards: dict[Key, Stored] = {}
         self._streams: dict[Key, Begun] = {}
+        # Where each part of what a shard remembered lies.
+        self._parts: dict[Key, dict[int, int]] = {}
         self._last: Any = None
         self._ends = Ends()
         self._lock = asyncio.Lock()
@@ -182,6 +213,35 @@ class KafkaPositions:
         found = {shard_id: self.log(key_of(pipeline, stream, shard_id)) for shard_id in shard_ids}
         return {shard_id: log for shard_id, log in found.items() if log is not None}
 
+    async def remembered(self, key: Key) -> bytes:
+        """What a finished shard remembered, as of the last `refresh`; b"" when it did not, or
+        that was removed. Raises TransientError and FatalError."""
+        stored = self._shards.get(key)
+        parts = self._parts.get(key, {})
+        numbers = range(0 if stored is None else stored.parts)
+        if not numbers or not parts.keys() >= {*numbers}:
+            return b""
+        async with self._lock:
+            with mapped(f"reading a shard's memory from topic {self.topic}"):
+                try:
+                    found = [await self._value_at(parts[number]) for number in numbers]
+                except BaseException:
+                    await self._close()
+                    raise
+        return b"" if None in found else b"".join(value for value in found if value)
+
+    def outdated(self, pipeline: str, now_us: int) -> Sequence[bytes]:
+        """The keys of parts of what was remembered long ago, for tombstones; not too many."""
+        before_us = now_us - MEMORY_SECONDS * 1_000_000
+        keys = (
+            part_key(key, number)
+            for key, parts in self._parts.items()
+            if key[0] == pipeline
+            if (stored := self._shards.get(key)) is None or stored.stored_us < before_us
+            for number in parts
+        )
+        return list(islice(keys, _REMOVED_MAX))
+
     async def close(self) -> None:
         async with self._lock:
             await self._close()
@@ -196,7 +256,7 @@ class KafkaPositions:
                 await self._ends.wait_for(_stopped(consumer))
 
     def _begin_anew(self) -> None:
-        self._shards, self._streams, self._last = {}, {}, None
+        self._shards, self._streams, self._parts, self._last = {}, {}, {}, None
 
     async def _read(self) -> None:
         try:
@@ -218,6 +278,30 @@ class KafkaPositions:
                 "the brokers are slow, or a transaction of another producer is open there",
             ) from error
 
+    async def _value_at(self, offset: int) -> bytes | None:
+        """The value of one record; None when it isn't there any more."""
+        reader, _ = await self._consumers()
+        reader.seek(self._partition, offset)
+        reader.resume(self._partition)
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                while await reader.position(self._partition) <= offset:
+                    polled = await reader.getmany(
+                        self._partition, timeout_ms=round(_POLL_SECONDS * 1_000), max_records=1
+                    )
+                    for message in polled.get(self._partition, ()):
+                        if message.offset == offset:
+                            value: bytes | None = message.value
+                            return value
+            return None
+        except TimeoutError as error:
+            raise TransientError(
+                "kafka_positions_pending",
+                f"topic {self.topic} gave nothing at {offset} for {self._deadline_seconds:.0f} s",
+            ) from error
+        finally:
+            reader.pause(self._partition)
+
     async def _read_to(self, end: int, reader: Any, deadline: asyncio.Timeout) -> bool:
         """Takes what lies before `end`. False when that begins with another record than the
         one that was read last (also when that was compacted, which is rare: nothing newer had
@@ -236,7 +320,7 @@ class KafkaPositions:
                     if message != before:
                         return False
                     before = None
-                self._apply(message.key, message.value)
+                self._apply(message.key, message.value, message.offset)
                 self._last = message
         return before is None
 
@@ -262,11 +346,15 @@ class KafkaPositions:
             self._reader.assign([self._partition])
         return self._reader, self._watermarks
 
-    def _apply(self, key: bytes, value: bytes | None) -> None:
+    def _apply(self, key: bytes, value: bytes | None, offset: int) -> None:
         members = json.loads(key)
         place = (members["pipeline"], members["stream"], members["created"])
         at: Key = (*place, members.get("shard", ""))
-        if value is None:
+        if (number := members.get("remembered")) is not None:
+            self._parts.setdefault(at, {})[number] = offset
+            if value is None:
+                del self._parts[at][number]
+        elif value is None:
             self._shards.pop(at, None)
             self._streams.pop(at, None)
         elif at[3]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from replicator._core import ChangeBatch, Rejection
+from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.in_thread import in_thread
@@ -24,12 +25,12 @@ from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Fenced, mapped
 from replicator.sink.kafka_letters import letter_headers, letter_key
 from replicator.sink.kafka_payload import Aside, Encoded, Values, encode
-from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes
+from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes, parts_of
 from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
-from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.log_shard import LogPosition, LogShard, Taken, growth
 from replicator.sink.matched import matched
 from replicator.sink.position import tip_age_seconds
 
@@ -54,6 +55,7 @@ class KafkaShard:
     """Nothing more is written under this fence."""
     is_lost: bool = False
     """It is known to be somebody else's."""
+    parents: tuple[str, ...] = ()
 
     @property
     def is_finished(self) -> bool:
@@ -87,6 +89,9 @@ class Room:
     producers: KafkaProducers
     schemas: KafkaSchemas | None
     look_again: Callable[[], Awaitable[None]]
+    windows: Windows
+    outdated: Callable[[], Sequence[bytes]]
+    """Keys of the positions topic that are needed no more."""
     monotonic: Callable[[], float]
     now_us: Callable[[], int]
 
@@ -108,6 +113,7 @@ class _Due:
     superseded: int
     unmatched: int
     is_holding: bool
+    remembered: bytes
 
 
 class KafkaWriter:
@@ -129,18 +135,24 @@ class KafkaWriter:
         if shard.is_over or shard.log is None or any(o.fence != shard.fence for o in payload):
             return lost
         try:
-            due = await in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
+            with self._room.windows.taking(shard.log, growth(payload)):
+                nbytes = sum(one.batch.nbytes for one in payload)
+                due = await in_thread(nbytes, self._take, payload)
             if self._is_idle(due):
                 return replace(self._result(due, due.rejections), is_asked=False)
             with mapped(f"writing changes of {shard.fence.shard_id}"):
-                return await self._write(due)
+                result = await self._write(due)
         except BaseException as error:
             # Its memory is ahead of what is stored: the next fence begins with another.
             shard.is_over = True
+            self._room.windows.release(shard.log)
             if isinstance(error, Fenced):
                 shard.is_lost = True
                 return lost
             raise
+        if shard.is_finished:
+            self._room.windows.release(shard.log)
+        return result
 
     def _is_idle(self, due: _Due) -> bool:
         stored = self._shard.stored
@@ -177,6 +189,7 @@ class KafkaWriter:
             log.counts["left_out"] - left_out,
             unmatched,
             taken[-1].is_holding,
+            taken[-1].remembered,
         )
 
     async def _write(self, due: _Due) -> WriteResult:
@@ -190,10 +203,13 @@ class KafkaWriter:
         encoded = await self._encoded(partitions, due.changes)
         rejections = (*due.rejections, *encoded.rejections)
         self._check_letters(rejections)
-        stored = self._stored(due.position, rejections, encoded.aside)
+        parts = parts_of(shard.key, due.remembered)
+        stored = self._stored(due.position, rejections, encoded.aside, len(parts))
         async with room.producers.use(shard.producer) as driver:
             await driver.begin_transaction()
             sent, topic = Sent(shard.producer), room.config.positions_topic
+            for key, value in (*parts, *self._outdated(due)):
+                sent.add(await driver.send(topic, value, key, partition=PARTITION))
             sent.add(await send_position(driver, topic, shard.key, stored))
             if is_once:
                 await self._send(driver, encoded, rejections, sent, limits)
@@ -258,14 +274,26 @@ class KafkaWriter:
         )
         return encoded
 
+    def _outdated(self, due: _Due) -> Sequence[tuple[bytes, None]]:
+        """What the ends of other shards left, with this one's: as much as comes goes."""
+        is_end = due.position.position == SHARD_END
+        return [(key, None) for key in self._room.outdated()] if is_end else ()
+
     def _stored(
-        self, position: LogPosition, rejections: Sequence[Rejection], aside: Aside
+        self, position: LogPosition, rejections: Sequence[Rejection], aside: Aside, parts: int
     ) -> Stored:
         before = self._shard.stored
         assert before is not None
         counts = Counter(before.dead_letters) + Counter(one.code for one in rejections)
         now_us = self._room.now_us()
-        return replace(before, log=position, aside=aside, dead_letters=counts, stored_us=now_us)
+        return replace(
+            before,
+            log=position,
+            aside=aside,
+            dead_letters=counts,
+            stored_us=now_us,
+            parts=parts,
+        )
 
     def _result(self, due: _Due, rejections: Sequence[Rejection]) -> WriteResult:
         shard_id = self._shard.fence.shard_id

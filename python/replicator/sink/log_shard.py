@@ -4,22 +4,35 @@ pure, for every sink that keeps each change (laws 2 and 7).
 The memory itself isn't stored. After a restart the shard is read again from
 `LogPosition.replay_from`, which lies before its position by the time in which copies are known
 and before everything that was still held; what lies up to the position only fills the memory.
+
+Only with a shard's end it is stored, as `Taken.remembered`: its children begin with it, for a copy
+of a change may come behind a reshard.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from replicator._core import Window
-from replicator.model import SHARD_END, Pending, Position, after
+from replicator.model import SHARD_END, TRIM_HORIZON, Pending, Position, after
 from replicator.sink.position import furthest
 
 if TYPE_CHECKING:
     from replicator._core import ChangeBatch, Rejection
+
+
+_NO_LIMIT: Final = 2**62
+# What is remembered of one change, at most (`rust/src/window/memory.rs`), without its own bytes.
+_CHANGE_BYTES: Final = 512
+
+
+def growth(pending: Iterable[Pending]) -> int:
+    """How many bytes a shard's memory grows by them, at most."""
+    return sum(2 * each.batch.nbytes + _CHANGE_BYTES * len(each.batch) for each in pending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,12 @@ class LogPosition:
         """Where reading goes on after a restart."""
         return self.position if self.replay_from is None else self.replay_from
 
+    @property
+    def inherits(self) -> bool:
+        """True when what the shard's parents remembered is needed: it is read from its beginning
+        on."""
+        return self.start == TRIM_HORIZON
+
     def is_reached(self, position: Position) -> bool:
         """True when who has read up to there has read every record up to this one's position."""
         end = self.position if self.last_record is None else after(self.last_record)
@@ -78,12 +97,14 @@ class LogPosition:
 class Taken:
     """What is to be written now, together: the changes that are due, in order per key, the
     records that were refused, and then `stored`. `is_holding`: some changes wait for their
-    time, so the shard wants to hear of time that passes without a record."""
+    time, so the shard wants to hear of time that passes without a record. `remembered` comes with
+    the shard's end, and is stored with it; it is empty where a child has no need of it."""
 
     changes: ChangeBatch
     rejections: Sequence[Rejection]
     stored: LogPosition
     is_holding: bool
+    remembered: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +126,12 @@ class LogShard:
         duplicate_us: int = 60_000_000,
         bytes_max: int = 67_108_864,
         compacted: bool = False,
+        inherited: Iterable[bytes] = (),
     ) -> None:
         """See `_core.Window` for the limits. A shard without a stored position has
-        `LogPosition(TRIM_HORIZON)`, or the start that was resolved for it."""
+        `LogPosition(TRIM_HORIZON)`, or the start that was resolved for it. `inherited` is what its
+        parents remembered, when the position `inherits`; what another version stored is passed
+        over."""
         self._window = Window(
             reorder_us=reorder_us,
             duplicate_us=duplicate_us,
@@ -115,6 +139,7 @@ class LogShard:
             compacted=compacted,
         )
         self._reorder_us, self._duplicate_us = reorder_us, duplicate_us
+        self._bytes_max = bytes_max
         self._stored = stored
         self._next = stored.start
         self._is_refilling = stored.start != stored.position
@@ -125,11 +150,37 @@ class LogShard:
         self._newest: tuple[int, float] | None = None
         # How far the source's time went on without a change.
         self._passed_to_us: int | None = None
+        # The newest event of the parents. Until it is too old to matter, who begins anew inherits
+        # again, and so from the shard's beginning.
+        self._inherited_us: int | None = None
+        for remembered in inherited:
+            if remembered:
+                newest_us = self._window.inherit(remembered)
+                self._inherited_us = _later(self._inherited_us, newest_us)
+        if self._inherited_us is not None:
+            self._added.append(_Added(self._next, self._inherited_us))
 
     @property
     def stored(self) -> LogPosition:
         """What the last `take` gave to store, or what was stored before."""
         return self._stored
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, at most."""
+        return self._window.nbytes
+
+    @property
+    def early(self) -> int:
+        """See `core.windows.Window`, as of all four."""
+        return self._window.early
+
+    @property
+    def forgotten(self) -> int:
+        return self._window.forgotten
+
+    def limit(self, bytes_max: int | None) -> None:
+        self._window.limit(_NO_LIMIT if bytes_max is None else min(bytes_max, self._bytes_max))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -147,6 +198,9 @@ class LogShard:
         owed, when the source says so. Not to be called twice with the same fetch."""
         begun_at, self._next = self._next, pending.next
         batch = pending.batch
+        if self._newest is None and self._inherited_us is not None:
+            # It came before that.
+            self._newest = (self._inherited_us, pending.received_at)
         if self._is_refilling:
             before = self._stored.position
             assert before.sequence_number is not None
@@ -172,7 +226,8 @@ class LogShard:
             self._passed_to_us = _later(self._passed_to_us, event_us + passed_us)
             changes = _both(changes, self._window.advance(event_us + passed_us))
         self._stored = self._reached(pending, tip_us)
-        return Taken(changes, changes.rejections, self._stored, self._window.held > 0)
+        is_holding = self._window.held > 0
+        return Taken(changes, changes.rejections, self._stored, is_holding, self._remembered())
 
     def reach(self, stored: LogPosition) -> Taken:
         """What is still to be given of what another worker had given when it would have stored
@@ -185,7 +240,10 @@ class LogShard:
             changes = window.advance(stored.given_us + self._reorder_us)
         self._stored, self._is_refilling = stored, False
         self._last = _last_of(stored)
-        return Taken(changes, (), stored, window.held > 0)
+        return Taken(changes, (), stored, window.held > 0, self._remembered())
+
+    def _remembered(self) -> bytes:
+        return self._window.remembered() if self._stored.position == SHARD_END else b""
 
     def _remember(self, batch: ChangeBatch, begun_at: Position, received_at: float) -> None:
         newest_us = batch.last_event_us

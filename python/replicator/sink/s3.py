@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from replicator.aws import aws_client
+from replicator.core.windows import Windows
 from replicator.model import (
     TRIM_HORIZON,
     Batching,
@@ -44,11 +45,13 @@ class S3Sink:
         self,
         settings: S3Settings,
         *,
+        windows: Windows | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
+        self._windows = windows or Windows(settings.window_bytes_max)
         self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._stack = AsyncExitStack()
         self._opened: tuple[Bucket, S3Plans] | None = None
@@ -64,7 +67,7 @@ class S3Sink:
         self._require_keys(tables)
         names = frozenset(table.name for table in tables)
         if names != self._tables:  # opened again, it goes on with its writers
-            self._writers.clear()
+            self._end_writers()
             self._tables = names
         bucket, _ = await self._ready()
         # Who may not list would be told that a missing plan is a forbidden one.
@@ -135,6 +138,9 @@ class S3Sink:
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         _, plans = await self._ready()
         standings = await plans.all_standings(stream, marks=True)
+        for (of, shard_id), writer in self._writers.items():
+            if of == stream and shard_id in standings:
+                writer.look(standings[shard_id])
         return {
             shard_id: standing.stored.start
             for shard_id, standing in standings.items()
@@ -158,11 +164,18 @@ class S3Sink:
         self._start(fence, await plans.standing(stream, shard_id))
         return fence
 
+    def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
+        """See `protocols.Inheriting`."""
+        self.writer(fence).parents = tuple(parents)
+
     async def position(self, fence: Fence) -> Position | None:
         _, plans = await self._ready()
         await plans.require(fence)
         standing = await plans.standing(fence.stream, fence.shard_id)
-        self._start(fence, standing)
+        inherited: Sequence[bytes] = ()
+        if standing.stored is None or standing.stored.inherits:
+            inherited = await plans.remembered(fence.stream, self.writer(fence).parents)
+        self._start(fence, standing, inherited)
         return None if standing.stored is None else standing.stored.start
 
     async def move(
@@ -187,18 +200,24 @@ class S3Sink:
         key = (fence.stream, fence.shard_id)
         if (known := self._writers.get(key)) is None:
             settings = self._settings
-            known = S3Writer(bucket, plans, settings, self._tables, self._monotonic, self._now_us)
+            clocks = (self._monotonic, self._now_us)
+            known = S3Writer(bucket, plans, settings, self._tables, self._windows, *clocks)
             self._writers[key] = known
         return known
 
     async def close(self) -> None:
         self._opened = None
-        self._writers.clear()
+        self._end_writers()
         await self._stack.aclose()
 
-    def _start(self, fence: Fence, standing: Standing) -> None:
+    def _end_writers(self) -> None:
+        for writer in self._writers.values():
+            writer.end()
+        self._writers.clear()
+
+    def _start(self, fence: Fence, standing: Standing, inherited: Sequence[bytes] = ()) -> None:
         first = standing.stored or LogPosition(TRIM_HORIZON)
-        self.writer(fence).start(fence, standing, first)
+        self.writer(fence).start(fence, standing, first, inherited)
 
     def _require_keys(self, tables: Sequence[TableSchema]) -> None:
         attributes = self._settings.attributes

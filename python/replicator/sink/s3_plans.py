@@ -3,6 +3,7 @@
     <state>begun/<pipeline>!<sink>/<stream>.json                 created by `begin`
     <state>fences/<pipeline>!<sink>/<stream>/<shard>/<n>.json    one a take-over, the newest first
     <state>plans/<pipeline>!<sink>/<stream>/<shard>/<n>.json     one a cut, the newest first
+    <state>memories/<pipeline>!<sink>/<stream>/<shard>/<n>       with a plan that ends the shard
     <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.ended    the shard's end is plan <n>
     <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.moved    plan <n>, or a later one, moves it
 
@@ -49,6 +50,8 @@ class Standing:
     ordinal: int
     stored: LogPosition | None
     open: Plan | None = None
+    remembered: str | None = None
+    """The object of what a finished shard remembered."""
 
     @property
     def is_finished(self) -> bool:
@@ -258,6 +261,17 @@ class S3Plans:
         """All objects of the plan are there."""
         self._complete[stream, plan.shard_id] = (self._plan_key(stream, plan), _behind(plan))
 
+    def memory_key(self, stream: Stream, shard_id: str, ordinal: int) -> str:
+        """The name of what the plan's shard remembers at its end."""
+        return f"{self._folder('memories', stream, shard_id)}{numbered(ordinal)}"
+
+    async def remembered(self, stream: Stream, shard_ids: Sequence[str]) -> Sequence[bytes]:
+        """What these shards remembered at their ends, those of them that did."""
+        standings = await self.standings(stream, shard_ids)
+        keys = (each.remembered for each in standings.values())
+        found = [await self._bucket.read(key) for key in keys if key is not None]
+        return [data for data in found if data]
+
     async def _is_complete(self, plan: Plan) -> bool:
         for key in plan.keys:
             if not await self._bucket.exists(key):
@@ -312,7 +326,7 @@ def _named(stream: Stream) -> str:
 
 def _behind(plan: Plan) -> Standing:
     """Where the shard stands when the plan is complete."""
-    return Standing(plan.ordinal, _stored(plan.after))
+    return Standing(plan.ordinal, _stored(plan.after), remembered=plan.remembered)
 
 
 def _stored(text: str) -> LogPosition | None:

@@ -19,9 +19,10 @@ import structlog
 
 from replicator._core import ChangeBatch, Columns, Rejection, compress
 from replicator.core.plan import Encoding, Plan, PlannedObject, are_copies, differences
+from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
-from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.log_shard import LogPosition, LogShard, Taken, growth
 from replicator.sink.position import furthest, tip_age_seconds
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
@@ -54,13 +55,15 @@ class _Cut:
     is_holding: bool
     is_idle: bool
     """No record was read, and the shard goes on."""
+    remembered: bytes
 
     @classmethod
     def of(cls, taken: Sequence[Taken], *, is_idle: bool = False) -> _Cut:
         some = [one.changes for one in taken if len(one.changes) or one.changes.duplicates]
         changes = some[0] if len(some) == 1 else ChangeBatch.concat(some)
         rejections = tuple(each for one in taken for each in one.rejections)
-        return cls(changes, rejections, taken[-1].stored, taken[-1].is_holding, is_idle)
+        last = taken[-1]
+        return cls(changes, rejections, last.stored, last.is_holding, is_idle, last.remembered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,11 @@ class _Wrote:
     unmatched: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Shard:
     """What is known of the shard under one fence. Once a write has failed nobody knows how far
-    it came: then it is of no use any more."""
+    it came: then it is of no use any more. A `core.windows.Window`. `is_sure`: nothing is being
+    written."""
 
     fence: Fence
     memory: LogShard
@@ -89,6 +93,21 @@ class _Shard:
     stored_at: float = float("-inf")
     """When the last plan was made here, by the clock that fetches are received by."""
 
+    @property
+    def nbytes(self) -> int:
+        return self.memory.nbytes + sum(each.changes.nbytes for each in self.taken)
+
+    @property
+    def early(self) -> int:
+        return self.memory.early
+
+    @property
+    def forgotten(self) -> int:
+        return self.memory.forgotten
+
+    def limit(self, bytes_max: int | None) -> None:
+        self.memory.limit(bytes_max)
+
 
 class S3Writer:
     """Writes one shard."""
@@ -99,6 +118,7 @@ class S3Writer:
         plans: S3Plans,
         settings: S3Settings,
         tables: frozenset[str],
+        windows: Windows,
         monotonic: Callable[[], float],
         now_us: Callable[[], int],
     ) -> None:
@@ -106,13 +126,22 @@ class S3Writer:
         self._plans = plans
         self._settings = settings
         self._selection = Selection(tables, settings.filters, settings.attributes)
+        self._windows = windows
         self._monotonic = monotonic
         self._now_us = now_us
         self._shard: _Shard | None = None
+        self.parents: tuple[str, ...] = ()
+        """Those of the shard, as far as they were told."""
 
-    def start(self, fence: Fence, standing: Standing, first: LogPosition) -> None:
+    def start(
+        self,
+        fence: Fence,
+        standing: Standing,
+        first: LogPosition,
+        inherited: Sequence[bytes] = (),
+    ) -> None:
         """From here on it writes under this fence, from where the shard stands; `first` is what
-        is stored of it, or would be."""
+        is stored of it, or would be, `inherited` what its parents remembered."""
         settings = self._settings
         # Who completes a plan gives nothing before its worker would have, and forgets no sooner.
         told = {} if standing.open is None else standing.open.settings
@@ -120,10 +149,25 @@ class S3Writer:
             "reorder_us": max(settings.reorder_us, told.get("reorder_us", 0)),
             "duplicate_us": max(settings.duplicate_us, told.get("duplicate_us", 0)),
         }
-        memory = LogShard(first, **windows, bytes_max=settings.window_bytes_max)
+        memory = LogShard(
+            first, **windows, bytes_max=settings.window_bytes_max, inherited=inherited
+        )
+        self.end()
         self._shard = _Shard(
             fence, memory, windows, standing.ordinal, standing.stored, standing.open
         )
+
+    def end(self) -> None:
+        """The shard ended, or its fence is dead. May be called twice."""
+        if self._shard is not None:
+            self._windows.release(self._shard)
+            self._shard = None
+
+    def look(self, standing: Standing) -> None:
+        """Where the shard stands: further than it was brought here, it is another worker's."""
+        shard = self._shard
+        if shard is not None and shard.is_sure and standing.ordinal > shard.ordinal:
+            self.end()
 
     @property
     def is_idle(self) -> bool:
@@ -137,7 +181,7 @@ class S3Writer:
         fence = payload.pending[0].fence
         is_mixed = any(one.fence != fence for one in payload.pending)
         if is_mixed or not await self._plans.holds(fence):
-            self._shard = None
+            self.end()
             return WriteResult(lost=frozenset({fence.shard_id}))
         if payload.is_done:
             return WriteResult()
@@ -150,12 +194,19 @@ class S3Writer:
                 retry_after_seconds=0.0,
             )
         shard.is_sure = False
-        result = await self._write(shard, payload.pending)
+        try:
+            result = await self._write(shard, payload.pending)
+        except BaseException:
+            self.end()
+            raise
         shard.is_sure, payload.is_done = True, True
         return result
 
     async def _write(self, shard: _Shard, pending: Sequence[Pending]) -> WriteResult:
-        left, cut = await asyncio.to_thread(self._take, shard, pending)
+        # What belongs to a plan that was found, nothing but the plan decides.
+        is_bound = shard.open is None
+        with self._windows.taking(shard, growth(pending), is_bound=is_bound):
+            left, cut = await asyncio.to_thread(self._take, shard, pending)
         results: list[tuple[_Cut, _Wrote]] = []
         if left is not None:
             results.append((left, await self._complete(shard, left)))
@@ -315,10 +366,16 @@ class S3Writer:
                 **shard.windows,
                 **self._selection.told(),
             },
+            remembered=self._plans.memory_key(fence.stream, fence.shard_id, ordinal)
+            if cut.remembered
+            else None,
         )
 
     async def _make(self, shard: _Shard, plan: Plan, cut: _Cut, parts: Sequence[_Part]) -> int:
         """Creates the plan's objects, those that aren't there yet; then it is the position."""
+        if plan.remembered is not None:
+            kind = "application/octet-stream"
+            await self._put(plan.remembered, cut.remembered, kind, is_data=False)
         if plan.letters is not None:
             body = _letters(shard.fence, cut.rejections)
             await self._put(plan.letters.key, body, "application/x-ndjson")
@@ -331,12 +388,12 @@ class S3Writer:
         shard.ordinal, shard.open = plan.ordinal, None
         shard.stored, shard.stored_at = LogPosition.from_json(plan.after), self._monotonic()
         if shard.stored.position == SHARD_END:
-            self._shard = None  # its memory is as large as what it remembers
+            self.end()  # its memory is as large as what it remembers
         return plan.count
 
-    async def _put(self, key: str, body: bytes, content_type: str) -> None:
+    async def _put(self, key: str, body: bytes, content_type: str, *, is_data: bool = True) -> None:
         # False: somebody who completes the same plan was here before.
-        await self._bucket.create(key, body, content_type=content_type, is_data=True)
+        await self._bucket.create(key, body, content_type=content_type, is_data=is_data)
 
 
 def _parts(

@@ -189,13 +189,21 @@ class Metrics(Collector):
 
     def _gauges(self) -> Iterator[Metric]:
         used = _gauge("budget_used_bytes", "Undelivered changes in memory.", "pipeline")
+        windows = _gauge("budget_window_bytes", "What log sinks hold and remember.", "pipeline")
         limit = _gauge("budget_limit_bytes", "The pipeline's share of the memory.", "pipeline")
         ready = _gauge("ready", "1 while the pipeline has begun and its leases run.", "pipeline")
         for each in self._pipelines:
             used.add_metric([each.pipeline], each.budget.used)
+            windows.add_metric([each.pipeline], each.budget.windows.held)
             limit.add_metric([each.pipeline], each.budget.limit)
             ready.add_metric([each.pipeline], 0 if each.unready() else 1)
-        yield from (used, limit, ready)
+        yield from (used, windows, limit, ready)
+        text = "Changes given early by log sinks, or forgotten, for want of memory."
+        pressed = _counter("window_pressed", text, "pipeline", "effect")
+        for each in self._pipelines:
+            pressed.add_metric([each.pipeline, "early"], each.budget.windows.early)
+            pressed.add_metric([each.pipeline, "forgotten"], each.budget.windows.forgotten)
+        yield pressed
 
     def _stopped(self) -> Iterator[Metric]:
         stopped = _gauge("shards_stopped", "Shards that stand at a gap.", "pipeline", "cause")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use super::batch::PyChangeBatch;
 use crate::window::{Limits, Window};
@@ -37,6 +38,19 @@ impl PyWindow {
 
     fn flush(&mut self, py: Python<'_>) -> PyChangeBatch {
         PyChangeBatch(Arc::new(py.detach(|| self.0.flush())))
+    }
+
+    fn remembered<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.0.remembered()))
+    }
+
+    fn inherit(&mut self, py: Python<'_>, remembered: &[u8]) -> PyResult<i64> {
+        py.detach(|| self.0.inherit(remembered))
+            .ok_or_else(|| PyValueError::new_err("no window remembered these bytes"))
+    }
+
+    fn limit(&mut self, bytes_max: usize) {
+        self.0.limit(bytes_max);
     }
 
     #[getter]

@@ -2,7 +2,9 @@
 //!
 //! In: prints and event times. Out: whether a print is known; a key's newest. Invariants: what is older than the
 //! window's time is forgotten, and no more than was asked for; all of one instant is forgotten together, the oldest
-//! first; `horizon_us` says from when on the memory is whole.
+//! first; `horizon_us` says from when on the memory is whole. `stored.rs` makes bytes of it, and takes them in again.
+
+mod stored;
 
 use std::collections::BTreeMap;
 
@@ -77,7 +79,7 @@ impl Memory {
         self.horizon_us
     }
 
-    /// Bytes, at most.
+    /// Bytes held, at most.
     pub fn nbytes(&self) -> usize {
         self.prints.len() * PRINT_BYTES
             + self.newest.len() * NEWEST_BYTES
@@ -97,6 +99,20 @@ impl Memory {
         instant.changes += 1;
         instant.prints.extend_from_slice(prints);
         true
+    }
+
+    /// The print was not known; it is from now on.
+    fn remember(&mut self, print: u128) -> bool {
+        let is_new = self.prints.find(hash(print), |&known| known == print).is_none();
+        if is_new {
+            self.prints.insert_unique(hash(print), print, |&print| hash(print));
+        }
+        is_new
+    }
+
+    /// It knows nothing.
+    pub fn is_empty(&self) -> bool {
+        self.instants.is_empty()
     }
 
     /// The newest given change of this key.

@@ -81,6 +81,8 @@ pub struct Window {
     calls: u64,
     /// Answers given, to tell the changes of one from those before.
     answers: u32,
+    /// Some change came by a stream that makes copies.
+    has_copies: bool,
     /// The greatest event time seen.
     seen_us: i64,
     /// Everything before this millisecond was given.
@@ -102,6 +104,7 @@ impl Window {
             first: 0,
             calls: 0,
             answers: 0,
+            has_copies: false,
             seen_us: i64::MIN,
             given_ms: i64::MIN,
             held_count: 0,
@@ -149,6 +152,28 @@ impl Window {
             self.given_ms = self.given_ms.max(last + 1);
         }
         self.give_due(Given::default())
+    }
+
+    /// What is remembered, as bytes for the shards that follow this one; none of a stream that makes no copies.
+    /// What is held isn't in it.
+    pub fn remembered(&self) -> Vec<u8> {
+        if self.has_copies && !self.memory.is_empty() { self.memory.to_bytes() } else { Vec::new() }
+    }
+
+    /// Takes in what another window remembered: of a shard before this one. Gives the newest event time in it (to a
+    /// tenth of a second, never too early), or None when these are no such bytes.
+    pub fn inherit(&mut self, remembered: &[u8]) -> Option<i64> {
+        self.answers = self.answers.wrapping_add(1);
+        let newest_us = self.memory.take_in(remembered, self.answers)?;
+        self.has_copies = true;
+        Some(newest_us)
+    }
+
+    /// From here on it holds and remembers no more than this: what is remembered goes at once, what is held with the
+    /// next answer.
+    pub fn limit(&mut self, bytes_max: usize) {
+        self.limits.bytes_max = bytes_max;
+        self.forget();
     }
 
     /// Changes held.
@@ -209,6 +234,7 @@ impl Window {
 
     fn is_new(&mut self, view: View<'_>) -> bool {
         let view = view.original();
+        self.has_copies |= view.change.precision != Precision::Sequence;
         let (id, fact) = (print::id(view), print::fact(view, print::key(view)));
         match (id, fact) {
             // A sequence number says all there is to say.

@@ -3,7 +3,7 @@
 //! In: a decoded change. Out: the print of its `eventID`, of its key, and of the fact it states. Invariants: equal
 //! things have equal prints in every spelling (law 3: whatever the order of attributes and set elements, the spelling
 //! of numbers, the escapes); different things have different ones but for a chance of one in 2^64 among changes of one
-//! key and microsecond, one in 2^128 else.
+//! key and microsecond, one in 2^128 else. They are stored, so their functions never change.
 
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 

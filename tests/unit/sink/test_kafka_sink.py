@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
 from replicator.aws import AWSSettings
+from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import TRIM_HORIZON, Fence, after
 from replicator.sink.kafka import KafkaSink
@@ -102,7 +103,18 @@ def test_what_stops_a_shard_leaves_the_shared_producer_to_the_others(
 
         async def look_again() -> None: ...
 
-        room = Room(config, topics, letters, producers, None, look_again, lambda: 0.0, lambda: 0)
+        room = Room(
+            config,
+            topics,
+            letters,
+            producers,
+            None,
+            look_again,
+            Windows(1 << 20),
+            list,
+            lambda: 0.0,
+            lambda: 0,
+        )
         shared = producers.shared()
         large = put("products", {"id": {"S": "a"}}, 1_000, text={"S": "x" * 2_000})
         later = put("products", {"id": {"S": "b"}}, 9_000_000)

@@ -73,6 +73,8 @@ class Commits:
         self._generation = lake.generation
         self._looking: asyncio.Task[Look] | None = None
         self._next_look: asyncio.Task[Look] | None = None
+        self._tries = 0
+        self._is_trying = False
         self._queue: list[_Work] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -89,9 +91,12 @@ class Commits:
             await asyncio.wait({before})
         self._looking, self._next_look = self._next_look, None
         await self._renewed()
+        tries = self._tries
         table = await _in_thread(self._lake.find, self._name)
-        # What was seen last may have gone with a failover of the catalog.
-        self._table = table
+        if not self._is_trying and tries == self._tries:
+            # What was seen last may have gone with a failover of the catalog. (While a commit is
+            # tried, this may be what was there before it.)
+            self._table = table
         if table is None:
             return Look(SinkState(), (), holds_rows=False)
         found = texts(table.metadata)
@@ -104,9 +109,11 @@ class Commits:
     async def table(self) -> Table:
         """The table as the next commit would begin with it."""
         await self._renewed()
-        if self._table is None:
-            self._table = await _in_thread(self._lake.load, self._name)
-        return self._table
+        if (table := self._table) is None:
+            table = await _in_thread(self._lake.load, self._name)
+            if self._table is None:
+                self._table = table
+        return table
 
     async def change(
         self,
@@ -142,6 +149,8 @@ class Commits:
             except Exception as error:  # noqa: BLE001 - whoever waits shall know
                 self._table = None
                 tried = [_Tried(one, error=error) for one in work]
+            finally:
+                self._is_trying = False
             for each in tried:
                 if each.work.done.done():
                     continue  # cancelled
@@ -153,9 +162,11 @@ class Commits:
     async def _tried(self, work: Sequence[_Work]) -> list[_Tried]:
         for tries in range(_TRIES_MAX):
             table = await self.table()
+            self._tries, self._is_trying = self._tries + 1, True
             try:
                 return await _in_thread(self._try, table, work)
             except Conflict:
+                self._is_trying = False
                 self._table = None
                 wait = min(_WAIT_SECONDS * 2**tries, _WAIT_SECONDS_MAX)
                 await self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
@@ -168,35 +179,47 @@ class Commits:
 
     def _try(self, table: Table, work: Sequence[_Work]) -> list[_Tried]:
         found = texts(table.metadata)
-        before = state = SinkState.from_text(found.get(self._key))
-        tried: list[_Tried] = []
-        staged: list[Staged] = []
-        built: list[Staged] = []
-        for one in work:
-            try:
-                if one.staged.spec_id not in {None, table.spec().spec_id}:
-                    raise TransientError(  # noqa: TRY301 - as the step's own
-                        "iceberg_table_changed", f"{'.'.join(self._name)} is partitioned anew"
-                    )
-                after, value = one.step(state)
-                if one.build is not None:
-                    built.append(one.build(table))
-            except Exception as error:  # noqa: BLE001 - it belongs to who asked
-                tried.append(_Tried(one, error=error))
-            else:
-                state = after
-                staged.append(one.staged)
-                tried.append(_Tried(one, value))
-        staged += built
-        if state != before or any(each.files or each.removed for each in staged):
-            summary = found if state == SinkState() else {**found, self._key: state.to_text()}
-            try:
+        before = SinkState.from_text(found.get(self._key))
+        state, staged, tried = _asked(table, before, work)
+        try:
+            if any(each.error is not None for each in tried):
+                now = self._lake.load(self._name)
+                if now.metadata_location != table.metadata_location:
+                    raise Conflict("what a step was refused by may be over")  # noqa: TRY301
+            if state != before or any(each.files or each.removed for each in staged):
+                summary = found if state == SinkState() else {**found, self._key: state.to_text()}
                 self._table = commit(table, staged, summary)
-            except Conflict:
-                for each in built:
+        except Conflict:
+            given = [one.staged for one in work]
+            for each in staged:
+                if each not in given:  # those that were built are built anew
                     discard(table, each)
-                raise
+            raise
         return tried
+
+
+def _asked(
+    table: Table, state: SinkState, work: Sequence[_Work]
+) -> tuple[SinkState, list[Staged], list[_Tried]]:
+    """What the steps make of the state and the table, one after the other; one that fails makes
+    nothing of them."""
+    staged: list[Staged] = []
+    tried: list[_Tried] = []
+    for one in work:
+        try:
+            if one.staged.spec_id not in {None, table.spec().spec_id}:
+                raise TransientError(  # noqa: TRY301 - as the step's own
+                    "iceberg_table_changed", f"{'.'.join(table.name())} is partitioned anew"
+                )
+            after, value = one.step(state)
+            built = Staged() if one.build is None else one.build(table)
+        except Exception as error:  # noqa: BLE001 - it belongs to who asked
+            tried.append(_Tried(one, error=error))
+        else:
+            state = after
+            staged += [one.staged, built]
+            tried.append(_Tried(one, value))
+    return state, staged, tried
 
 
 async def _in_thread(work: Callable[..., T], *arguments: object) -> T:

@@ -25,6 +25,7 @@ from replicator.model import (
     SinkHeld,
     SinkPlan,
     SinkReport,
+    StoredLetter,
     Stream,
     TableSchema,
 )
@@ -40,6 +41,7 @@ from replicator.sink.kafka_positions import (
     reached,
 )
 from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_redrive import KafkaLetters, stream_of
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
@@ -78,6 +80,9 @@ class KafkaSink:
             open_max=config.producers_max,
             timeout_seconds=config.transaction_timeout_seconds,
             monotonic=monotonic,
+        )
+        self._dead = KafkaLetters(
+            config, self._options, place.pipeline, self._positions, self._producers
         )
         self._tables: tuple[TableSchema, ...] = ()
         self._topics: dict[str, Topic] = {}
@@ -279,6 +284,27 @@ class KafkaSink:
                 await self._forget(shard)
             old[shard_id] = None if before is None else before.position
         return old
+
+    # ---- dead letters
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        return [one.letter for one in await self._dead.waiting()]
+
+    async def end_letters(
+        self, ids: Sequence[str], owner: str, *, redrive: bool
+    ) -> Sequence[StoredLetter]:
+        ended: list[StoredLetter] = []
+        for place in await self._dead.places(ids):
+            stream = stream_of(place)
+            fence = await self.fence(stream, place[3], owner)
+            shard = self._shards[stream, place[3]]
+            try:
+                ended += await self._dead.end(place, shard, ids, redrive=redrive)
+            except Fenced:
+                raise fence_lost(fence) from None
+            finally:
+                await self._forget(shard)
+        return ended
 
     def writer(self, fence: Fence) -> KafkaWriter:
         """The fence's own: each shard has transactions of its own."""

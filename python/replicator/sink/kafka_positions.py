@@ -34,7 +34,7 @@ PARTITION: Final = 0
 _POLL_SECONDS: Final = 0.2
 # The broker looks for transactions whose time is over this often, by default
 # (transaction.abort.timed.out.transaction.cleanup.interval.ms).
-_ABORT_SECONDS: Final = 10.0
+ABORT_SECONDS: Final = 10.0
 
 Key = tuple[str, str, int, str]
 """Pipeline, stream's ARN, its creation time, shard; without a shard it is about the stream."""
@@ -116,7 +116,7 @@ class KafkaPositions:
         """`wait_seconds`: longest time that a transaction stays open."""
         self.topic = topic
         self._options = options
-        self._deadline_seconds = wait_seconds + _ABORT_SECONDS
+        self._deadline_seconds = wait_seconds + ABORT_SECONDS
         self._partition = TopicPartition(topic, PARTITION)
         self._reader: AIOKafkaConsumer | None = None
         self._watermarks: AIOKafkaConsumer | None = None

@@ -236,7 +236,14 @@ class KafkaPositions:
                     if message != before:
                         return False
                     before = None
-                self._apply(message.key, message.value)
+                try:
+                    self._apply(message.key, message.value)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise FatalError(
+                        "kafka_positions_unreadable",
+                        f"the record at offset {message.offset} of topic {self.topic} is no "
+                        "position: give the sink a positions_topic that nobody else writes to",
+                    ) from error
                 self._last = message
         return before is None
 

@@ -81,9 +81,9 @@ class KafkaLetters:
             messages = await _messages(self._options, topic, timeout)
         found: dict[bytes, Waiting] = {}
         for message in messages:
+            if ("pipeline", self._pipeline.encode()) not in message.headers:
+                continue  # of anybody
             headers = {name: value.decode() for name, value in message.headers}
-            if headers.get("pipeline") != self._pipeline:
-                continue
             if message.value is None:
                 found.pop(message.key, None)
             elif (place := shards.get((headers["stream"], headers["shard"]))) is not None:

@@ -51,6 +51,7 @@ from replicator.sink.projected import require_keys
 
 # https://kafka.apache.org/protocol: a string may have 32,767 bytes, but people read these.
 _ID_CHARACTERS_MAX: Final = 200
+_TRIES_MAX: Final = 3
 
 
 class KafkaSink:
@@ -295,16 +296,26 @@ class KafkaSink:
     ) -> Sequence[StoredLetter]:
         ended: list[StoredLetter] = []
         for place in await self._dead.places(ids):
-            stream = stream_of(place)
+            ended += await self._end_letters(place, ids, owner, redrive=redrive)
+        return ended
+
+    async def _end_letters(
+        self, place: Key, ids: Sequence[str], owner: str, *, redrive: bool
+    ) -> Sequence[StoredLetter]:
+        stream = stream_of(place)
+        tries = 0
+        while True:
+            tries += 1
             fence = await self.fence(stream, place[3], owner)
             shard = self._shards[stream, place[3]]
             try:
-                ended += await self._dead.end(place, shard, ids, redrive=redrive)
+                return await self._dead.end(place, shard, ids, redrive=redrive)
             except Fenced:
-                raise fence_lost(fence) from None
+                # Whoever lost the shard to us may have been quick to take it again.
+                if tries == _TRIES_MAX:
+                    raise fence_lost(fence) from None
             finally:
                 await self._forget(shard)
-        return ended
 
     def writer(self, fence: Fence) -> KafkaWriter:
         """The fence's own: each shard has transactions of its own."""

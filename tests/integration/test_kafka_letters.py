@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ from replicator.errors import FatalError, LeaseLost
 from replicator.model import Fence
 from replicator.sink.kafka import KafkaSink
 from replicator.testing.kafka_server import KafkaServer
+from replicator.testing.kinesis_server import KinesisServer
+from replicator.testing.stream import ScriptedStream
 from tests.changes import STREAM, number, pending, put, remove
+from tests.engine import TABLES
 from tests.integration.test_check import replicator
 from tests.kafka_rig import BASE_US, Rig, configured, fenced, kafka_rig, write
 from tests.kafka_stack import kafka_config
+from tests.shop import TABLE
+from tests.stack import run_worker, until
 
 LARGE = {"max.message.bytes": "100000", "retention.ms": "-1"}
-SMALL = {"topic_settings": {"max.message.bytes": "2000", "retention.ms": "-1"}}
+SMALL: dict[str, Any] = {"topic_settings": {"max.message.bytes": "2000", "retention.ms": "-1"}}
 
 
 @pytest.fixture
@@ -189,3 +195,44 @@ async def test_the_command_lists_shows_redrives_and_drops(rig: Rig, tmp_path: Pa
     assert (redriven["done"], len(redriven["dead_letters"])) == ("redriven", 4)
     assert (await said("list", *at))["dead_letters"] == []
     assert await of_key(rig, "a") == [1, 2, 4, 6]
+
+
+@pytest.mark.timeout(120)
+async def test_a_worker_that_runs_meanwhile_goes_on_behind_what_is_written_again(
+    rig: Rig, tmp_path: Path
+) -> None:
+    stream = ScriptedStream(1)
+    (shard,) = stream.shards()
+    later = time.time_ns() // 1_000 - BASE_US
+
+    def add(*made: tuple[int, int]) -> None:
+        seconds = ((later // 1_000_000 + second, size) for second, size in made)
+        stream.append(shard.id, [change("a", second, size) for second, size in seconds])
+
+    served = KinesisServer(stream, name=TABLE, tables=TABLES, heartbeat_seconds=0.2)
+    async with served as server:
+        config = kafka_config(
+            tmp_path, server.url, rig.server, rig.prefix, compression="none", **SMALL
+        )
+        async with run_worker(config, tmp_path / "log") as worker:
+
+            async def listed(count: int) -> bool:
+                command = ("dead-letters", "list", "--config", config, "--output", "json")
+                _, out, _ = await replicator(*command)
+                return len(json.loads(out)["dead_letters"]) == count if out else False
+
+            async def seen(count: int) -> bool:
+                return len(await of_key(rig, "a")) == count
+
+            add((1, 1), (2, 3_000), (3, 1), (4, 1))
+            await until(lambda: listed(2))
+            await configured(rig, f"{rig.prefix}.products", LARGE)
+            command = ("dead-letters", "redrive", "--all", "--yes", "--config", config)
+            code, _, err = await replicator(*command)
+            assert code == 0, err
+            add((5, 1), (6, 1))
+            await until(lambda: seen(5))
+            assert await worker.stop() == 0
+        found = await of_key(rig, "a")
+        assert found == sorted(found)
+        assert [second - later // 1_000_000 for second in found][:5] == [1, 2, 3, 4, 5]

@@ -262,9 +262,9 @@ async def make(
     # Made a moment ago, it may not be listed everywhere yet.
     for _ in range(_LOOKS_MAX):
         planned, found = await plan(options, config, tables)
-        if not planned.problems and len(found) == len(wanted(config, tables)):
+        _refuse(planned, config)
+        if len(found) == len(wanted(config, tables)):
             return found
-    _refuse(planned, config)
     with mapped(f"making topics of sink {config.name}"):
         raise TimeoutError
 

@@ -73,7 +73,7 @@ soak: $(EXTENSION) ## An hour at full mischief into Postgres, compared in the en
 fuzz: $(ENVIRONMENT) ## Fuzzes the core with a nightly compiler and cargo-fuzz; ARGS="kinesis_record 600" (seconds)
 	@$(BIN)/python rust/fuzz/run.py $(ARGS)
 
-demo: $(EXTENSION) $(EMULATORS) $(if $(filter kafka,$(SINK)),$(KAFKA)) ## A supermarket's table arrives in Postgres; SINK=kafka|s3, SOURCE=streams|polling, ARGS="--seconds 20 --rate 500 --keep"
+demo: $(EXTENSION) $(EMULATORS) $(if $(filter kafka,$(SINK)),$(KAFKA)) ## A supermarket's table arrives in Postgres; SINK=kafka|s3|cratedb, SOURCE=streams|polling, ARGS="--seconds 20 --rate 500 --keep"
 	@$(BIN)/replicator demo $(if $(SOURCE),--source $(SOURCE)) $(if $(SINK),--sink $(SINK)) $(ARGS)
 
 format: $(ENVIRONMENT) ## Formats Python and Rust

@@ -67,7 +67,7 @@ def measure_objects(
     lines = changes.json_lines("change")
     timings = interleaved(
         {
-            "object": lambda: _core.compress(changes.json_lines("change"), codec),
+            "object": lambda: changes.json_lines("change", compression=codec),
             "alone": lambda: _core.compress(lines, codec),
         },
         rounds=3 if is_quick else 15,

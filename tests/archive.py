@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from replicator.aws import AWSSettings
@@ -35,9 +35,11 @@ def settings(url: str, **overrides: Any) -> S3Settings:
     return S3Settings(**{**values, **overrides})
 
 
-async def opened(server: S3Server, **overrides: Any) -> S3Sink:
+async def opened(
+    server: S3Server, tables: Sequence[TableSchema] = (PRODUCTS, ORDERS), **overrides: Any
+) -> S3Sink:
     sink = S3Sink(settings(server.url, **overrides))
-    await sink.open([PRODUCTS, ORDERS])
+    await sink.open(tables)
     return sink
 
 
@@ -61,4 +63,5 @@ def times_each(server: S3Server) -> Counter[str]:
 
 def plans(server: S3Server) -> list[dict[str, Any]]:
     """All plans, the newest first within a shard."""
-    return [json.loads(body) for body in server.objects(prefix="_replicator/plans/").values()]
+    found = server.objects(prefix="_replicator/plans/")
+    return [json.loads(body) for key, body in found.items() if key.endswith(".json")]

@@ -79,8 +79,9 @@ class StateRig:
 
 @dataclass(frozen=True, slots=True)
 class LogRig:
-    """Every change. `worker` also takes `reorder_window_seconds` (0); `changes` gives the times of
-    a table's changes (microseconds) by their first key attribute, in the order that readers see."""
+    """Every change. `worker` also takes `reorder_window_seconds` (0) and `filter`, as a file has
+    them; `changes` gives the times of a table's changes (microseconds) by their first key
+    attribute, in the order that readers see."""
 
     worker: Worker
     changes: Callable[[TableSchema], Awaitable[dict[str, list[int]]]]
@@ -223,9 +224,12 @@ def crate_rig(stack: AsyncExitStack, database: CrateDatabase) -> StateRig:
 
 
 def s3_rig(stack: AsyncExitStack, server: S3Server) -> LogRig:
-    async def worker(pipeline: str = "shop", reorder_window_seconds: float = 0) -> AnySink:
+    async def worker(
+        pipeline: str = "shop", *, reorder_window_seconds: float = 0, **more: Any
+    ) -> AnySink:
         reorder_us = round(reorder_window_seconds * 1_000_000)
-        sink = S3Sink(archive.settings(server.url, pipeline=pipeline, reorder_us=reorder_us))
+        given = {"reorder_us": reorder_us, "filters": more.get("filter", ())}
+        sink = S3Sink(archive.settings(server.url, pipeline=pipeline, **given))
         stack.push_async_callback(sink.close)
         await sink.open([ORDERS, PRODUCTS])
         return sink
@@ -255,9 +259,11 @@ def s3_rig(stack: AsyncExitStack, server: S3Server) -> LogRig:
 
 
 def topics_rig(rig: KafkaRig) -> LogRig:
-    async def worker(pipeline: str = "shop", reorder_window_seconds: float = 0) -> AnySink:
-        tables = [ORDERS, PRODUCTS]
-        return await rig.worker(pipeline, tables, reorder_window_seconds=reorder_window_seconds)
+    async def worker(
+        pipeline: str = "shop", *, reorder_window_seconds: float = 0, **more: Any
+    ) -> AnySink:
+        more["reorder_window_seconds"] = reorder_window_seconds
+        return await rig.worker(pipeline, [ORDERS, PRODUCTS], **more)
 
     async def changes(table: TableSchema) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}

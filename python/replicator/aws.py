@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -175,15 +176,23 @@ _EXPIRED = _Rule(
 )
 _THROTTLED = _Rule(TransientError, "throttled", "it is tried again more slowly", 1.0)
 _SERVICE = _Rule(TransientError, "service_error", "it is tried again", 1.0)
+_REGION = _Rule(FatalError, "region_wrong", "set aws.region to the bucket's Region")
 _KMS_KEY = "enable the stream's KMS key and grant kms:Decrypt on it, or change the stream's key"
+
+_NO_ADVICE: Mapping[str, str] = MappingProxyType({})
 
 # By the service's code without its "Exception" suffix. The five error classes of the
 # Kinesis, DynamoDB and STS APIs: denied, throttled, gone, lost and transient.
 _RULES: dict[str, _Rule] = {
     "AccessDenied": _DENIED,
     "UnauthorizedOperation": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "403": _DENIED,  # the answer to a HEAD has no words
     "OptInRequired": _DENIED,
     "UnrecognizedClient": _CREDENTIALS,
+    "InvalidAccessKeyId": _CREDENTIALS,
+    "InvalidToken": _CREDENTIALS,
+    "RequestTimeTooSkewed": _CREDENTIALS,
     "InvalidClientTokenId": _CREDENTIALS,
     "InvalidSignature": _CREDENTIALS,
     "SignatureDoesNotMatch": _CREDENTIALS,
@@ -206,6 +215,10 @@ _RULES: dict[str, _Rule] = {
     "ResourceNotFound": _Rule(
         FatalError, "resource_missing", "check its name, the Region and the account"
     ),
+    "PermanentRedirect": _REGION,
+    "301": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraint": _REGION,
     "NoSuchBucket": _Rule(FatalError, "resource_missing", "check its name and the Region"),
     "ExpiredIterator": _Rule(
         TransientError, "iterator_expired", "a new one is taken from the last position", 0.0
@@ -222,6 +235,7 @@ _RULES: dict[str, _Rule] = {
     "KMSInvalidState": _Rule(FatalError, "kms_unusable", _KMS_KEY),
     "KMSNotFound": _Rule(FatalError, "kms_missing", _KMS_KEY),
     "KMSOptInRequired": _Rule(FatalError, "kms_unusable", _KMS_KEY),
+    "KMSInvalidKeyUsage": _Rule(FatalError, "kms_unusable", _KMS_KEY),
     "InternalFailure": _SERVICE,
     "InternalServerError": _SERVICE,
     "InternalServer": _SERVICE,
@@ -323,54 +337,72 @@ def service_time_us(answer: dict[str, Any], resource: str) -> int:
 
 
 @contextmanager
-def aws_errors(operation: str, resource: str, *, position: str | None = None) -> Iterator[None]:
+def aws_errors(
+    operation: str,
+    resource: str,
+    *,
+    position: str | None = None,
+    advice: Mapping[str, str] = _NO_ADVICE,
+) -> Iterator[None]:
     """Turns the AWS driver's exceptions of the block into `replicator.errors`.
 
     `operation` is the API's name, `resource` what it was asked for, both for the
     message. With `position` (a stored sequence number) an InvalidArgument, or in DynamoDB a
-    ValidationException, means that the service no longer knows it: PositionLost.
+    ValidationException, means that the service no longer knows it: PositionLost. `advice` is
+    what to do, by the error's code, where the caller knows better.
     """
     try:
         yield
     except _CAUGHT as error:
-        raise _error_of(error, operation, resource, position) from error
+        rule, reason, resource = _rule_of(error, resource, position)
+        raise _make(rule, reason, operation, resource, advice) from error
 
 
 def service_error(
     code: str, message: str, operation: str, resource: str, *, status: int = 0
 ) -> ReplicatorError:
     """The error for a code that the service sent (also inside an event stream)."""
+    return _make(*_said(code, message, status), operation, resource)
+
+
+def _said(code: str, message: str, status: int) -> tuple[_Rule, str]:
+    """What the service's answer means, and its words as they may be shown."""
     slug = code.rsplit("#", 1)[-1].removesuffix("Exception")
-    rule = _RULES.get(slug)
+    # S3 names KMS's errors by a prefix.
+    rule = _RULES.get(slug.replace("KMS.", "KMS").replace("KMSKMS", "KMS"))
     if rule is None:
         rule = _THROTTLED if status == 429 else _SERVICE if status >= 500 else _REFUSED
-    return _make(rule, f"{code}: {message}" if rule.is_quoted else code, operation, resource)
+    return rule, f"{code}: {message}" if rule.is_quoted else code
 
 
-def _error_of(
-    error: BaseException, operation: str, resource: str, position: str | None
-) -> ReplicatorError:
+def _rule_of(error: BaseException, resource: str, position: str | None) -> tuple[_Rule, str, str]:
+    """What it means, the reason to show, and the resource with what else it was asked for."""
     if isinstance(error, boto.ClientError):
         details = error.response.get("Error", {})
         code = str(details.get("Code", ""))
         message = str(details.get("Message", ""))
         if position is not None and code.startswith(("InvalidArgument", "Validation")):
-            return _make(_POSITION, f"{code}: {message}", operation, f"{resource} at {position}")
+            return _POSITION, f"{code}: {message}", f"{resource} at {position}"
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return service_error(code, message, operation, resource, status=status)
+        return (*_said(code, message, status), resource)
     text = str(error)
     if isinstance(error, boto.SSLError | aiohttp.ClientSSLError) and "CERTIFICATE" in text.upper():
         rule = _Rule(FatalError, "certificate_refused", "set AWS_CA_BUNDLE to the right authority")
-        return _make(rule, text, operation, resource)
+        return rule, text, resource
     rule = next(rule for kind, rule in _DRIVER_RULES if isinstance(error, kind))
-    return _make(
-        rule, text if rule.is_quoted and text else type(error).__name__, operation, resource
-    )
+    return rule, text if rule.is_quoted and text else type(error).__name__, resource
 
 
-def _make(rule: _Rule, reason: str, operation: str, resource: str) -> ReplicatorError:
+def _make(
+    rule: _Rule,
+    reason: str,
+    operation: str,
+    resource: str,
+    advice: Mapping[str, str] = _NO_ADVICE,
+) -> ReplicatorError:
     reason = _clean(reason).strip().rstrip(".")
-    message = f"{operation} of {resource} failed: {reason}. What to do: {rule.advice}."
+    do = advice.get(rule.code, rule.advice)
+    message = f"{operation} of {resource} failed: {reason}. What to do: {do}."
     if issubclass(rule.error, TransientError):
         return rule.error(rule.code, message, retry_after_seconds=rule.retry_after_seconds)
     return rule.error(rule.code, message)

@@ -63,6 +63,7 @@ class DemoSink(StrEnum):
     POSTGRES = "postgres"
     KAFKA = "kafka"
     S3 = "s3"
+    CRATEDB = "cratedb"
 
 
 @app.callback()
@@ -175,7 +176,10 @@ def demo(
     ] = DemoSource.KINESIS,
     sink: Annotated[
         DemoSink,
-        typer.Option(help="Rows in Postgres, records of a real Kafka, or an archive in S3."),
+        typer.Option(
+            help="Rows in Postgres, records of a real Kafka, an archive in S3, or rows in a "
+            "stand-in for CrateDB."
+        ),
     ] = DemoSink.POSTGRES,
     shard_count: Annotated[
         int, typer.Option("--shards", help="Shards of the Kinesis stream.", min=1)

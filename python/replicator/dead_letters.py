@@ -146,7 +146,7 @@ async def _at(
 
 
 def _elsewhere(name: str, settings: SinkConfig) -> str:
-    place = _PLACES[settings.kind]
+    place = _PLACES.get(settings.kind, "look where it keeps them")
     return f"sink {name} ({settings.kind}) doesn't show its dead letters here: {place}"
 
 

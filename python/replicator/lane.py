@@ -313,6 +313,8 @@ class Lane:
         stats.ambiguous += result.ambiguous
         if result.filtered:
             stats.dropped["filtered_deletes"] += result.filtered
+        if result.unmatched:
+            stats.dropped["filtered"] += result.unmatched
         if result.ambiguous:
             log.warning(
                 "ambiguous_order", changes=result.ambiguous, action="the last to arrive stands"

@@ -262,7 +262,8 @@ class WriteResult:
     `lost` names the shards whose fence was gone: *nothing* of them was written,
     everything of the others was. `duplicates` are changes that the sink already held or
     that came in two of the write's fetches, `superseded` those that came later than a newer
-    one, `filtered` those that deleted an item because it doesn't match the sink's filter.
+    one, `filtered` those that deleted an item because it doesn't match the sink's filter, and
+    `unmatched` those that a sink of every change left out for that.
     `ambiguous` are those, written or superseded, that only their arrival orders with one of
     their instant that is stored or came in another fetch. `holding` names the shards of which
     the sink keeps changes back until their time has come: a fetch without records says so.
@@ -274,6 +275,7 @@ class WriteResult:
     superseded: int = 0
     ambiguous: int = 0
     filtered: int = 0
+    unmatched: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
     lost: frozenset[str] = frozenset()
     holding: frozenset[str] = frozenset()

@@ -9,7 +9,8 @@
 use std::io::Write;
 
 use libdeflater::CompressionLvl;
-use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
+use lz4::liblz4::BlockChecksum;
+use lz4::{BlockMode, BlockSize, ContentChecksum, EncoderBuilder};
 use zstd::zstd_safe::CParameter;
 
 /// A format.
@@ -64,16 +65,20 @@ impl CompressFault {
 enum State {
     Gzip(libdeflater::Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
-    Lz4(FrameInfo),
+    Lz4(EncoderBuilder),
 }
 
 /// A codec and its working memory, for many pieces of data.
-pub struct Compressor(State);
+pub struct Compressor {
+    state: State,
+    /// As long as the longest output could have been: it is zeroed once, not for each piece.
+    room: Vec<u8>,
+}
 
 impl Compressor {
     /// With the codec's own default where no level is given.
     pub fn new(codec: Codec, level: Option<i32>) -> Result<Self, CompressFault> {
-        Ok(Self(match codec {
+        let state = match codec {
             Codec::Gzip => {
                 let level = Some(level.unwrap_or(GZIP_LEVEL)).filter(|level| GZIP_LEVELS.contains(level));
                 let level = level.and_then(|level| CompressionLvl::new(level).ok());
@@ -92,32 +97,50 @@ impl Compressor {
                 State::Zstd(compressor)
             }
             Codec::Lz4 if level.is_some() => return Err(CompressFault::Level("None for lz4, which has one only")),
-            Codec::Lz4 => State::Lz4(FrameInfo::new().block_size(BlockSize::Max64KB)),
-        }))
+            Codec::Lz4 => State::Lz4(lz4_frames()),
+        };
+        Ok(Self { state, room: Vec::new() })
     }
 
     /// Appends the data, compressed, to `out`.
     pub fn compress(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), CompressFault> {
-        let start = out.len();
-        match &mut self.0 {
+        match &mut self.state {
             State::Gzip(compressor) => {
-                out.resize(start + compressor.gzip_compress_bound(data.len()), 0);
-                let len = compressor.gzip_compress(data, &mut out[start..]).map_err(CompressFault::failed)?;
-                out.truncate(start + len);
+                let room = at_least(&mut self.room, compressor.gzip_compress_bound(data.len()));
+                let len = compressor.gzip_compress(data, room).map_err(CompressFault::failed)?;
+                out.extend_from_slice(&room[..len]);
             }
             State::Zstd(compressor) => {
-                out.resize(start + zstd::zstd_safe::compress_bound(data.len()), 0);
-                let len = compressor.compress_to_buffer(data, &mut out[start..]).map_err(CompressFault::failed)?;
-                out.truncate(start + len);
+                let room = at_least(&mut self.room, zstd::zstd_safe::compress_bound(data.len()));
+                let len = compressor.compress_to_buffer(data, room).map_err(CompressFault::failed)?;
+                out.extend_from_slice(&room[..len]);
             }
-            State::Lz4(info) => {
-                let mut encoder = FrameEncoder::with_frame_info(info.clone(), out);
+            State::Lz4(frames) => {
+                let mut encoder = frames.build(out).map_err(CompressFault::failed)?;
                 encoder.write_all(data).map_err(CompressFault::failed)?;
-                encoder.finish().map_err(CompressFault::failed)?;
+                encoder.finish().1.map_err(CompressFault::failed)?;
             }
         }
         Ok(())
     }
+}
+
+fn at_least(room: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if room.len() < len {
+        room.resize(len, 0);
+    }
+    room
+}
+
+/// Blocks that don't depend on each other, and no checksums: a record batch has its own.
+fn lz4_frames() -> EncoderBuilder {
+    let mut frames = EncoderBuilder::new();
+    frames
+        .block_size(BlockSize::Max64KB)
+        .block_mode(BlockMode::Independent)
+        .block_checksum(BlockChecksum::NoBlockChecksum)
+        .checksum(ContentChecksum::NoChecksum);
+    frames
 }
 
 #[cfg(test)]
@@ -149,7 +172,7 @@ mod tests {
 
             let lz4 = compressed(Codec::Lz4, None, data);
             let mut found = Vec::new();
-            lz4_flex::frame::FrameDecoder::new(&lz4[..]).read_to_end(&mut found).unwrap();
+            lz4::Decoder::new(&lz4[..]).unwrap().read_to_end(&mut found).unwrap();
             assert_eq!(found, data);
         }
     }

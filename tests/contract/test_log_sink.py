@@ -3,6 +3,7 @@ order per key, whatever comes again and whoever goes on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,27 @@ async def test_who_goes_on_writes_the_rest_and_nothing_twice(rig: LogRig) -> Non
     assert await rig.keys(PRODUCTS) == [f"item-{n}" for n in range(6)]
 
 
+async def test_what_is_held_comes_out_though_the_position_lies_behind_the_last_record(
+    rig: LogRig,
+) -> None:
+    """Regression: a subscription goes on behind the last record, an iterator stays at it. Who took
+    the shard over by polling waited for the next record, however long that took."""
+    first = await rig.worker(reorder_window_seconds=1)
+    fence = await fenced(first, "shard-1")
+    behind = pending(fence, [product("a", 1)], then=after(number(50)), behind_ms=1_000)
+    await write(first, behind)
+    await first.close()
+    second = await rig.worker(reorder_window_seconds=1)
+    fence = await second.fence(STREAM, "shard-1", "another")
+    assert await second.position(fence) != after(number(50)), "what is held is read again"
+    await write(second, pending(fence, [product("a", 1)]))
+    idle = pending(fence, [], then=after(number(1)))
+    await write(second, replace(idle, received_at=100.0))
+    assert await rig.keys(PRODUCTS) == ["a"]
+    third = await rig.worker(reorder_window_seconds=1)
+    assert await third.positions(STREAM) == {"shard-1": after(number(50))}, "it never goes back"
+
+
 async def test_a_change_of_a_table_that_is_not_ours_is_left_out(rig: LogRig) -> None:
     sink = await rig.worker()
     fence = await fenced(sink, "shard-1")
@@ -79,6 +101,16 @@ async def test_a_change_of_a_table_that_is_not_ours_is_left_out(rig: LogRig) -> 
     result = await write(sink, pending(fence, [stranger, product("a", 1)], then=SHARD_END))
     assert result.rows == 1
     assert await rig.keys(PRODUCTS) == ["a"]
+
+
+async def test_what_a_filter_leaves_out_is_counted(rig: LogRig) -> None:
+    sink = await rig.worker(filter=('{"eventName": ["REMOVE"]}',))
+    fence = await fenced(sink, "shard-1")
+    stranger = put("strangers", {"id": {"S": "x"}}, BASE_US)
+    gone = remove("products", {"id": {"S": "b"}}, BASE_US)
+    result = await write(sink, pending(fence, [product("a", 1), stranger, gone], then=SHARD_END))
+    assert (result.rows, result.unmatched) == (1, 1), "other tables' are counted elsewhere"
+    assert await rig.keys(PRODUCTS) == ["b"]
 
 
 async def test_a_shard_has_a_writer_of_its_own(rig: LogRig) -> None:

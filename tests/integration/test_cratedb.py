@@ -6,19 +6,24 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import SinkHeld, Stream, TableSchema, after
 from replicator.sink.crate import CrateSink
+from replicator.sink.crate_errors import mapped
+from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.testing.crate_server import CrateServer
+from replicator.testing.crate_types import Refused
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
 from tests.warehouse import write
@@ -233,6 +238,33 @@ async def test_a_statement_that_is_wrong_is_no_poison(database: CrateDatabase) -
         assert await database.rows("replicator_dead_letters") == []
 
 
+@only_the_stand_in
+@pytest.mark.parametrize("count", [1, 12])
+async def test_a_server_in_trouble_is_no_poison_and_a_value_is(
+    database: CrateDatabase, count: int
+) -> None:
+    """Regression: for both the server has one code; of a single row it answers for the request."""
+    assert database.stand_in is not None
+    async with opened(database) as sink:
+        tables = database.stand_in.tables
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        changes = [product(f"p{n}", 1) for n in range(count)]
+
+        def refuse(message: str) -> Callable[[Sequence[Any]], Refused | None]:
+            return lambda args: Refused(5000, message) if args[0] == "p0" else None
+
+        tables.refuse = refuse("CircuitBreakingException[[parent] Data too large]")
+        with pytest.raises(TransientError, match="Data too large"):
+            await write(sink, fence, changes)
+        assert await database.rows("replicator_dead_letters") == []
+        assert await sink.position(fence) is None
+        tables.refuse = refuse("ClassCastException[String cannot be cast to Double]")
+        result = await write(sink, fence, changes)
+        assert result.rejected_by_code == {"crate_type": 1}
+        assert result.rows + result.duplicates == count - 1
+        assert await sink.position(fence) == after(number(count))
+
+
 # ---- late and repeated changes
 
 
@@ -435,6 +467,26 @@ async def test_errors_of_the_way_are_mapped(database: CrateDatabase) -> None:
                 await sink.positions(STREAM)
             assert failed.value.code == "crate_unavailable"
         database.stand_in.on_request = None
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"rows":[],"rowcount":1,"results":[]}'])
+async def test_an_answer_that_is_no_cratedbs_counts_for_nothing(body: bytes) -> None:
+    """Regression: dead letters without an answer each were taken for stored."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/_sql", answer)
+    async with TestServer(app) as server:
+        session = CrateSession(CrateSettings("reader", "", str(server.make_url("")).rstrip("/")))
+        with pytest.raises(TransientError, match="is it CrateDB"), mapped("trying"):
+            await session.bulk("INSERT", [[1], [2]])
+        if body == b"{}":
+            for ask in (session.fetch, session.execute):
+                with pytest.raises(TransientError, match="an answer without"):
+                    await ask("SELECT 1")
+        await session.close()
 
 
 @only_the_stand_in

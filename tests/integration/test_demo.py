@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -202,6 +203,21 @@ def test_an_archive_holds_each_change_once_and_is_asked_at_the_end(
     assert result["rows_written"] == result["changes"]
     assert result["duplicates_dropped"] > 0
     assert "$ replicator archive query" in demo.stderr
+    assert_nothing_is_left(demo, family)
+
+
+def test_a_stand_in_for_cratedb_is_called_one_and_the_last_line_is_the_verdict(
+    start: Callable[..., Demo],
+) -> None:
+    demo = start("--sink", "cratedb", "--seconds", "2", "--rate", "200")
+    demo.until(lambda: "changes" in demo.stderr)
+    family = demo.family()
+    assert demo.end() == 0, demo.stderr
+    *_, note, last = demo.stdout.splitlines()
+    assert note.startswith("No CrateDB runs here")
+    assert re.fullmatch(
+        r"equal: \d+ items in the table, \d+ rows in a stand-in for CrateDB, \d+ changes", last
+    )
     assert_nothing_is_left(demo, family)
 
 

@@ -17,6 +17,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from replicator._core import ChangeBatch, KafkaBatch, Records, decode
 from replicator.sink.kafka_batch import FinishedBatch
+from replicator.sink.kafka_in_flight import REQUESTS_MAX, pipelined
 from replicator.testing.kafka_server import KafkaServer
 from tests.changes import number, put, remove
 from tests.kafka_records import committed, records
@@ -55,11 +56,11 @@ def history(count: int = 300) -> ChangeBatch:
     return batch
 
 
-async def topics(server: KafkaServer, *names: str) -> None:
+async def topics(server: KafkaServer, *names: str, partitions: int = PARTITIONS) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=server.address)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
+        await admin.create_topics([NewTopic(name, partitions, 1) for name in names])
     finally:
         await admin.close()
 
@@ -185,4 +186,42 @@ async def test_a_retry_after_a_stall_doubles_nothing(kafka_server: KafkaServer, 
                     await asyncio.sleep(0.05)
             assert not any(each.done() for each in sending)
         await asyncio.gather(*sending)
+    assert await committed(kafka_server, topic) == records(batches)
+
+
+class Built(FinishedBatch):
+    """Says that it was put into a request."""
+
+    is_asked = False
+
+    def _build(self) -> bytes:
+        self.is_asked = True
+        return super()._build()
+
+
+async def test_requests_dont_wait_for_each_other(kafka_server: KafkaServer) -> None:
+    """As many as a broker keeps in mind, one a partition; the next waits for an answer."""
+    topic, partitions = f"test-{secrets.token_hex(6)}", 2 * REQUESTS_MAX
+    await topics(kafka_server, topic, partitions=partitions)
+    batches = history().kafka(partitions)
+    assert {batch.partition for batch in batches} == set(range(partitions))
+    made = pipelined(
+        AIOKafkaProducer(bootstrap_servers=kafka_server.address, enable_idempotence=True)
+    )
+    await made.start()
+    try:
+        await made.partitions_for(topic)
+        with kafka_server.stalled():
+            built, sending = [Built(batch) for batch in batches], []
+            for n, batch in enumerate(built):
+                sending.append(await made.send_batch(batch, topic, partition=batch.partition))
+                async with asyncio.timeout(60):
+                    while not batch.is_asked and n < REQUESTS_MAX:
+                        await asyncio.sleep(0)
+            assert [batch.is_asked for batch in built] == [
+                n < REQUESTS_MAX for n in range(partitions)
+            ]
+        await asyncio.gather(*sending)
+    finally:
+        await made.stop()
     assert await committed(kafka_server, topic) == records(batches)

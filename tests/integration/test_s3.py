@@ -7,6 +7,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,11 @@ async def server(credentials: None) -> AsyncIterator[S3Server]:
 
 def product(name: str, us: int = NOON_US, **attributes: Any) -> bytes:
     return put("products", {"id": {"S": name}}, us, **attributes)
+
+
+async def refuse_data(request: Request) -> None:
+    if request.operation == "PutObject" and request.key.startswith("data/"):
+        raise Refusal("AccessDenied", "no", 403)
 
 
 async def test_changes_lie_in_the_hour_of_their_creation(server: S3Server) -> None:
@@ -328,12 +334,7 @@ async def test_a_copy_that_was_forgotten_then_and_is_known_now_stops_nothing(
     old, then = product("old"), product("then", NOON_US + 3_000_000)
     new = [product(f"new-{n}", NOON_US + 70_000_000 + n) for n in range(2)]
     await write(sink, pending(fence, [old, then], then=after(number(2))))
-
-    async def refuse(request: Request) -> None:
-        if request.operation == "PutObject" and request.key.startswith("data/"):
-            raise Refusal("AccessDenied", "no", 403)
-
-    passes, server.before = server.before, refuse
+    passes, server.before = server.before, refuse_data
     with pytest.raises(FatalError):
         await write(
             sink,
@@ -356,12 +357,7 @@ async def test_a_plan_is_completed_by_who_sorts_within_a_shorter_time(server: S3
     sink = await opened(server, reorder_us=10_000_000)
     fence = await sink.fence(STREAM, "shard-1", "me")
     changes = [product(f"item-{n}", NOON_US + n * 4_000_000) for n in range(6)]
-
-    async def refuse(request: Request) -> None:
-        if request.operation == "PutObject" and request.key.startswith("data/"):
-            raise Refusal("AccessDenied", "no", 403)
-
-    passes, server.before = server.before, refuse
+    passes, server.before = server.before, refuse_data
     with pytest.raises(FatalError):
         await write(sink, pending(fence, changes[:5], then=after(number(5))))
     await sink.close()
@@ -372,6 +368,34 @@ async def test_a_plan_is_completed_by_who_sorts_within_a_shorter_time(server: S3
     await write(other, pending(fence, changes, then=SHARD_END))
     assert set(times_each(server).values()) == {1}
     assert len(times_each(server)) == 6
+    await other.close()
+
+
+async def test_a_plan_that_ends_behind_the_last_record_is_completed_though_nothing_more_comes(
+    server: S3Server,
+) -> None:
+    """Regression: it was for a fetch that reaches the plan's end, and a shard that is polled stays
+    at its last record."""
+    sink = await opened(server)
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    changes = [product(f"item-{n}", NOON_US + n * 2_000_000) for n in range(3)]
+    passes, server.before = server.before, refuse_data
+    with pytest.raises(FatalError):
+        await write(sink, pending(fence, changes, then=after(number(50)), behind_ms=1_000))
+    await sink.close()
+    server.before = passes
+    other = await opened(server)
+    fence = await other.fence(STREAM, "shard-1", "another")
+    assert await other.position(fence) is None
+    assert (await write(other, pending(fence, changes[:2]))).rows == 0
+    read = await write(other, pending(fence, changes[2:], first=3))
+    assert (read.rows, set(read.holding)) == (2, {"shard-1"})
+    idle = pending(fence, [], then=after(number(3)))
+    assert (await write(other, replace(idle, received_at=5.0))).rows == 1, "which was held"
+    assert set(times_each(server).values()) == {1}
+    assert len(times_each(server)) == 3
+    later = pending(fence, [product("later", NOON_US + 9_000_000)], first=60, then=SHARD_END)
+    assert (await write(other, later)).rows == 1
     await other.close()
 
 
@@ -414,12 +438,7 @@ async def test_after_a_failure_the_position_is_read_before_anything_is_written(
 ) -> None:
     sink = await opened(server)
     fence = await sink.fence(STREAM, "shard-1", "me")
-
-    async def refuse(request: Request) -> None:
-        if request.key.startswith("data/"):
-            raise Refusal("AccessDenied", "no", 403)
-
-    server.before = refuse
+    server.before = refuse_data
     end = pending(fence, [product("a")], then=SHARD_END)
     with pytest.raises(FatalError) as denied:
         await write(sink, end)
@@ -434,17 +453,6 @@ async def test_after_a_failure_the_position_is_read_before_anything_is_written(
     assert set(times_each(server).values()) == {1}
     assert len(plans(server)) == 1, "the plan that was made is the one that was completed"
     await sink.close()
-
-
-async def test_check_says_what_cannot_be_replayed(server: S3Server) -> None:
-    sink = S3Sink(settings(server.url, encoding=Encoding("plain")))
-    planned = await sink.plan([PRODUCTS])
-    (finding,) = [each for each in planned.findings if each.code]
-    assert finding.code == "archive_not_replayable"
-    assert not planned.problems, "it starts all the same"
-    whole = await S3Sink(settings(server.url)).plan([PRODUCTS])
-    assert not [each for each in whole.findings if each.code]
-    assert {request.operation for request in server.requests} == {"ListObjectsV2"}
 
 
 async def test_a_look_from_outside_tells_where_each_shard_stands(server: S3Server) -> None:

@@ -32,21 +32,25 @@ def opened(stored: LogPosition, *, compacted: bool, duplicate_us: int = DUPLICAT
 
 def place(position: Position) -> int:
     """How many of the stream's changes lie before it."""
-    return 0 if position.sequence_number is None else int(position.sequence_number)
+    return 0 if position.sequence_number is None else int(position.sequence_number) // 2
 
 
-def fetch(stream: Sequence[Change], start: int, end: int, *, is_last: bool = False) -> Pending:
-    numbers = [str(i + 1) for i in range(start, end)]
+def fetch(
+    stream: Sequence[Change], start: int, end: int, *, is_last: bool = False, ahead: int = 0
+) -> Pending:
+    """Its position lies behind its last record where that is read `ahead` by 1, as a
+    subscription does."""
+    numbers = [str(2 * i + 2) for i in range(start, end)]
     payloads = [change.payload() for change in stream[start:end]]
     bad = [b"{"] if is_last else []
     batch = decode(
         Records.pack(
             [*payloads, *bad],
-            [*numbers, *(str(end + 1) for _ in bad)],
+            [*numbers, *(str(2 * end + 2) for _ in bad)],
             [1_700_000_000_000 + i for i in range(start, end + len(bad))],
         )
     )
-    following = SHARD_END if is_last else after(str(end)) if end else TRIM_HORIZON
+    following = SHARD_END if is_last else after(str(2 * end + ahead)) if end else TRIM_HORIZON
     newest_us = max((change.us for change in stream[:end]), default=T)
     return Pending(FENCE, batch, following, 0, (newest_us - T) / 1_000_000)
 
@@ -65,12 +69,12 @@ def test_killed_anywhere_each_change_is_written_once(
     stream = [change for fetch in fetches for change in fetch]
     stored = LogPosition(TRIM_HORIZON, begun_us=7)
     written: list[Given] = []
-    rejected = at = 0
+    rejected = at = ahead = 0
     shard = opened(stored, compacted=compacted)
     for step, size in enumerate(itertools.cycle([*sizes, 3])):
         end = min(len(stream), at + size)
         is_last = at == len(stream)
-        taken = shard.take(fetch(stream, at, end, is_last=is_last))
+        taken = shard.take(fetch(stream, at, end, is_last=is_last, ahead=ahead))
         at = end
         assert is_last or place(taken.stored.start) <= place(taken.stored.position)
         if kills.get(step, True):
@@ -81,7 +85,7 @@ def test_killed_anywhere_each_change_is_written_once(
                 break
         if step in kills:
             shard = opened(stored, compacted=compacted)
-            at = place(stored.start)
+            at, ahead = place(stored.start), 1 - ahead
     distinct = {fact(change) for change in stream}
     times = Counter(fact(one) for one in written)
     assert not [one for one, count in times.items() if count > 1]
@@ -106,20 +110,38 @@ def test_what_is_held_keeps_its_place_and_is_given_when_time_passes() -> None:
     )
     taken = shard.take(fetch(stream, 1, 3))
     assert (len(taken.changes), taken.is_holding) == (0, True)
-    assert str(taken.stored.position) == "AFTER_SEQUENCE_NUMBER:3"
-    later = Pending(FENCE, decode(Records.pack([])), after("3"), 0, 3.1)
+    assert str(taken.stored.position) == "AFTER_SEQUENCE_NUMBER:6"
+    later = Pending(FENCE, decode(Records.pack([])), after("6"), 0, 3.1)
     taken = shard.take(later)
     assert (len(taken.changes), taken.is_holding) == (3, False)
-    assert taken.stored.given_us is None
+    assert taken.stored.given_us == T + 3_100_000 - REORDER_US, "also when nothing is held"
     # No copy is known any more, so nothing is read again.
-    assert taken.stored.start == taken.stored.position == after("3")
+    assert taken.stored.start == taken.stored.position == after("6")
+
+
+def test_what_was_given_for_time_had_passed_is_not_given_again_two_restarts_later() -> None:
+    """Regression: when nothing was held it wasn't stored up to when all was given. Who went on held
+    the next change, said that only what is older than that by the window was given, and died."""
+    stream = [Change(0, "a", T, None, 1), Change(1, "b", T + 2_000, None, 2)]
+    first = opened(LogPosition(TRIM_HORIZON), compacted=False)
+    first.take(fetch(stream, 0, 1))
+    idle = Pending(FENCE, decode(Records.pack([])), after("2"), 0, REORDER_US / 1_000_000 + 0.02)
+    taken = first.take(idle)
+    assert len(taken.changes) == 1
+    second = opened(taken.stored, compacted=False)
+    taken = second.take(replace(fetch(stream, 0, 2), behind_ms=60_000))
+    third = opened(taken.stored, compacted=False)
+    again = third.take(replace(fetch(stream, place(taken.stored.start), 2), behind_ms=60_000))
+    last = third.take(fetch(stream, 2, 2, is_last=True))
+    given = [*shown(taken.changes), *shown(again.changes), *shown(last.changes)]
+    assert [one.key for one in given] == ["b"]
 
 
 def test_copies_are_known_for_a_while_after_the_last_change() -> None:
     shard = opened(LogPosition(TRIM_HORIZON), compacted=False)
     shard.take(fetch([Change(0, "a", T, None, 1)], 0, 1))
-    for seconds, start in ((0.05, "TRIM_HORIZON"), (0.2, "AFTER_SEQUENCE_NUMBER:1")):
-        idle = Pending(FENCE, decode(Records.pack([])), after("1"), 0, seconds)
+    for seconds, start in ((0.05, "TRIM_HORIZON"), (0.2, "AFTER_SEQUENCE_NUMBER:2")):
+        idle = Pending(FENCE, decode(Records.pack([])), after("2"), 0, seconds)
         assert str(shard.take(idle).stored.start) == start
 
 
@@ -128,12 +150,12 @@ def test_a_fetch_from_far_behind_does_not_let_time_pass() -> None:
     shard = opened(LogPosition(TRIM_HORIZON), compacted=False)
     shard.take(fetch(stream, 0, 1))
     for behind_ms in (None, 60_000):
-        idle = Pending(FENCE, decode(Records.pack([])), after("2"), behind_ms, 100.0)
+        idle = Pending(FENCE, decode(Records.pack([])), after("4"), behind_ms, 100.0)
         assert shard.take(idle).is_holding
 
 
 def test_positions_are_kept_as_text() -> None:
-    whole = LogPosition(after("7"), 1, after("3"), 2, 3, 4)
+    whole = LogPosition(after("7"), 1, after("3"), 2, 3, 4, "6")
     assert LogPosition.from_json(whole.to_json()) == whole
     assert whole.start == after("3")
     least = LogPosition(SHARD_END)
@@ -161,7 +183,7 @@ def test_what_another_worker_gave_is_given_again_however_it_comes(
     at = 0
     for step, size in zip(range(begin + length), itertools.cycle(sizes), strict=False):
         end = min(len(stream), at + size)
-        one = fetch(stream, at, end)
+        one = fetch(stream, at, end, ahead=1)
         later = one if end > at else replace(one, received_at=one.received_at + step / 50)
         taken = shard.take(later)
         at = end

@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from replicator.demo.compare import compare, plain, plain_item, plain_row
+from replicator.demo.report import verdict
 
 
 def test_the_ten_types_become_plain() -> None:
@@ -60,3 +61,14 @@ def test_each_kind_of_difference_is_named() -> None:
     assert missing_row in b
     assert c == "c: x is None in the table and absent in Postgres"
     assert extra in d
+
+
+def test_the_last_line_says_whether_they_are_equal_and_after_how_many_changes() -> None:
+    item = {"a": {"Stock": Decimal(1)}}
+    said = verdict(compare(item, item, "the archive"), 70)
+    assert said == "equal: 1 items in the table, 1 rows in the archive, 70 changes"
+    many: dict[str, object] = {str(n): {} for n in range(30)}
+    *differences, more, last = verdict(compare(many, {}), 70).splitlines()
+    assert len(differences) == 10
+    assert more == "  and 20 more"
+    assert last == "DIFFERENT: 30 items in the table, 0 rows in Postgres, 70 changes"

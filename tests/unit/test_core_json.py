@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from replicator._core import Records, decode
+from replicator._core import Records, compress, decode
 
 TTL = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
 # As the API of DynamoDB Streams spells it.
@@ -83,6 +83,32 @@ def test_a_streams_record_keeps_its_version_and_who_did_it(identity: dict[str, s
 @pytest.mark.parametrize("identity", [{}, {"userIdentity": None}])
 def test_nobody_is_not_named(identity: dict[str, None]) -> None:
     assert "userIdentity" not in change(json.dumps(streams(**identity)).encode())
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t"])
+@pytest.mark.parametrize("place", [0, 1, 9])
+@pytest.mark.parametrize("named", [TTL, None])
+def test_only_the_records_own_member_says_who_did_it(
+    named: dict[str, str] | None, place: int, blank: str
+) -> None:
+    """Not an attribute of that name, nor a text; wherever the member stands."""
+    members = {
+        "note": "userIdentity",
+        **streams(note2='\\"userIdentity":{"no": 1}'),
+    }
+    members["dynamodb"]["OldImage"]["userIdentity"] = {"M": {"userIdentity": {"S": "no"}}}
+    items = list(members.items())
+    items.insert(min(place, len(items)), ("userIdentity", named))
+    text = json.dumps(dict(items), separators=(f"{blank},{blank}", f"{blank}:{blank}"))
+    assert change(text.encode()).get("userIdentity") == named
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip", "lz4", "zstd"])
+def test_compressed_lines_are_the_lines(codec: Literal["none", "gzip", "lz4", "zstd"]) -> None:
+    batch = decode(Records.pack([json.dumps(streams()).encode()] * 3, ["1", "2", "3"]))
+    lines = batch.json_lines("change")
+    packed = lines if codec == "none" else compress(lines, codec)
+    assert batch.json_lines("change", compression=codec) == packed
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,17 @@ async def test_what_waits_of_several_shards_goes_in_one_write() -> None:
     assert bench.stats.flush_reasons == {FlushReason.DRAIN: 1}
 
 
+async def test_what_a_filter_kept_out_is_counted_by_its_reason() -> None:
+    bench = Bench()
+    inlet = bench.open("s1")
+    bench.writer.outcomes = [WriteResult(filtered=2), WriteResult(unmatched=3), WriteResult()]
+    async with bench.running():
+        for _ in range(3):
+            await bench.put(inlet)
+            await inlet.drain()
+    assert bench.stats.dropped == {"filtered_deletes": 2, "filtered": 3}
+
+
 def test_it_waits_for_company_as_long_as_it_may() -> None:
     async def main() -> None:
         bench = Bench(delay_seconds=5.0)

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from replicator.demo import compare
 from replicator.demo.archive import ArchivePlace
 from replicator.demo.child import TABLE
+from replicator.demo.crate import CratePlace
 from replicator.testing.kafka_server import KafkaServer, start_kafka
 from replicator.testing.servers import PostgresServer, start_postgres
 
@@ -176,5 +177,6 @@ class KafkaPlace:
 PLACES: Mapping[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[..., Place]]] = {
     "postgres": (start_postgres, PostgresPlace),
     "kafka": (start_kafka, lambda server, _psql: KafkaPlace(server)),
+    "cratedb": (nullcontext, lambda _server, _psql: CratePlace()),
     "s3": (nullcontext, lambda _server, _psql: ArchivePlace()),
 }

@@ -75,23 +75,19 @@ class Result:
         return asdict(self) | {"differences": self.differences[:DIFFERENCES_SHOWN]}
 
 
-def is_same(comparison: Comparison) -> str:
-    """`equal`, or the first differences, as text."""
-    if comparison.is_equal:
-        return f"equal: {_sizes(comparison)}"
+def verdict(comparison: Comparison, changes: int) -> str:
+    """The first differences, and the last line: whether both sides are equal, and after how many
+    changes."""
     shown = comparison.differences[:DIFFERENCES_SHOWN]
     more = len(comparison.differences) - len(shown)
+    sides = f"{comparison.items} items in the table, {comparison.rows} rows in {comparison.place}"
     return "\n".join(
         [
-            f"DIFFERENT: {_sizes(comparison)}",
             *(f"  {difference}" for difference in shown),
             *([f"  and {more} more"] if more else []),
+            f"{'equal' if comparison.is_equal else 'DIFFERENT'}: {sides}, {changes} changes",
         ]
     )
-
-
-def _sizes(comparison: Comparison) -> str:
-    return f"{comparison.items} items in the table, {comparison.rows} rows in {comparison.place}"
 
 
 def summary(result: Result) -> str:

@@ -185,7 +185,7 @@ class _Demo:
         self._print(report.STREAMS_NOTE if self._bridge is None else report.BRIDGE_NOTE)
         for line in await self._place.ending():
             self._print(line)
-        self._print(report.is_same(comparison))
+        self._print(report.verdict(comparison, result.changes))
         if self._options.json_output:
             sys.stdout.write(orjson.dumps(result.as_dict()).decode() + "\n")
             sys.stdout.flush()

@@ -8,7 +8,7 @@ leaves the sink: whatever talks to the server does so inside `mapped`.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -30,7 +30,9 @@ _ACTIONS: Final[Mapping[int, str | None]] = {
     4031: None,  # a node that is being drained
     4032: "open the table: ALTER TABLE … OPEN",
     4033: 'lift the block: ALTER TABLE … SET ("blocks.write" = false)',
+    4034: 'lift the block: ALTER TABLE … SET ("blocks.read" = false)',
     4035: 'lift the block: ALTER TABLE … SET ("blocks.write" = false)',
+    4036: 'lift the block: ALTER TABLE … SET ("blocks.write" = false, "blocks.read" = false)',
     4037: None,  # a disk over its flood stage; the block goes when there is room
     4041: "restart to have the table made again, or restore it",
     4043: "restore the column, or point the sink at another table",
@@ -53,6 +55,20 @@ REFUSAL_CODES: Final[Mapping[str, str]] = {
 _DATA: Final = frozenset({4000, 4003, 4004, 4008, 40000})
 """What the server says of data that it can't take, but of a wrong statement too."""
 _TYPE_WORDS: Final = ("Cannot cast", "already exists with type", "cannot be cast")
+_VALUE_WORDS: Final = (
+    *_TYPE_WORDS,
+    "ClassCastException",
+    "NumberFormatException",
+    "ArithmeticException",
+    "MapperParsingException",
+    "immense term",
+)
+"""Of what the server has no code for (5000): what names a value. Circuit breakers, closed shards,
+rejected executions and lost nodes come as the same code."""
+_BLOCK_WORDS: Final = ("FORBIDDEN/5/", "FORBIDDEN/8/", "index read-only (api)", "index write (api)")
+"""And what tells that an operator blocked the table. (Over its flood stage a disk has another
+block, which goes by itself.)"""
+_UNHANDLED: Final = 5000
 
 
 @dataclass(eq=False, slots=True)
@@ -84,7 +100,15 @@ class CrateError(Exception):
     @property
     def refuses_row(self) -> bool:
         """As an error of one row among others that were taken: what is wrong is in the row."""
-        return self.blames_data or self.code == 5000
+        return self.blames_data or self._says(_VALUE_WORDS)
+
+    @property
+    def is_blocked(self) -> bool:
+        """An operator has to lift a block, though the code doesn't tell."""
+        return self._says(_BLOCK_WORDS)
+
+    def _says(self, words: Sequence[str]) -> bool:
+        return self.code == _UNHANDLED and any(word in self.message for word in words)
 
     @property
     def refusal_code(self) -> str:
@@ -129,6 +153,8 @@ def _translated(error: CrateError, doing: str) -> ReplicatorError:
     action = _ACTIONS.get(error.code, _UNKNOWN)
     if error.code == 0 and error.status in {401, 403}:
         action = _ACTIONS[4010]
+    elif error.is_blocked:
+        action = _ACTIONS[4033]
     elif error.code // 1000 == 5 or (error.code == 0 and error.status >= 429):
         action = None
     if action is None:

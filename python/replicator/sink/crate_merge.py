@@ -138,7 +138,9 @@ class _Run:
         try:
             results = await self._session.bulk(self._sql["upsert"], bulk_args)
         except CrateError as error:
-            if not error.blames_data:
+            if hi - lo == 1 and error.code in CONFLICT:
+                return {lo: error}
+            if not error.refuses_row:
                 raise
             refusal = error
         else:
@@ -273,10 +275,8 @@ class _Run:
         try:
             return await self._session.bulk(self._sql[name], args)
         except CrateError as error:
-            if not error.blames_data:
+            if not error.refuses_row:
                 raise
-            if len(args) == 1:
-                return [error]
         return [one for each in args for one in await self._few(name, [each])]
 
     def _count(

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ from replicator.sink.kafka_positions import (
 )
 from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_redrive import KafkaLetters, stream_of
+from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
@@ -82,8 +84,9 @@ class KafkaSink:
             timeout_seconds=config.transaction_timeout_seconds,
             monotonic=monotonic,
         )
+        self._schemas = KafkaSchemas(config) if config.is_registered else None
         self._dead = KafkaLetters(
-            config, self._options, place.pipeline, self._positions, self._producers
+            config, self._options, place.pipeline, self._positions, self._producers, self._schemas
         )
         self._tables: tuple[TableSchema, ...] = ()
         self._topics: dict[str, Topic] = {}
@@ -96,7 +99,10 @@ class KafkaSink:
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
         require_keys(self._config.name, self._config.projection(), tables)
         planned, _ = await kafka_topics.plan(self._options, self._config, tables)
-        return planned
+        if self._schemas is None:
+            return planned
+        found = await self._schemas.findings(tables)
+        return replace(planned, findings=(*planned.findings, *found))
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
         _, found = await kafka_topics.plan(self._options, self._config, tables)
@@ -133,6 +139,8 @@ class KafkaSink:
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
         require_keys(self._config.name, self._config.projection(), tables)
+        if self._schemas is not None:
+            self._schemas.require_subjects(tables)
         self._tables = tuple(tables)
         await self._look_again(made=True)
 
@@ -328,6 +336,7 @@ class KafkaSink:
             self._topics,
             self._letters,
             self._producers,
+            self._schemas,
             self._look_again,
             self._monotonic,
             self._now_us,
@@ -341,6 +350,8 @@ class KafkaSink:
         for shard in shards.values():
             shard.is_over = True
         await asyncio.gather(self._producers.close(), self._positions.close())
+        if self._schemas is not None:
+            await self._schemas.close()
 
     # ----
 

@@ -5,7 +5,8 @@ Opening the first one under an id asks the broker for a new epoch (`InitProducer
 every older producer and ends its open transaction. One that is opened *again* goes on with the
 epoch that it had, so the broker refuses it if another worker took the shard over meanwhile: an
 idle shard stays fenced without a connection. aiokafka has no public name for that, nor for giving
-up a producer whose broker is gone; those private names are used here and in `kafka_batch.py`.
+up a producer whose broker is gone; those private names are used here, in `kafka_batch.py` and in
+`kafka_in_flight.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from replicator.sink.kafka_client import Ends, Fenced, Options, started, went_back
+from replicator.sink.kafka_in_flight import pipelined
 
 IDLE_SECONDS: Final = 60.0
 """A producer without work is closed after this, at another's next work."""
@@ -96,12 +98,14 @@ class Producer:
         return Fenced(f"{self.transactional_id} needs a new epoch")
 
     async def _made(self) -> AIOKafkaProducer:
-        made = AIOKafkaProducer(
-            **self._options,
-            transactional_id=self.transactional_id,
-            transaction_timeout_ms=round(self._timeout_seconds * 1_000),
-            enable_idempotence=True,
-            max_request_size=_REQUEST_BYTES_MAX,
+        made = pipelined(
+            AIOKafkaProducer(
+                **self._options,
+                transactional_id=self.transactional_id,
+                transaction_timeout_ms=round(self._timeout_seconds * 1_000),
+                enable_idempotence=True,
+                max_request_size=_REQUEST_BYTES_MAX,
+            )
         )
         state = made._txn_manager
         if self._identity is not None:

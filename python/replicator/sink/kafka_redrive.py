@@ -23,9 +23,10 @@ from replicator.model import StoredLetter, Stream, TableSchema
 from replicator.sink import kafka_topics
 from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Options, mapped, started
-from replicator.sink.kafka_payload import encode
+from replicator.sink.kafka_payload import Values, encode
 from replicator.sink.kafka_positions import ABORT_SECONDS, KafkaPositions, Key
 from replicator.sink.kafka_producer import KafkaProducers
+from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, Sent, send_position
@@ -61,12 +62,14 @@ class KafkaLetters:
         pipeline: str,
         positions: KafkaPositions,
         producers: KafkaProducers,
+        schemas: KafkaSchemas | None,
     ) -> None:
         self._config = config
         self._options = options
         self._pipeline = pipeline
         self._positions = positions
         self._producers = producers
+        self._schemas = schemas
 
     async def waiting(self) -> Sequence[Waiting]:
         """All that was committed before the call and isn't over. Raises TransientError and
@@ -184,7 +187,8 @@ class KafkaLetters:
         if (projection := config.projection()) is not None:
             changes = changes.project(projection)
         partitions = {topic.name: topic.partitions for topic in topics.values()}
-        encoded = encode(changes, config, topics, partitions, ())
+        known = {} if self._schemas is None else await self._schemas.current(changes, list(topics))
+        encoded = encode(changes, Values(config, known), topics, partitions, ())
         if encoded.aside:
             table, key = encoded.aside[0]
             raise FatalError(

@@ -19,15 +19,18 @@ from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from replicator._core import ChangeBatch, Rejection
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
+from replicator.sink.in_thread import in_thread
 from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Fenced, mapped
 from replicator.sink.kafka_letters import letter_headers, letter_key
-from replicator.sink.kafka_payload import Aside, Encoded, encode
+from replicator.sink.kafka_payload import Aside, Encoded, Values, encode
 from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes
 from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.log_shard import LogPosition, LogShard, Taken
+from replicator.sink.matched import matched
 from replicator.sink.position import tip_age_seconds
 
 # A position that moved while nothing was written is stored this often: far more often than any
@@ -35,8 +38,6 @@ from replicator.sink.position import tip_age_seconds
 IDLE_POSITION_SECONDS: Final = 600.0
 # What is around a dead letter's own bytes: names, a message, a number.
 _LETTER_HEADERS_BYTES: Final = 8_192
-# Below this the hop to a thread costs more than the work blocks the loop.
-_INLINE_BYTES_MAX: Final = 100_000
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ class Room:
     letters: Mapping[str, Topic]
     """That of the dead letters, by its name."""
     producers: KafkaProducers
+    schemas: KafkaSchemas | None
     look_again: Callable[[], Awaitable[None]]
     monotonic: Callable[[], float]
     now_us: Callable[[], int]
@@ -104,6 +106,7 @@ class _Due:
     position: LogPosition
     duplicates: int
     superseded: int
+    unmatched: int
     is_holding: bool
 
 
@@ -126,7 +129,7 @@ class KafkaWriter:
         if shard.is_over or shard.log is None or any(o.fence != shard.fence for o in payload):
             return lost
         try:
-            due = await _in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
+            due = await in_thread(sum(one.batch.nbytes for one in payload), self._take, payload)
             if self._is_idle(due):
                 return replace(self._result(due, due.rejections), is_asked=False)
             with mapped(f"writing changes of {shard.fence.shard_id}"):
@@ -165,16 +168,14 @@ class KafkaWriter:
         batches = [each.changes for each in taken if len(each.changes)] or [taken[-1].changes]
         changes = batches[0] if len(batches) == 1 else ChangeBatch.concat(batches)
         rejections = [rejection for each in taken for rejection in each.rejections]
-        if self._pattern is not None:
-            changes = changes.filter(self._pattern)
-        if self._projection is not None:
-            changes = changes.project(self._projection)
+        changes, unmatched = matched(changes, self._room.topics, self._pattern, self._projection)
         return _Due(
             changes,
             tuple(rejections),
             log.stored,
             max(found - known, 0),
             log.counts["left_out"] - left_out,
+            unmatched,
             taken[-1].is_holding,
         )
 
@@ -249,8 +250,11 @@ class KafkaWriter:
     async def _encoded(self, partitions: Mapping[str, int], changes: ChangeBatch) -> Encoded:
         room, stored = self._room, self._shard.stored
         assert stored is not None, "the position is read before the first write"
-        encoded: Encoded = await _in_thread(
-            changes.nbytes, encode, changes, room.config, room.topics, partitions, stored.aside
+        tables = [table for table in room.topics if table in changes.tables]
+        known = {} if room.schemas is None else await room.schemas.current(changes, tables)
+        values = Values(room.config, known)
+        encoded: Encoded = await in_thread(
+            changes.nbytes, encode, changes, values, room.topics, partitions, stored.aside
         )
         return encoded
 
@@ -268,6 +272,7 @@ class KafkaWriter:
         return WriteResult(
             duplicates=due.duplicates,
             superseded=due.superseded,
+            unmatched=due.unmatched,
             dead_letters=tuple(DeadLetter(shard_id, one.table, one) for one in rejections),
             holding=frozenset({shard_id} if due.is_holding else ()),
         )
@@ -326,9 +331,3 @@ class Sent:
         if self._producer is not None:
             for each in found:
                 self._producer.saw(each.topic_partition, each.offset)
-
-
-async def _in_thread(nbytes: int, work: Callable[..., Any], *arguments: Any) -> Any:
-    if nbytes <= _INLINE_BYTES_MAX:
-        return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)

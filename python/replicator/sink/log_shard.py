@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator._core import Window
-from replicator.model import SHARD_END, Pending, Position
+from replicator.model import SHARD_END, Pending, Position, after
 from replicator.sink.position import furthest
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 class LogPosition:
     """What is stored of a shard. `position`: everything up to there was taken. `given_us`: all of
     that with an earlier event time was written (None: all of it). `replay_from`: where reading
-    goes on after a restart, never behind `position`. The others are those of `model.Reached`.
-    Times are UTC microseconds."""
+    goes on after a restart, never behind `position`. `last_record`: the sequence number of the
+    newest record up to `position`, where that lies behind it: a subscription goes on without
+    records, an iterator doesn't. The others are those of `model.Reached`. Times are UTC
+    microseconds."""
 
     position: Position
     given_us: int | None = None
@@ -35,6 +37,7 @@ class LogPosition:
     last_arrival_us: int | None = None
     tip_us: int | None = None
     begun_us: int | None = None
+    last_record: str | None = None
 
     def to_json(self) -> str:
         """One line of JSON without what isn't known."""
@@ -64,6 +67,11 @@ class LogPosition:
     def start(self) -> Position:
         """Where reading goes on after a restart."""
         return self.position if self.replay_from is None else self.replay_from
+
+    def is_reached(self, position: Position) -> bool:
+        """True when who has read up to there has read every record up to this one's position."""
+        end = self.position if self.last_record is None else after(self.last_record)
+        return furthest(position, end) == position
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,7 @@ class LogShard:
         self._stored = stored
         self._next = stored.start
         self._is_refilling = stored.start != stored.position
+        self._last = _last_of(stored)
         self._added: deque[_Added] = deque()
         # The newest event, and when it came: time that passes without a change is told from it.
         # The worker's own clock may be wrong.
@@ -144,7 +153,7 @@ class LogShard:
             known, batch = batch.split(before.sequence_number)
             self._window.refill(known, self._stored.given_us)
             self._remember(known, begun_at, pending.received_at)
-            self._is_refilling = furthest(pending.next, before) != pending.next
+            self._is_refilling = not self._stored.is_reached(pending.next)
             if furthest(before, pending.next) == before:
                 # Nothing is new. What is stored stays true.
                 return Taken(batch, (), self._stored, self._window.held > 0)
@@ -170,7 +179,8 @@ class LogShard:
             changes = window.flush()
         else:
             changes = window.advance(stored.given_us + self._reorder_us)
-        self._stored = stored
+        self._stored, self._is_refilling = stored, False
+        self._last = _last_of(stored)
         return Taken(changes, (), stored, window.held > 0)
 
     def _remember(self, batch: ChangeBatch, begun_at: Position, received_at: float) -> None:
@@ -182,16 +192,24 @@ class LogShard:
 
     def _reached(self, pending: Pending, tip_us: int | None) -> LogPosition:
         stored, window = self._stored, self._window
-        given_us = window.given_us if window.held else None
         arrival_ms = pending.batch.last_arrival_ms
+        position = furthest(stored.position, pending.next)
+        if (number := pending.batch.last_sequence_number) is not None:
+            self._last = furthest(self._last, after(number))
+        last = None
+        # (Of a fetch that was cut the batch still tells the last record of all of it.)
+        if self._last is not None and furthest(self._last, position) != self._last:
+            last = None if position == SHARD_END else self._last.sequence_number
         return LogPosition(
-            position=furthest(stored.position, pending.next),
-            given_us=given_us,
-            replay_from=self._replay_from(given_us, pending.next),
+            position=position,
+            # Also when nothing is held: who goes on must hold nothing again that was given.
+            given_us=None if position == SHARD_END else window.given_us,
+            replay_from=self._replay_from(window.given_us if window.held else None, position),
             last_arrival_us=_later(stored.last_arrival_us, arrival_ms and arrival_ms * 1_000),
             # Not the later one: who began at the oldest record may be hours behind it.
             tip_us=stored.tip_us if tip_us is None else tip_us,
             begun_us=stored.begun_us,
+            last_record=last,
         )
 
     def _replay_from(self, given_us: int | None, position: Position) -> Position | None:
@@ -205,6 +223,13 @@ class LogShard:
         while self._added and self._added[0].newest_us < known_from_us:
             self._added.popleft()
         return self._added[0].start if self._added else None
+
+
+def _last_of(stored: LogPosition) -> Position | None:
+    """Behind its last record, or what is known instead; None where no record is known."""
+    if stored.last_record is not None:
+        return after(stored.last_record)
+    return None if stored.position.sequence_number is None else stored.position
 
 
 def _both(changes: ChangeBatch, rest: ChangeBatch) -> ChangeBatch:

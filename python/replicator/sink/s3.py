@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from replicator.aws import aws_client
-from replicator.core.plan import Plan
 from replicator.model import (
     TRIM_HORIZON,
     Batching,
@@ -62,7 +61,7 @@ class S3Sink:
         return self._settings.batching
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        require_keys(self._settings.name, self._settings.projection, tables)
+        self._require_keys(tables)
         names = frozenset(table.name for table in tables)
         if names != self._tables:  # opened again, it goes on with its writers
             self._writers.clear()
@@ -72,23 +71,25 @@ class S3Sink:
         await bucket.first(self._settings.state_prefix)
 
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
-        require_keys(self._settings.name, self._settings.projection, tables)
+        self._require_keys(tables)
         settings, encoding = self._settings, self._settings.encoding
         async with self._briefly() as (bucket, plans):
-            await bucket.first(settings.state_prefix)
+            await bucket.require_access(f"{settings.state_prefix}check")
         form = f"{encoding.format}, {encoding.compression}"
         found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})")]
-        if not encoding.is_lossless:
+        if settings.lacks:
+            lacks = ", ".join(settings.lacks)
             found.append(
                 SinkFinding(
                     "format",
-                    f"format {encoding.format}: this archive can't be replayed, nor a table "
-                    "restored from it without loss; for that write format: change",
+                    f"this archive doesn't hold every change whole ({lacks}): it can't be "
+                    "replayed, nor a table restored from it, without loss; for that write format: "
+                    "change, without filter and attributes",
                     code="archive_not_replayable",
                     is_warning=True,
                 )
             )
-        return SinkPlan(f"bucket {settings.bucket} answers", tuple(found))
+        return SinkPlan(f"bucket {settings.bucket} can be listed, read and written", tuple(found))
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
         async with self._briefly():
@@ -100,10 +101,11 @@ class S3Sink:
             rows = []
             for begun in await plans.all_begun():
                 if begun.is_ours:
-                    stream, standings = begun.stream, await plans.standings(begun.stream)
+                    stream = begun.stream
+                    standings = await plans.all_standings(stream, marks=False)
                     rows += [
                         _row(stream, shard_id, standing, self._now_us())
-                        for shard_id, standing in standings.items()
+                        for shard_id, standing in sorted(standings.items())
                     ]
             letters = 0
             async for entry in bucket.entries(self._settings.error_prefix.root or _NOWHERE):
@@ -124,12 +126,15 @@ class S3Sink:
 
     async def holds_data(self) -> bool:
         bucket, _ = await self._ready()
-        entries, folders = await bucket.level(self._settings.prefix.root)
-        return any(map(self._settings.is_data, (*(each.key for each in entries), *folders)))
+        async with aclosing(bucket.level(self._settings.prefix.root)) as pages:
+            async for entries, folders in pages:
+                if any(map(self._settings.is_data, (*(each.key for each in entries), *folders))):
+                    return True
+        return False
 
     async def positions(self, stream: Stream) -> Mapping[str, Position]:
         _, plans = await self._ready()
-        standings = await plans.standings(stream)
+        standings = await plans.all_standings(stream, marks=True)
         return {
             shard_id: standing.stored.start
             for shard_id, standing in standings.items()
@@ -163,31 +168,17 @@ class S3Sink:
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        async with self._briefly() as (_, plans):
-            old = {}
-            for shard_id, position in positions.items():
-                fence = await plans.raise_fence(stream, shard_id, owner)
-                old[shard_id] = await self._move(plans, fence, position)
-        return old
-
-    async def _move(self, plans: S3Plans, fence: Fence, position: Position) -> Position | None:
-        """A plan without objects; one that was left incomplete is passed over."""
         now_us = self._now_us()
-        tip_us = min(now_us, position.timestamp_us or now_us)
-        after = LogPosition(position, tip_us=tip_us, begun_us=now_us)
-        while True:
-            standing = await plans.standing(fence.stream, fence.shard_id)
-            stored = standing.stored
-            plan = Plan(
-                shard_id=fence.shard_id,
-                ordinal=standing.ordinal + (1 if standing.open is None else 2),
-                before="" if stored is None else stored.to_json(),
-                after=after.to_json(),
-                by=fence.owner,
-                is_moved=True,
-            )
-            if await plans.create(fence.stream, plan) == plan:
-                return None if stored is None else stored.start
+        old: dict[str, Position | None] = {}
+        async with self._briefly() as (_, plans):
+            for shard_id, position in positions.items():
+                tip_us = min(now_us, position.timestamp_us or now_us)
+                fence = await plans.raise_fence(stream, shard_id, owner)
+                stored = await plans.move(
+                    fence, LogPosition(position, tip_us=tip_us, begun_us=now_us)
+                )
+                old[shard_id] = None if stored is None else stored.start
+        return old
 
     def writer(self, fence: Fence) -> S3Writer:
         """The shard's own writer: its batches are those of no other shard."""
@@ -208,6 +199,11 @@ class S3Sink:
     def _start(self, fence: Fence, standing: Standing) -> None:
         first = standing.stored or LogPosition(TRIM_HORIZON)
         self.writer(fence).start(fence, standing, first)
+
+    def _require_keys(self, tables: Sequence[TableSchema]) -> None:
+        attributes = self._settings.attributes
+        projection = None if attributes is None else attributes.projection()
+        require_keys(self._settings.name, projection, tables)
 
     async def _ready(self) -> tuple[Bucket, S3Plans]:
         if self._opened is None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from replicator.aws import aws_client
-from replicator.sink.s3_objects import Bucket
+from replicator.sink.s3_objects import Bucket, Entry
 from replicator.sink.s3_settings import S3Settings
 
 
@@ -61,11 +61,13 @@ class S3Archive:
         """Those that may hold some of it, in the order of their keys."""
         settings = self._settings
         prefix = settings.prefix
-        entries, folders = await self._bucket.level(prefix.root)
-        for folder in filter(settings.is_data, folders):
-            entries += [entry async for entry in self._bucket.entries(folder)]
+        entries: list[Entry] = []
+        async for some, folders in self._bucket.level(prefix.root):
+            entries += some
+            for folder in filter(settings.is_data, folders):
+                entries += [entry async for entry in self._bucket.entries(folder)]
         found = []
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.key):
             if not settings.is_data(entry.key):
                 continue
             table, start_us = prefix.place(entry.key)

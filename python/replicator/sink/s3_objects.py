@@ -8,8 +8,10 @@ begun, and none is left behind. `If-None-Match: *` refuses a name that is taken
 from __future__ import annotations
 
 import base64
+import random
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,10 +19,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from replicator.aws import aws_errors
+from replicator.core.retry import Backoff
 from replicator.errors import TransientError
 
-CONFLICTS_MAX = 6
-_CONFLICT_SECONDS = 0.05
+_CONFLICTS_MAX = 6
+_CONFLICTS = Backoff(0.05, 1.0)
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
@@ -52,19 +55,22 @@ class Bucket:
         name: str,
         options: ObjectOptions,
         sleep: Callable[[float], Awaitable[None]],
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
         self._client = client
         self._options = options
         self._sleep = sleep
+        self._jitter = jitter
+        self._advice = _advice(name, options)
         self._whose = {} if options.owner is None else {"ExpectedBucketOwner": options.owner}
 
     async def create(self, key: str, body: bytes, *, content_type: str, is_data: bool) -> bool:
         """Creates the object; False when the name is taken. What is no data (a plan) stays in
         the standard class: it is small, and read again soon."""
         arguments = self._arguments(key, body, content_type, is_data=is_data)
-        for attempt in range(CONFLICTS_MAX):
-            with aws_errors("PutObject", self._place(key)):
+        for attempt in range(_CONFLICTS_MAX):
+            with self._asking("PutObject", key):
                 try:
                     await self._client.put_object(**arguments)
                 except ClientError as error:
@@ -77,17 +83,39 @@ class Bucket:
                             raise
                 else:
                     return True
-            await self._sleep(_CONFLICT_SECONDS * 2**attempt)
-        raise TransientError(
+            await self.pause(attempt)
+        raise self.conflict(key)
+
+    async def pause(self, attempt: int) -> None:
+        """The wait after the conflict number `attempt` (from 0) with others who write the same."""
+        await self._sleep(_CONFLICTS.next(attempt, self._jitter()))
+
+    def conflict(self, key: str) -> TransientError:
+        """What is raised when the pauses were of no use."""
+        return TransientError(
             "object_conflict",
             f"PutObject of {self._place(key)}: others write the same name again and again. What "
             "to do: nothing, it is tried again; look for two workers at one shard if it stays",
             retry_after_seconds=1.0,
         )
 
+    async def require_access(self, key: str) -> None:
+        """Raises FatalError unless objects may be listed, read and created here. Nothing is made:
+        the request to create asks for an object to replace, and there is none of this key."""
+        await self.first(key)
+        await self.read(key)
+        arguments = self._arguments(key, b"", "text/plain", is_data=False)
+        del arguments["IfNoneMatch"]
+        with self._asking("PutObject", key):
+            try:
+                await self._client.put_object(**arguments, IfMatch='"0"')
+            except ClientError as error:
+                if not _is_missing(error) and _status(error) not in {409, 412}:
+                    raise
+
     async def read(self, key: str) -> bytes | None:
         """The object's bytes; None when there is none."""
-        with aws_errors("GetObject", self._place(key)):
+        with self._asking("GetObject", key):
             try:
                 answer = await self._client.get_object(Bucket=self.name, Key=key, **self._whose)
             except ClientError as error:
@@ -100,7 +128,7 @@ class Bucket:
 
     async def exists(self, key: str) -> bool:
         """True when the object is there."""
-        with aws_errors("HeadObject", self._place(key)):
+        with self._asking("HeadObject", key):
             try:
                 await self._client.head_object(Bucket=self.name, Key=key, **self._whose)
             except ClientError as error:
@@ -111,7 +139,7 @@ class Bucket:
 
     async def first(self, prefix: str) -> str | None:
         """The first key with the prefix; None when there is none. One request."""
-        with aws_errors("ListObjectsV2", self._place(prefix)):
+        with self._asking("ListObjectsV2", prefix):
             answer = await self._client.list_objects_v2(
                 Bucket=self.name, Prefix=prefix, MaxKeys=1, **self._whose
             )
@@ -124,21 +152,19 @@ class Bucket:
             for found in answer.get("Contents", ()):
                 yield _entry(found)
 
-    async def level(self, prefix: str) -> tuple[list[Entry], list[str]]:
-        """The objects with the prefix and no slash behind it, and the prefixes up to the next
-        slash of all others, each once; both sorted."""
-        entries: list[Entry] = []
-        folders: list[str] = []
+    async def level(self, prefix: str) -> AsyncGenerator[tuple[list[Entry], list[str]], None]:
+        """By pages: the objects with the prefix and no slash behind it, and the prefixes up to the
+        next slash of all others, each once; both sorted. One request a page, however many objects
+        lie behind a slash."""
         async for answer in self._pages(prefix, Delimiter="/"):
-            entries += map(_entry, answer.get("Contents", ()))
-            folders += [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
-        return entries, folders
+            folders = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+            yield [_entry(found) for found in answer.get("Contents", ())], folders
 
     async def _pages(self, prefix: str, **arguments: str) -> AsyncIterator[Mapping[str, Any]]:
         token: dict[str, str] = {}
         given = {name: value for name, value in arguments.items() if value}
         while True:
-            with aws_errors("ListObjectsV2", self._place(prefix)):
+            with self._asking("ListObjectsV2", prefix):
                 answer = await self._client.list_objects_v2(
                     Bucket=self.name, Prefix=prefix, **given, **token, **self._whose
                 )
@@ -167,8 +193,34 @@ class Bucket:
             arguments["StorageClass"] = options.storage_class
         return arguments
 
+    def _asking(self, operation: str, key: str) -> AbstractContextManager[None]:
+        return aws_errors(operation, self._place(key), advice=self._advice[operation])
+
     def _place(self, key: str) -> str:
         return f"s3://{self.name}/{key}"
+
+
+def _advice(bucket: str, options: ObjectOptions) -> Mapping[str, Mapping[str, str]]:
+    """What an operator does about errors of each operation, by the error's code."""
+    arn = f"arn:aws:s3:::{bucket}"
+    key = "the bucket's default KMS key" if options.kms_key is None else options.kms_key
+    kms = f"enable {key} and grant kms:GenerateDataKey and kms:Decrypt on it, or name another key"
+    owner = "" if options.owner is None else f" (is it the bucket of account {options.owner}?)"
+    shared = {
+        "resource_missing": f"make the bucket (aws s3 mb s3://{bucket}), or correct `bucket`",
+        "region_wrong": "set the Region of the bucket in the sink's `aws`",
+        **dict.fromkeys(("kms_missing", "kms_disabled", "kms_unusable", "kms_denied"), kms),
+    }
+    allow = "grant the credentials in use"
+    read = f"{allow} s3:GetObject on {arn}/*, and kms:Decrypt on its KMS key if it has one{owner}"
+    denied = {
+        "ListObjectsV2": f"{allow} s3:ListBucket on {arn}{owner}",
+        "PutObject": f"{allow} s3:PutObject on {arn}/*, and kms:GenerateDataKey and kms:Decrypt on "
+        f"its KMS key if it has one{owner}",
+        "GetObject": read,
+        "HeadObject": read,
+    }
+    return {operation: {**shared, "access_denied": what} for operation, what in denied.items()}
 
 
 def _entry(found: Mapping[str, Any]) -> Entry:

@@ -3,15 +3,21 @@
     <state>begun/<pipeline>!<sink>/<stream>.json                 created by `begin`
     <state>fences/<pipeline>!<sink>/<stream>/<shard>/<n>.json    one a take-over, the newest first
     <state>plans/<pipeline>!<sink>/<stream>/<shard>/<n>.json     one a cut, the newest first
+    <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.ended    the shard's end is plan <n>
+    <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.moved    plan <n>, or a later one, moves it
 
-Each is created once, under a name that nobody else can create again, and never changed.
+Each is created once, under a name that nobody else can create again, and never changed. The last
+two lie beside the shards' folders, so that one listing tells which shards are finished: those,
+which only grow in number, are asked for nothing. A shard that lacks its mark is asked, and told
+the truth by its plans.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +25,19 @@ import orjson
 
 from replicator.core.plan import Plan, numbered, ordinal_of
 from replicator.errors import FatalError
-from replicator.model import Fence, Position, Stream
+from replicator.model import SHARD_END, Fence, Position, Stream
 from replicator.sink.fences import fence_lost, marked
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_settings import S3Settings
+from replicator.sink.together import together
 
-# Requests that one look at all shards makes at once.
+# Requests that one look at several shards makes at once.
 _LOOKS_MAX = 16
+# Each time somebody else was quicker, and that one is done: more than there are workers.
+_FENCES_MAX = 12
+# A writer that isn't fenced yet may be quicker, once or twice.
+_MOVES_MAX = 6
 _JSON = "application/json"
 
 
@@ -38,6 +49,11 @@ class Standing:
     ordinal: int
     stored: LogPosition | None
     open: Plan | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """True when a plan says that the shard was read to its end."""
+        return self.ordinal > 0 and self.stored is not None and self.stored.position == SHARD_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +111,8 @@ class S3Plans:
         data = await self._bucket.read(self._begun_key(stream))
         if data is None:
             return None
-        self._beginnings[stream] = begun = _begun(data, is_ours=True)
+        with self._reading(self._begun_key(stream)):
+            self._beginnings[stream] = begun = _begun(data, is_ours=True)
         return begun
 
     async def all_begun(self) -> list[Begun]:
@@ -105,7 +122,8 @@ class S3Plans:
         found = []
         async for entry in self._bucket.entries(root):
             if (data := await self._bucket.read(entry.key)) is not None:
-                begun = _begun(data, is_ours=entry.key.startswith(f"{root}{self._whose}/"))
+                with self._reading(entry.key):
+                    begun = _begun(data, is_ours=entry.key.startswith(f"{root}{self._whose}/"))
                 if begun.is_ours or begun.place == self.place:
                     found.append(begun)
         return sorted(found, key=lambda begun: begun.at_us)
@@ -115,17 +133,23 @@ class S3Plans:
     async def epoch(self, stream: Stream, shard_id: str) -> int:
         """The newest fence's epoch; 0 when none was ever raised. One small request."""
         newest = await self._bucket.first(self._folder("fences", stream, shard_id))
-        return 0 if newest is None else ordinal_of(newest)
+        if newest is None:
+            return 0
+        with self._reading(newest):
+            return ordinal_of(newest)
 
     async def raise_fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         """Raises the shard's epoch."""
         mark = marked(owner)
         body = orjson.dumps({"owner": mark})
-        while True:
+        folder = self._folder("fences", stream, shard_id)
+        for attempt in range(_FENCES_MAX):
             epoch = 1 + await self.epoch(stream, shard_id)
-            key = f"{self._folder('fences', stream, shard_id)}{numbered(epoch)}.json"
+            key = f"{folder}{numbered(epoch)}.json"
             if await self._bucket.create(key, body, content_type=_JSON, is_data=False):
                 return Fence(stream, shard_id, epoch, mark)
+            await self._bucket.pause(attempt)
+        raise self._bucket.conflict(folder)
 
     async def holds(self, fence: Fence) -> bool:
         """True while the fence is its shard's newest."""
@@ -153,23 +177,53 @@ class S3Plans:
             known = self._complete[stream, shard_id] = (key, _behind(plan))
         return known[1]
 
-    async def standings(
-        self, stream: Stream, shard_ids: Sequence[str] | None = None
-    ) -> Mapping[str, Standing]:
-        """Where these shards stand, or all of which something is stored."""
-        if shard_ids is None:
-            begun = await self.begun(stream)
-            started = () if begun is None else begun.starts
-            _, folders = await self._bucket.level(self._folder("plans", stream))
-            shard_ids = sorted({*started, *(each.split("/")[-2] for each in folders)})
+    async def standings(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Standing]:
+        """Where these shards stand."""
         looks = asyncio.Semaphore(_LOOKS_MAX)
 
         async def look(shard_id: str) -> Standing:
             async with looks:
                 return await self.standing(stream, shard_id)
 
-        found = await asyncio.gather(*(look(shard_id) for shard_id in shard_ids))
+        found = await together([look(shard_id) for shard_id in shard_ids])
         return dict(zip(shard_ids, found, strict=True))
+
+    async def all_standings(self, stream: Stream, *, marks: bool) -> Mapping[str, Standing]:
+        """Where all shards stand of which something is stored: one request for some hundreds of
+        finished shards, and two for each other. With `marks`, those that are found finished are
+        marked so. A finished one's standing says no more than that."""
+        begun = await self.begun(stream)
+        found: dict[str, Standing] = {}
+        if begun is not None:
+            found = {each: Standing(0, begun.stored(each)) for each in begun.starts}
+        planned: list[str] = []
+        newest: dict[tuple[str, str], int] = {}
+        async for entries, folders in self._bucket.level(self._folder("plans", stream)):
+            planned += [each.split("/")[-2] for each in folders]
+            for entry in entries:
+                name, _, kind = entry.key.rpartition(".")
+                shard_id, _, number = name.rpartition("/")[2].rpartition("!")
+                with self._reading(entry.key):
+                    ordinal = ordinal_of(number)
+                newest[shard_id, kind] = max(newest.get((shard_id, kind), 0), ordinal)
+        ended = {
+            shard_id: ordinal
+            for (shard_id, kind), ordinal in newest.items()
+            # What ended at the plan that moved it was moved to its end.
+            if kind == "ended" and ordinal >= newest.get((shard_id, "moved"), 0)
+        }
+        found |= {shard_id: Standing(at, LogPosition(SHARD_END)) for shard_id, at in ended.items()}
+        asked = await self.standings(stream, [each for each in planned if each not in ended])
+        found |= asked
+        if marks:
+            for shard_id, standing in asked.items():
+                if standing.is_finished:
+                    await self._mark(stream, shard_id, standing.ordinal, "ended")
+        return found
+
+    async def _mark(self, stream: Stream, shard_id: str, ordinal: int, kind: str) -> None:
+        key = f"{self._folder('plans', stream)}{shard_id}!{numbered(ordinal)}.{kind}"
+        await self._bucket.create(key, b"", content_type=_JSON, is_data=False)
 
     async def create(self, stream: Stream, plan: Plan) -> Plan:
         """Creates the plan if its name is free, and gives the one that has it."""
@@ -178,6 +232,27 @@ class S3Plans:
         if await self._bucket.create(key, body, content_type=_JSON, is_data=False):
             return plan
         return await self._plan(key)
+
+    async def move(self, fence: Fence, after: LogPosition) -> LogPosition | None:
+        """Moves the shard by a plan without objects, and gives what was stored before. A plan that
+        was left incomplete is passed over."""
+        for attempt in range(_MOVES_MAX):
+            standing = await self.standing(fence.stream, fence.shard_id)
+            stored = standing.stored
+            plan = Plan(
+                shard_id=fence.shard_id,
+                ordinal=standing.ordinal + (1 if standing.open is None else 2),
+                before="" if stored is None else stored.to_json(),
+                after=after.to_json(),
+                by=fence.owner,
+                is_moved=True,
+            )
+            # Before the plan: a mark too many costs a look, one too few the changes from there on.
+            await self._mark(fence.stream, fence.shard_id, plan.ordinal, "moved")
+            if await self.create(fence.stream, plan) == plan:
+                return stored
+            await self._bucket.pause(attempt)
+        raise self._bucket.conflict(self._folder("plans", fence.stream, fence.shard_id))
 
     def completed(self, stream: Stream, plan: Plan) -> None:
         """All objects of the plan are there."""
@@ -191,21 +266,29 @@ class S3Plans:
 
     async def _plan(self, key: str) -> Plan:
         data = await self._bucket.read(key)
-        place = f"s3://{self._bucket.name}/{key}"
         if data is None:
             raise FatalError(
                 "plan_missing",
-                f"{place} was listed and is gone: plans must never be removed. What to do: stop "
-                "what removes them (a lifecycle rule?), and restore it",
+                f"s3://{self._bucket.name}/{key} was listed and is gone: plans must never be "
+                "removed. What to do: stop what removes them (a lifecycle rule?), and restore it",
             )
+        with self._reading(key):
+            plan = Plan.of(orjson.loads(data))
+            _stored(plan.before), _stored(plan.after)
+            return plan
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """For what is made of an object of ours, or of its name."""
         try:
-            return Plan.of(orjson.loads(data))
-        except ValueError as error:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FatalError(
-                "plan_unreadable",
-                f"{place} can't be read: {error}. What to do: run the version that wrote it, or a "
-                "later one",
-            ) from None
+                "state_unreadable",
+                f"s3://{self._bucket.name}/{key} is none of the objects that belong there, or of "
+                f"another version ({error}). What to do: run the version that wrote it, or a later "
+                "one; take away what somebody else put there",
+            ) from error
 
     # ---- names
 

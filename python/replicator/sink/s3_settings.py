@@ -9,12 +9,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from replicator._core import Columns, Pattern, Projection
+from replicator._core import Columns
 from replicator.aws import AWSSettings
 from replicator.core.plan import Compression, Encoding, Format
 from replicator.core.prefix import Prefix
 from replicator.model import Batching
-from replicator.settings import AWSConfig, Settings, SinkConfig
+from replicator.settings import AttributesConfig, AWSConfig, Settings, SinkConfig
 from replicator.sink.place import SinkPlace
 from replicator.sink.s3_objects import ObjectOptions
 
@@ -150,8 +150,6 @@ class S3Config(SinkConfig):
 
     def settings(self, place: SinkPlace) -> S3Settings:
         """The same for the sink of one pipeline."""
-        attributes = None if self.attributes is None else self.attributes.model_dump(mode="json")
-        filters = (*self.filter, *(() if attributes is None else (str(attributes),)))
         return S3Settings(
             name=self.name,
             pipeline=place.pipeline,
@@ -165,9 +163,8 @@ class S3Config(SinkConfig):
                 ROWS_MAX, self.buffering.size_mb * MEBIBYTE, self.buffering.interval_seconds
             ),
             aws=place.aws,
-            pattern=self.pattern(),
-            projection=self.projection(),
-            filters=filters,
+            filters=self.filter,
+            attributes=self.attributes,
             reorder_us=round(self.reorder_window_seconds * 1_000_000),
             duplicate_us=round(self.duplicate_window_seconds * 1_000_000),
         )
@@ -194,13 +191,18 @@ class S3Settings:
     options: ObjectOptions = field(default_factory=ObjectOptions)
     batching: Batching = field(default_factory=lambda: Batching(ROWS_MAX, 5 * MEBIBYTE, 300.0))
     aws: AWSSettings = field(default_factory=AWSSettings)
-    pattern: Pattern | None = None
-    projection: Projection | None = None
     filters: tuple[str, ...] = ()
-    """What was told of `pattern` and `projection`, as text, to know another one by."""
+    attributes: AttributesConfig | None = None
     reorder_us: int = 1_000_000
     duplicate_us: int = 60_000_000
     window_bytes_max: int = 67_108_864
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What of the settings keeps a replay from reading every change again, whole."""
+        lossy = () if self.encoding.is_lossless else (f"format {self.encoding.format}",)
+        filtered = ("filter",) if self.filters else ()
+        return (*lossy, *filtered, *(("attributes",) if self.attributes is not None else ()))
 
     def is_data(self, place: str) -> bool:
         """False for a key or folder of plans, or of refused records."""

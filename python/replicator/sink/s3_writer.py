@@ -25,11 +25,14 @@ from replicator.sink.log_shard import LogPosition, LogShard, Taken
 from replicator.sink.position import furthest, tip_age_seconds
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_selection import Selection
 from replicator.sink.s3_settings import S3Settings
 
 log = structlog.get_logger()
 
 _FAILED = "processing-failed"
+# What is known of an idle shard is a plan too, one each ten minutes: far from any retention.
+IDLE_POSITION_SECONDS = 600.0
 _Part: TypeAlias = tuple[str | None, int, ChangeBatch]
 
 
@@ -49,13 +52,23 @@ class _Cut:
     rejections: tuple[Rejection, ...]
     stored: LogPosition
     is_holding: bool
+    is_idle: bool
+    """No record was read, and the shard goes on."""
 
     @classmethod
-    def of(cls, taken: Sequence[Taken]) -> _Cut:
+    def of(cls, taken: Sequence[Taken], *, is_idle: bool = False) -> _Cut:
         some = [one.changes for one in taken if len(one.changes) or one.changes.duplicates]
         changes = some[0] if len(some) == 1 else ChangeBatch.concat(some)
         rejections = tuple(each for one in taken for each in one.rejections)
-        return cls(changes, rejections, taken[-1].stored, taken[-1].is_holding)
+        return cls(changes, rejections, taken[-1].stored, taken[-1].is_holding, is_idle)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrote:
+    """How many changes a cut put into objects, and how many a filter left out of it."""
+
+    rows: int
+    unmatched: int
 
 
 @dataclass(slots=True)
@@ -73,6 +86,8 @@ class _Shard:
     taken: list[Taken] = field(default_factory=list)
     """What of the open plan's range was read."""
     is_sure: bool = True
+    stored_at: float = float("-inf")
+    """When the last plan was made here, by the clock that fetches are received by."""
 
 
 class S3Writer:
@@ -90,7 +105,7 @@ class S3Writer:
         self._bucket = bucket
         self._plans = plans
         self._settings = settings
-        self._tables = tables
+        self._selection = Selection(tables, settings.filters, settings.attributes)
         self._monotonic = monotonic
         self._now_us = now_us
         self._shard: _Shard | None = None
@@ -141,7 +156,7 @@ class S3Writer:
 
     async def _write(self, shard: _Shard, pending: Sequence[Pending]) -> WriteResult:
         left, cut = await asyncio.to_thread(self._take, shard, pending)
-        results: list[tuple[_Cut, int]] = []
+        results: list[tuple[_Cut, _Wrote]] = []
         if left is not None:
             results.append((left, await self._complete(shard, left)))
         if cut is not None:
@@ -152,7 +167,8 @@ class S3Writer:
         ]
         known = sum(one.changes.duplicates for one, _ in results)
         return WriteResult(
-            rows=sum(rows for _, rows in results),
+            rows=sum(wrote.rows for _, wrote in results),
+            unmatched=sum(wrote.unmatched for _, wrote in results),
             duplicates=max(0, known - sum(one.batch.duplicates for one in pending)),
             dead_letters=tuple(letters),
             holding=frozenset({shard_id} if results and results[-1][0].is_holding else ()),
@@ -173,7 +189,8 @@ class S3Writer:
                 age = tip_age_seconds(rest, now)
                 tip_us = None if age is None else now_us - round(age * 1_000_000)
                 taken.append(shard.memory.take(rest, tip_us))
-        return left, _Cut.of(taken) if taken else None
+        is_idle = not any(one.batch.records or one.next == SHARD_END for one in pending)
+        return left, _Cut.of(taken, is_idle=is_idle) if taken else None
 
     def _take_again(
         self, shard: _Shard, plan: Plan, pending: Pending
@@ -190,7 +207,7 @@ class S3Writer:
             first = replace(first, batch=known, next=end)
             rest = replace(pending, batch=behind)
         shard.taken.append(shard.memory.take(first))
-        if first.next != end:
+        if not stored.is_reached(first.next):
             return None, None
         shard.taken.append(shard.memory.reach(stored))
         left, shard.taken = _Cut.of(shard.taken), []
@@ -198,11 +215,14 @@ class S3Writer:
 
     # ---- plans
 
-    async def _complete(self, shard: _Shard, cut: _Cut) -> int:
-        """Makes the objects of the plan that was found, and no others; how many changes."""
+    async def _complete(self, shard: _Shard, cut: _Cut) -> _Wrote:
+        """Makes the objects of the plan that was found, and no others."""
         plan = shard.open
         assert plan is not None
-        parts = await asyncio.to_thread(self._parts, cut, plan.period_us, by_table=plan.by_table)
+        selection = self._selection.told_by(plan)
+        parts, unmatched = await asyncio.to_thread(
+            _parts, cut.changes, selection, plan.period_us, by_table=plan.by_table
+        )
         keys = {(each.table, each.start_us): each.key for each in plan.objects}
         made = [
             PlannedObject(keys.get((table, us), f"{table or 'any table'} at {us}"), len(batch), us)
@@ -211,8 +231,7 @@ class S3Writer:
         found = [] if are_copies(plan, made) else differences(plan, made)
         if len(cut.rejections) != (plan.letters.count if plan.letters else 0):
             found.append(f"{len(cut.rejections)} refused records")
-        told = {name: plan.settings.get(name) for name in self._told()}
-        if found and told == self._told():
+        if found:
             raise FatalError(
                 "plan_differs",
                 f"{shard.fence.shard_id}: plan {plan.ordinal} was left incomplete, and what was "
@@ -221,19 +240,17 @@ class S3Writer:
                 "set): to before its range, and its objects are written once more, or behind it",
             )
         log.info("plan_completed", shard=shard.fence.shard_id, plan=plan.ordinal, by=plan.by)
-        return await self._make(shard, plan, cut, parts)
+        return _Wrote(await self._make(shard, plan, cut, parts), unmatched)
 
-    async def _cut(self, shard: _Shard, cut: _Cut) -> int:
-        """Decides a plan and makes its objects; how many changes. Nothing at all is written when
-        neither changes nor the position moved."""
-        settings = self._settings
-        period_us, by_table = settings.prefix.period_us, settings.prefix.by_table
-        parts = await asyncio.to_thread(self._parts, cut, period_us, by_table=by_table)
-        before = None if shard.stored is None else shard.stored.position
-        position = furthest(before, cut.stored.position)
-        if not parts and not cut.rejections and position == before:
-            return 0
-        plan = self._plan(shard, cut, replace(cut.stored, position=position), parts)
+    async def _cut(self, shard: _Shard, cut: _Cut) -> _Wrote:
+        """Decides a plan and makes its objects."""
+        prefix = self._settings.prefix
+        parts, unmatched = await asyncio.to_thread(
+            _parts, cut.changes, self._selection, prefix.period_us, by_table=prefix.by_table
+        )
+        if not parts and not cut.rejections and self._can_wait(shard, cut):
+            return _Wrote(0, unmatched)
+        plan = self._plan(shard, cut, cut.stored, parts)
         found = await self._plans.create(shard.fence.stream, plan)
         if found != plan:
             raise TransientError(
@@ -242,7 +259,15 @@ class S3Writer:
                 "read, and completed as it is",
                 retry_after_seconds=0.0,
             )
-        return await self._make(shard, plan, cut, parts)
+        return _Wrote(await self._make(shard, plan, cut, parts), unmatched)
+
+    def _can_wait(self, shard: _Shard, cut: _Cut) -> bool:
+        """True when a cut without objects needs no plan: nothing moved, or a little of a shard
+        that is idle."""
+        if cut.is_idle:
+            is_soon = self._monotonic() - shard.stored_at < IDLE_POSITION_SECONDS
+            return is_soon or cut.stored == shard.stored
+        return shard.stored is not None and cut.stored.position == shard.stored.position
 
     def _plan(self, shard: _Shard, cut: _Cut, stored: LogPosition, parts: Sequence[_Part]) -> Plan:
         settings, fence = self._settings, shard.fence
@@ -288,7 +313,7 @@ class S3Writer:
                 "bytes_max": settings.batching.bytes_max,
                 "delay_seconds": settings.batching.delay_seconds,
                 **shard.windows,
-                **self._told(),
+                **self._selection.told(),
             },
         )
 
@@ -304,37 +329,34 @@ class S3Writer:
             await self._put(each.key, body, _content_type(plan.encoding))
         self._plans.completed(shard.fence.stream, plan)
         shard.ordinal, shard.open = plan.ordinal, None
-        shard.stored = LogPosition.from_json(plan.after)
+        shard.stored, shard.stored_at = LogPosition.from_json(plan.after), self._monotonic()
         if shard.stored.position == SHARD_END:
             self._shard = None  # its memory is as large as what it remembers
         return plan.count
-
-    def _told(self) -> dict[str, list[str]]:
-        """What decides, beside the plan, which changes are wanted."""
-        return {"filters": list(self._settings.filters), "tables": sorted(self._tables)}
 
     async def _put(self, key: str, body: bytes, content_type: str) -> None:
         # False: somebody who completes the same plan was here before.
         await self._bucket.create(key, body, content_type=content_type, is_data=True)
 
-    def _parts(self, cut: _Cut, period_us: int, *, by_table: bool) -> list[_Part]:
-        changes = cut.changes
-        if (pattern := self._settings.pattern) is not None:
-            changes = changes.filter(pattern)
-        if (projection := self._settings.projection) is not None:
-            changes = changes.project(projection)
-        if changes.tables.keys() <= self._tables:
-            return changes.partition(period_us, by_table=by_table)
-        # A stream may carry other tables' changes too.
-        ours = [
-            part for part in changes.partition(period_us, by_table=True) if part[0] in self._tables
-        ]
-        if by_table:
-            return ours
-        together: dict[int, list[ChangeBatch]] = {}
-        for _, start_us, batch in ours:
-            together.setdefault(start_us, []).append(batch)
-        return [(None, us, ChangeBatch.concat(some)) for us, some in sorted(together.items())]
+
+def _parts(
+    changes: ChangeBatch, selection: Selection, period_us: int, *, by_table: bool
+) -> tuple[list[_Part], int]:
+    """What an object each is made of, and how many changes a filter left out."""
+    tables = selection.tables
+    changes, unmatched = selection.of(changes)
+    if changes.tables.keys() <= tables:
+        return changes.partition(period_us, by_table=by_table), unmatched
+    # A stream may carry other tables' changes too.
+    ours = [part for part in changes.partition(period_us, by_table=True) if part[0] in tables]
+    if by_table:
+        return ours, unmatched
+    together: dict[int, list[ChangeBatch]] = {}
+    for _, start_us, batch in ours:
+        together.setdefault(start_us, []).append(batch)
+    return [
+        (None, us, ChangeBatch.concat(some)) for us, some in sorted(together.items())
+    ], unmatched
 
 
 def encoded(batch: ChangeBatch, encoding: Encoding) -> bytes:
@@ -347,9 +369,9 @@ def encoded(batch: ChangeBatch, encoding: Encoding) -> bytes:
             return batch.parquet(columns)
         case "raw":
             data = batch.payloads(b"")
+            return data if encoding.compression == "none" else compress(data, encoding.compression)
         case form:
-            data = batch.json_lines(form)
-    return data if encoding.compression == "none" else compress(data, encoding.compression)
+            return batch.json_lines(form, compression=encoding.compression)
 
 
 def _content_type(encoding: Encoding) -> str:

@@ -84,7 +84,10 @@ class CrateServer(JSONServer):
             return {"cols": [], "rows": rows, "rowcount": count, "duration": 0}
         results: list[dict[str, Any]] = []
         failed = 0
-        for result in self.tables.run_bulk(body["stmt"], body["bulk_args"]):
+        done = self.tables.run_bulk(body["stmt"], body["bulk_args"])
+        if len(done) == 1 and isinstance(done[0], Refused):
+            raise done[0]  # as CrateDB does: https://github.com/crate/crate/issues/18066
+        for result in done:
             if isinstance(result, int):
                 results.append({"rowcount": result})
                 continue

@@ -12,7 +12,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -49,6 +49,8 @@ class CrateTables:
 
     def __init__(self) -> None:
         self.counts_conflicts = False  # a row that isn't the one that was read: 0, and no error
+        self.refuse: Callable[[Sequence[Any]], Refused | None] = lambda _: None
+        """What becomes of a row of a bulk request, for a reason that doesn't show at will."""
         self._db = _connected()
         self._tables: dict[tuple[str, str], _Table] = {}
         self._sequence = 0
@@ -105,7 +107,7 @@ class CrateTables:
             raise Refused(code, f"SQLParseException[{error}]") from None
         for args in bulk_args:
             self._cast(table, args)
-        return [self._run_row(table, statement, args) for args in bulk_args]
+        return [self.refuse(args) or self._run_row(table, statement, args) for args in bulk_args]
 
     def _run_row(self, table: _Table, statement: str, args: Sequence[Any]) -> Refused | int:
         try:

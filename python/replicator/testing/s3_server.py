@@ -1,9 +1,9 @@
 """A small S3 over real HTTP: buckets in memory, conditional writes, listings, and faults.
 
-It answers PutObject (whole objects only, with `If-None-Match` and checksums), GetObject,
-HeadObject, DeleteObject, HeadBucket, CreateBucket and ListObjectsV2. `requests` is the log, and
-`before` and `after` let a test refuse, stall or look at any request, before or after its effect.
-It checks no signature.
+It answers PutObject (whole objects only, with `If-None-Match`, `If-Match` and checksums),
+GetObject, HeadObject, DeleteObject, HeadBucket, CreateBucket and ListObjectsV2. `requests` is the
+log, and `before` and `after` let a test refuse, stall or look at any request, before or after its
+effect. It checks no signature, only the Region of one, where it has a Region.
 """
 
 from __future__ import annotations
@@ -58,12 +58,14 @@ async def _nothing(_: Request) -> None:
 
 
 class S3Server(JSONServer):
-    """`buckets` holds bucket → key → object. `owner` is the account that owns them all."""
+    """`buckets` holds bucket → key → object. `owner` is the account that owns them all; with a
+    `region` who signs for another one is told so, as AWS does."""
 
     content_type = "application/xml"
 
     def __init__(self, buckets: Iterable[str] = ("archive",), *, owner: str = "0" * 12) -> None:
         super().__init__()
+        self.region: str | None = None
         self.buckets: dict[str, dict[str, StoredObject]] = {name: {} for name in buckets}
         self.owner = owner
         self.requests: list[Request] = []
@@ -93,7 +95,7 @@ class S3Server(JSONServer):
         try:
             await self.before(request)
             try:
-                answer = self._perform(http, operation, key, body)
+                answer = self._elsewhere(http) or self._perform(http, operation, key, body)
             except Refusal as refusal:
                 answer = self.error_answer(refusal)
             await self.after(request)
@@ -141,6 +143,11 @@ class S3Server(JSONServer):
     ) -> web.Response:
         if http.headers.get("If-None-Match") == "*" and key in bucket:
             raise Refusal("PreconditionFailed", "there is such an object", 412)
+        if (wanted := http.headers.get("If-Match")) is not None:
+            if key not in bucket:
+                raise Refusal("NoSuchKey", f"there is no object {key}", 404)
+            if wanted != bucket[key].etag:
+                raise Refusal("PreconditionFailed", "the object is another one", 412)
         told = http.headers.get("x-amz-checksum-crc32")
         if told is not None and told != base64.b64encode(zlib.crc32(body).to_bytes(4)).decode():
             raise Refusal("BadDigest", "the checksum is another one")
@@ -184,6 +191,13 @@ class S3Server(JSONServer):
             f"<ListBucketResult><Name>{name}</Name><IsTruncated>{truncated}</IsTruncated>"
             f"{token}{contents}{common}</ListBucketResult>"
         )
+
+    def _elsewhere(self, http: web.Request) -> web.Response | None:
+        if self.region is None or f"/{self.region}/s3/" in http.headers["Authorization"]:
+            return None
+        text = f"<Code>PermanentRedirect</Code><Message>the bucket is in {self.region}</Message>"
+        headers = {"x-amz-bucket-region": self.region}
+        return self._xml(f"<Error>{text}</Error>", status=301, headers=headers)
 
     def error_answer(self, refusal: Refusal) -> web.Response:
         """The answer that carries a refusal."""

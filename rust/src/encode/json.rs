@@ -283,6 +283,11 @@ pub fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     let is_special = |c: &u8| *c < 0x20 || matches!(c, b'"' | b'\\');
     let mut rest = text;
     out.push(b'"');
+    // Names and numbers, nearly always: all of it is looked at at once.
+    if !text.iter().fold(false, |found, c| found | is_special(c)) {
+        out.extend_from_slice(text);
+        return out.push(b'"');
+    }
     while let Some(place) = rest.iter().position(is_special) {
         out.extend_from_slice(&rest[..place]);
         match rest[place] {

@@ -108,7 +108,7 @@ def test_what_stops_a_shard_leaves_the_shared_producer_to_the_others(
 
         async def look_again() -> None: ...
 
-        room = Room(config, topics, letters, producers, look_again, lambda: 0.0, lambda: 0)
+        room = Room(config, topics, letters, producers, None, look_again, lambda: 0.0, lambda: 0)
         shared = producers.shared()
         large = put("products", {"id": {"S": "a"}}, 1_000, text={"S": "x" * 2_000})
         later = put("products", {"id": {"S": "b"}}, 9_000_000)

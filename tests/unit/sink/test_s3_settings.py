@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import ValidationError
 
 from replicator.aws import AWSSettings
-from replicator.core.plan import Encoding
+from replicator.core.plan import Encoding, Plan
+from replicator.errors import FatalError
 from replicator.model import Batching
 from replicator.sink.place import SinkPlace
+from replicator.sink.s3_selection import Selection
 from replicator.sink.s3_settings import ROWS_MAX, S3Config
 
 PLACE = SinkPlace("shop/products", "me", "", AWSSettings())
@@ -42,10 +45,19 @@ def test_firehoses_names_are_ours() -> None:
 
 def test_what_was_told_of_filters_is_known_again() -> None:
     attributes = {"hash": ["email"], "hash_key": "0123456789abcdef"}
-    filtered = config(filter=['{"eventName": ["REMOVE"]}'], attributes=attributes).settings(PLACE)
-    assert filtered.filters
-    assert "0123456789abcdef" not in str(filtered.filters), "plans are read by others"
-    assert config().settings(PLACE).filters == ()
+    made = config(filter=['{"eventName": ["REMOVE"]}'], attributes=attributes).settings(PLACE)
+    selection = Selection(frozenset({"products"}), made.filters, made.attributes)
+    told = orjson.loads(orjson.dumps(selection.told()))
+    assert "0123456789abcdef" not in str(told), "plans are read by others"
+    plan = Plan("shard-1", 1, "", "", "me", settings=told)
+    now = config(attributes={"mask": ["name"], **attributes}).settings(PLACE)
+    assert Selection(frozenset(), (), now.attributes).told_by(plan) == selection
+    with pytest.raises(FatalError, match="former key") as changed:
+        Selection(frozenset()).told_by(plan)
+    assert changed.value.code == "plan_hash_key_changed"
+    old = Plan("shard-1", 1, "", "", "me", settings={"filters": ["{'include': None}"]})
+    with pytest.raises(FatalError, match="version"):
+        selection.told_by(old)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""What `check` says of a bucket, as an operator meets it: each refusal names what to do, and
+nothing is made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from replicator.core.plan import Encoding
+from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.settings import AttributesConfig
+from replicator.sink.s3 import S3Sink
+from replicator.sink.s3_objects import ObjectOptions
+from replicator.testing.json_server import Refusal
+from replicator.testing.s3_server import Request, S3Server
+from tests.archive import PRODUCTS, settings
+
+
+@pytest.fixture
+async def server(credentials: None) -> AsyncIterator[S3Server]:
+    async with S3Server() as running:
+        yield running
+
+
+async def refusal(server: S3Server, **overrides: Any) -> ReplicatorError:
+    with pytest.raises(ReplicatorError) as raised:
+        await S3Sink(settings(server.url, **overrides)).plan([PRODUCTS])
+    assert server.objects() == {}, "it only looks"
+    return raised.value
+
+
+async def test_a_bucket_that_can_be_used_is_left_as_it_is(server: S3Server) -> None:
+    planned = await S3Sink(settings(server.url)).plan([PRODUCTS])
+    assert not [each for each in planned.findings if each.code]
+    assert "listed, read and written" in planned.server
+    assert {request.operation for request in server.requests} == {
+        "ListObjectsV2",
+        "GetObject",
+        "PutObject",
+    }
+    assert server.objects() == {}
+
+
+LIST, GET, PUT = "ListObjectsV2", "GetObject", "PutObject"
+OBJECTS = "arn:aws:s3:::archive/*"
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "status", "ends", "said"),
+    [
+        (LIST, "AccessDenied", 403, "access_denied", "s3:ListBucket on arn:aws:s3:::archive"),
+        (GET, "AccessDenied", 403, "access_denied", f"s3:GetObject on {OBJECTS}"),
+        (PUT, "AccessDenied", 403, "access_denied", f"{OBJECTS}, and kms:GenerateDataKey"),
+        (PUT, "KMS.NotFoundException", 400, "kms_missing", "enable alias/shop and grant kms:"),
+        (PUT, "KMS.DisabledException", 400, "kms_disabled", "enable alias/shop"),
+        (PUT, "KMS.KMSInvalidStateException", 400, "kms_unusable", "enable alias/shop"),
+        (LIST, "InvalidAccessKeyId", 403, "credentials_invalid", "check the access key"),
+        (LIST, "AuthorizationHeaderMalformed", 400, "region_wrong", "Region of the bucket in the"),
+        (LIST, "NoSuchBucket", 404, "resource_missing", "aws s3 mb s3://archive"),
+    ],
+)
+async def test_each_refusal_names_what_to_do(
+    server: S3Server, operation: str, code: str, status: int, ends: str, said: str
+) -> None:
+    async def refuse(request: Request) -> None:
+        if request.operation == operation:
+            raise Refusal(code, "the service's words", status)
+
+    server.before = refuse
+    error = await refusal(server, options=ObjectOptions("alias/shop"))
+    assert isinstance(error, FatalError)
+    assert error.code == ends
+    assert said in str(error)
+    assert f"{operation} of s3://archive/_replicator/" in str(error)
+
+
+async def test_a_bucket_of_another_account_or_none(server: S3Server) -> None:
+    error = await refusal(server, options=ObjectOptions(owner="1" * 12))
+    assert (error.code, "account 111111111111" in str(error)) == ("access_denied", True)
+    error = await refusal(server, bucket="elsewhere")
+    assert (error.code, "aws s3 mb s3://elsewhere" in str(error)) == ("resource_missing", True)
+
+
+async def test_a_bucket_of_another_region_is_found_there(server: S3Server) -> None:
+    server.region = "us-west-2"
+    await S3Sink(settings(server.url)).plan([PRODUCTS])
+    assert len(server.requests) > 3, "the driver asked again, and signed for the Region it was told"
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_a_server_that_does_not_answer_may_come_back() -> None:
+    with pytest.raises(TransientError) as gone:
+        await S3Sink(settings("http://127.0.0.1:1")).plan([PRODUCTS])
+    assert gone.value.code == "connection_failed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"encoding": Encoding("plain")}, "whole (format plain):"),
+        ({"encoding": Encoding("raw")}, "whole (format raw):"),
+        ({"encoding": Encoding("parquet")}, "whole (format parquet):"),
+        ({"filters": ('{"eventName": ["REMOVE"]}',)}, "whole (filter):"),
+        (
+            {"encoding": Encoding("plain"), "attributes": AttributesConfig(mask=("email",))},
+            "whole (format plain, attributes):",
+        ),
+    ],
+)
+async def test_what_cannot_be_replayed_is_said(
+    server: S3Server, overrides: dict[str, Any], said: str
+) -> None:
+    planned = await S3Sink(settings(server.url, **overrides)).plan([PRODUCTS])
+    (finding,) = [each for each in planned.findings if each.code]
+    assert finding.code == "archive_not_replayable"
+    assert said in finding.message
+    assert not planned.problems, "it starts all the same"

@@ -38,7 +38,7 @@ PARTITION: Final = 0
 _POLL_SECONDS: Final = 0.2
 # The broker looks for transactions whose time is over this often, by default
 # (transaction.abort.timed.out.transaction.cleanup.interval.ms).
-_ABORT_SECONDS: Final = 10.0
+ABORT_SECONDS: Final = 10.0
 
 # What a shard remembered at its end is of use until its children are some minutes further.
 MEMORY_SECONDS: Final = 7 * 86_400
@@ -145,7 +145,7 @@ class KafkaPositions:
         """`wait_seconds`: longest time that a transaction stays open."""
         self.topic = topic
         self._options = options
-        self._deadline_seconds = wait_seconds + _ABORT_SECONDS
+        self._deadline_seconds = wait_seconds + ABORT_SECONDS
         self._partition = TopicPartition(topic, PARTITION)
         self._reader: AIOKafkaConsumer | None = None
         self._watermarks: AIOKafkaConsumer | None = None
@@ -320,7 +320,14 @@ class KafkaPositions:
                     if message != before:
                         return False
                     before = None
-                self._apply(message.key, message.value, message.offset)
+                try:
+                    self._apply(message.key, message.value, message.offset)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise FatalError(
+                        "kafka_positions_unreadable",
+                        f"the record at offset {message.offset} of topic {self.topic} is no "
+                        "position: give the sink a positions_topic that nobody else writes to",
+                    ) from error
                 self._last = message
         return before is None
 

@@ -119,6 +119,20 @@ async def test_what_is_gone_is_not_waited_for(rig: Rig) -> None:
         assert await sink.position(fence) is None
 
 
+async def test_a_key_that_was_quarantined_stays_so_in_the_children(rig: Rig) -> None:
+    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
+    sink = await rig.worker(compression="none", topic_settings=settings)
+    keys = [{"id": {"S": key}} for key in ("a", "b")]
+    large = put("products", keys[0], BASE_US, n={"S": "x" * 3_000})
+    await write(sink, pending(await begun(sink, "parent"), [large], then=SHARD_END))
+    later = [put("products", key, BASE_US + 1_000_000) for key in keys]
+    for shard, parent, payloads in (("child", "parent", []), ("grandchild", "child", later)):
+        fence = await begun(sink, shard, [parent])
+        result = await write(sink, pending(fence, payloads, then=SHARD_END))
+    assert (result.rows, dict(result.rejected_by_code)) == (1, {"key_quarantined": 1})
+    assert [letter.value for letter in await rig.letters()] == [large, later[0]]
+
+
 # ---- S3
 
 

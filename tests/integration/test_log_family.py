@@ -197,6 +197,17 @@ async def test_a_plan_of_a_child_is_completed_with_what_its_parent_remembered(
     await second.close()
 
 
+async def test_a_memory_that_somebody_removed_is_not_waited_for(bucket: S3Server) -> None:
+    sink = await opened(bucket)
+    await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))
+    (key,) = bucket.objects(prefix="_replicator/memories/")
+    del bucket.buckets["archive"][key]
+    child = await begun(sink, "child", ["parent"])
+    await archive.write(sink, pending(child, [item(2)], then=SHARD_END))
+    assert sorted(times_each(bucket).values()) == [1, 1]
+    await sink.close()
+
+
 async def test_an_end_without_its_memory_is_not_complete(bucket: S3Server) -> None:
     first = await opened(bucket)
     parent = await begun(first, "parent")

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import environment, records
 from bench.page import Page
+from bench.timing import Rates
 from replicator import _core
 
 Report = dict[str, Any]
@@ -31,6 +32,7 @@ PARTS = (
     "patterns",
     "parquet",
     "dynamodb",
+    "cratedb",
 )
 
 
@@ -258,12 +260,24 @@ def _parquet_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a tab
 def _dynamodb_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
     from bench import dynamodb  # noqa: PLC0415 - see above
 
-    report = {}
     page.head("PutItem bodies/s", *_DYNAMODB, "x botocore")
+    return _beside(page, _DYNAMODB, lambda shape: dynamodb.measure(shape, is_quick=is_quick))
+
+
+def _cratedb_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - a table calls it
+    from bench import cratedb  # noqa: PLC0415 - see above
+
+    page.head("bulk_args rows/s", *_CRATEDB, "x python")
+    return _beside(page, _CRATEDB, lambda shape: cratedb.measure(shape, is_quick=is_quick))
+
+
+def _beside(page: Page, names: tuple[str, str], measure: Callable[[str], Rates]) -> Report:
+    """A line a shape: ours, another, and how many times faster ours is."""
+    report: Report = {}
     for shape in records.SHAPES:
-        result = dynamodb.measure(shape, is_quick=is_quick)
-        ratio = result.rates["ours"] / result.rates["botocore"]
-        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in _DYNAMODB]
+        result = measure(shape)
+        ratio = result.rates[names[0]] / result.rates[names[1]]
+        cells = [f"{result.rates[name]:.0f} (+{result.spreads[name]:.0%})" for name in names]
         page.row(shape, *cells, f"{ratio:.0f}")
         report[shape] = {"unit": "items/s", **result.rates}
     return report
@@ -277,6 +291,7 @@ _PARQUET = {
     "columns": ("read_json", "column rows"),
 }
 _DYNAMODB = ("ours", "botocore")
+_CRATEDB = ("ours", "python")
 _KAFKA = ("ours", "aiokafka")
 _END_TO_END = ("ours", "ready-made")
 _RUN: dict[str, Callable[[bool, Page], Report]] = {
@@ -291,6 +306,7 @@ _RUN: dict[str, Callable[[bool, Page], Report]] = {
     "patterns": _patterns_part,
     "parquet": _parquet_part,
     "dynamodb": _dynamodb_part,
+    "cratedb": _cratedb_part,
 }
 
 

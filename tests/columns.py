@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Context, Decimal
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import fastavro
 from boto3.dynamodb.types import TypeDeserializer
 from hypothesis import strategies as st
 
@@ -173,11 +171,6 @@ def expected(item: Item, plan: Mapping[str, str] = PLAN) -> tuple[list[Any], Ite
         if name not in held
     }
     return columns, rest
-
-
-def avro_records(file: bytes) -> list[dict[str, Any]]:
-    """What a container file holds, as another library reads it."""
-    return [cast(dict[str, Any], record) for record in fastavro.reader(io.BytesIO(file))]
 
 
 def exact(text: str | bytes) -> Any:

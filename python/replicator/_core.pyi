@@ -29,6 +29,7 @@ __all__ = [
     "Records",
     "Rejection",
     "Rows",
+    "Schema",
     "Settled",
     "ShardEvent",
     "Window",
@@ -61,17 +62,14 @@ class Rejection:
     """A record that was refused, whole."""
 
     @property
-    def index(self) -> int:
-        """Its index in the fetch, from 0."""
+    def index(self) -> int: ...  # in the fetch, from 0
     @property
-    def line(self) -> int:
-        """The line it began on, from 1, when it came from a document; else 0."""
+    def line(self) -> int: ...  # that it began on, from 1, when it came from a document; else 0
     @property
     def sub_sequence_number(self) -> int:
         """Which user record of a KPL aggregate it is, from 0; 0 when it is in none."""
     @property
-    def part(self) -> int:
-        """Which of the concatenated batches it came from, from 0."""
+    def part(self) -> int: ...  # which of the concatenated batches it came from, from 0
     @property
     def code(self) -> str: ...
     @property
@@ -81,8 +79,7 @@ class Rejection:
         """The record's own bytes, unchanged (Kinesis: the decoded `Data`, or the user record's
         part of it). A rejection shares its batch's memory, and so keeps all of it."""
     @property
-    def sequence_number(self) -> str:
-        """The wire's number; empty when the source gave none."""
+    def sequence_number(self) -> str: ...  # empty when the source gave none
     @property
     def table(self) -> str | None:
         """The table it names, when that much could be read."""
@@ -220,11 +217,6 @@ class Columns:
     def columns(self) -> list[tuple[str, str]]: ...
     @property
     def rest(self) -> str | None: ...
-    def avro_schema(self, name: str = "Item") -> str:
-        """The Avro schema (JSON) of an item: per column a union of null and its type, and the
-        rest as a string of JSON. `numeric` is a string: Avro's decimal has one scale, DynamoDB's
-        numbers have many; `numeric(P,S)` is a decimal. What Avro's names can't have is `_`, and
-        `doc` tells the attribute. Raises ValueError when `name` is no name of Avro's."""
 
 @final
 class Answer:
@@ -336,7 +328,7 @@ class ChangeBatch:
         self,
         partitions: int,
         *,
-        form: _Form = "plain",
+        form: _Form | Schema = "plain",
         compression: _Codec = "none",
         table: str | None = None,
         headers: bool = True,
@@ -345,7 +337,7 @@ class ChangeBatch:
     ) -> list[KafkaBatch]:
         """The changes, of one table or of all, as record batches by partition, in order.
 
-        Value: a line of `json_lines`. Key: the key attributes as one JSON object, sorted by
+        Value: a line of `json_lines`, or by a `Schema`. Key: its attributes as one JSON object by
         name, numbers in one spelling; typed for `dynamodb` and `change`, else plain.
         Partition: murmur2 of the key, as Java's default partitioner. Timestamp: creation.
         Headers: `table`, `event`, `version`, `position`, `event_id`, those that are known.
@@ -356,7 +348,7 @@ class ChangeBatch:
         table: str,
         keys: Sequence[bytes] = ...,
         *,
-        form: Literal["plain", "dynamodb", "debezium", "change"] = "plain",
+        form: _Form | Schema = "plain",
         compression: _Codec = "none",
         headers: bool = True,
         record_bytes_max: int | None = None,
@@ -366,16 +358,8 @@ class ChangeBatch:
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """(attribute, its DynamoDB type, how many) of the new images' values that don't fit
         their column, `NULL` among them: what to widen. A pass of its own."""
-    def avro(
-        self,
-        columns: Columns | None = None,
-        *,
-        form: Literal["plain", "dynamodb"] = "plain",
-        name: str = "Item",
-    ) -> bytes:
-        """An Avro object container file, uncompressed, with its schema: a record a change with
-        the members of `json_lines`; `key`, `item` and `old` are strings of JSON, but with
-        columns `item` is a record `name` by them. The same batch gives the same bytes."""
+    def unplanned(self, columns: Columns, table: str) -> list[tuple[str, str, int]]:
+        """As `misses`, of the table's attributes without a column, as first met: what to add."""
     def parquet(
         self,
         columns: Columns | None = None,
@@ -390,6 +374,22 @@ class ChangeBatch:
         before `item` and `old`, which are in DynamoDB's JSON then; a name that is taken gets a
         `_`. `numeric` is text, `numeric(P,S)` a decimal, sets are lists. Raises ValueError for
         an unknown compression, or a level outside 1 to 22."""
+
+@final
+class Schema:
+    """A registry's schema (`core.schemas.written`), by which values are Avro or JSON, items by
+    the columns; 0 and its number in four bytes stand before them. `item`: new images alone."""
+
+    def __new__(
+        cls,
+        id: int,  # noqa: A002 - one word for one thing
+        columns: Columns,
+        *,
+        format: Literal["avro", "json_schema"] = "avro",  # noqa: A002 - as in the settings
+        value: Literal["change", "item"] = "change",
+    ) -> Schema: ...
+    @property
+    def id(self) -> int: ...
 
 @final
 class KafkaBatch:

@@ -149,18 +149,11 @@ impl Plan {
         self.index.find(key::hash(attribute), same).map(|&place| place as usize)
     }
 
-    /// Names for the columns and for the rest that are distinct, in none of `taken`, and made of letters, digits
-    /// and `_` only when `plain`.
-    pub fn names(&self, taken: &[&str], plain: bool) -> Vec<String> {
+    /// Names for the columns and for the rest that are distinct, and in none of `taken`.
+    pub fn names(&self, taken: &[&str]) -> Vec<String> {
         let mut names: Vec<String> = Vec::with_capacity(self.columns.len() + 1);
         for wanted in self.columns.iter().map(|column| &*column.attribute).chain(self.rest()) {
             let mut name = wanted.to_owned();
-            if plain {
-                name = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
-                if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-                    name.insert(0, '_');
-                }
-            }
             while taken.contains(&&*name) || names.contains(&name) {
                 name.push('_');
             }
@@ -201,9 +194,8 @@ pub(crate) mod tests {
 
     #[test]
     fn names_are_distinct() {
-        let plan =
-            plan(&[("a b", "text"), ("a-b", "text"), ("1", "text"), ("item", "text"), ("", "text")], Some("extra"));
-        assert_eq!(plan.names(&["item"], true), ["a_b", "a_b_", "_1", "item_", "_", "extra"]);
-        assert_eq!(plan.names(&[], false), ["a b", "a-b", "1", "item", "", "extra"]);
+        let plan = plan(&[("a b", "text"), ("item_", "text"), ("item", "text"), ("", "text")], Some("extra"));
+        assert_eq!(plan.names(&["item"]), ["a b", "item_", "item__", "", "extra"]);
+        assert_eq!(plan.names(&[]), ["a b", "item_", "item", "", "extra"]);
     }
 }

@@ -8,6 +8,9 @@
 //! An attribute that isn't there is a column without a value, and not in the rest. A typed NULL fits no column: it
 //! is `null` in the rest, and so it isn't taken for an attribute that isn't there.
 
+use std::collections::HashMap;
+
+use crate::change::{ChangeBatch, View};
 use crate::columns::{Plan, Type};
 use crate::encode::json::write_string;
 use crate::error::Fault;
@@ -47,6 +50,8 @@ pub type Misses = [u64; Tag::ALL.len()];
 pub struct Split<'p> {
     plan: &'p Plan,
     values: Vec<Value>,
+    /// Where each value begins and ends in the image, with its type.
+    spans: Vec<(usize, usize)>,
     /// Columns whose attribute is in the rest.
     strays: Vec<bool>,
     elements: Vec<Text>,
@@ -55,9 +60,34 @@ pub struct Split<'p> {
     end: usize,
     scratch: Notes,
     misses: Vec<Misses>,
-    /// The column of each attribute of the image before, by its place there: items of a table look alike.
-    guesses: Vec<Option<usize>>,
+    guesses: Guesses,
+}
+
+/// The column of each attribute of the image before, by its place there: items of a table look alike.
+#[derive(Debug, Default)]
+struct Guesses {
+    places: Vec<Option<usize>>,
     seen: usize,
+}
+
+impl Guesses {
+    /// The column of the image's next attribute.
+    #[inline(always)]
+    fn place(&mut self, plan: &Plan, name: &[u8]) -> Option<usize> {
+        let seen = self.seen;
+        self.seen += 1;
+        if let Some(&Some(guess)) = self.places.get(seen)
+            && plan.columns()[guess].attribute.as_bytes() == name
+        {
+            return Some(guess);
+        }
+        let place = plan.place(name);
+        if self.places.len() <= seen {
+            self.places.resize(seen + 1, None);
+        }
+        self.places[seen] = place;
+        place
+    }
 }
 
 impl<'p> Split<'p> {
@@ -67,14 +97,14 @@ impl<'p> Split<'p> {
         Self {
             plan,
             values: vec![Value::Absent; count],
+            spans: vec![(0, 0); count],
             strays: vec![false; count],
             elements: Vec::new(),
             rest: Vec::new(),
             end: 0,
             scratch: Notes::default(),
             misses: vec![[0; Tag::ALL.len()]; count],
-            guesses: Vec::new(),
-            seen: 0,
+            guesses: Guesses::default(),
         }
     }
 
@@ -89,7 +119,7 @@ impl<'p> Split<'p> {
         self.values.fill(Value::Absent);
         self.strays.fill(false);
         self.elements.clear();
-        (self.end, self.seen) = (0, 0);
+        (self.end, self.guesses.seen) = (0, 0);
         self.push(b"{");
         // The image was checked before, so that nothing can fail here.
         let _ = scan::object(image, 0, |name, at| self.member(image, name, at, &elsewhere));
@@ -99,6 +129,11 @@ impl<'p> Split<'p> {
     /// Per column, its value.
     pub fn values(&self) -> &[Value] {
         &self.values
+    }
+
+    /// Where a column's value stands in the image: its first byte, its type's, and the one behind its last.
+    pub fn span(&self, column: usize) -> (usize, usize) {
+        self.spans[column]
     }
 
     /// The elements of a set.
@@ -121,13 +156,14 @@ impl<'p> Split<'p> {
         if elsewhere(name) {
             return scan::skip(b, at);
         }
-        if let Some(place) = self.place(name) {
+        if let Some(place) = self.guesses.place(self.plan, name) {
             let tag = value::tag(b, at)?.0;
             // A name that comes twice: the last counts, as it does in JSON. Once in the rest, always in the rest.
             if !self.strays[place]
                 && let Some((value, end)) = self.fitting(b, at, self.plan.columns()[place].kind)?
             {
                 self.values[place] = value;
+                self.spans[place] = (at, end);
                 return Ok(end);
             }
             self.values[place] = Value::Absent;
@@ -138,24 +174,6 @@ impl<'p> Split<'p> {
             return scan::skip(b, at);
         }
         self.keep(b, name, at)
-    }
-
-    /// The column of the image's next attribute.
-    #[inline(always)]
-    fn place(&mut self, name: &[u8]) -> Option<usize> {
-        let seen = self.seen;
-        self.seen += 1;
-        if let Some(&Some(guess)) = self.guesses.get(seen)
-            && self.plan.columns()[guess].attribute.as_bytes() == name
-        {
-            return Some(guess);
-        }
-        let place = self.plan.place(name);
-        if self.guesses.len() <= seen {
-            self.guesses.resize(seen + 1, None);
-        }
-        self.guesses[seen] = place;
-        place
     }
 
     /// Appends an attribute to the rest.
@@ -293,6 +311,34 @@ fn instant(text: &[u8]) -> Option<i64> {
     let date = y * 365 + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     let us = whole(fraction)? * 10_i64.pow(6 - fraction.len() as u32);
     Some(((date * 24 + hour) * 60 + minute) * 60_000_000 + second * 1_000_000 + us)
+}
+
+/// Attributes of new images that have no column, in the order in which they were first met: how often each came with
+/// which type, by the places of `Tag`. Only of changes that `is_wanted`.
+pub fn unplanned(batch: &ChangeBatch, plan: &Plan, is_wanted: impl Fn(View<'_>) -> bool) -> Vec<(String, Misses)> {
+    let mut found: Vec<(String, Misses)> = Vec::new();
+    let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut guesses = Guesses::default();
+    for view in batch.views().filter(|&view| is_wanted(view)) {
+        let image = view.raw(view.change.new);
+        guesses.seen = 0;
+        if image.is_empty() {
+            continue;
+        }
+        // The image was checked before, so that nothing can fail here.
+        let _ = scan::object(image, 0, |name, at| {
+            if guesses.place(plan, name).is_none() {
+                let place = known.get(name).copied().unwrap_or_else(|| {
+                    known.insert(name.to_vec(), found.len());
+                    found.push((String::from_utf8_lossy(name).into_owned(), [0; Tag::ALL.len()]));
+                    found.len() - 1
+                });
+                found[place].1[value::tag(image, at)?.0 as usize] += 1;
+            }
+            scan::skip(image, at)
+        });
+    }
+    found
 }
 
 #[cfg(test)]

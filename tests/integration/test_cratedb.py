@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import SinkHeld, Stream, TableSchema, after
 from replicator.sink.crate import CrateSink
+from replicator.sink.crate_errors import mapped
+from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.testing.crate_server import CrateServer
 from replicator.testing.crate_types import Refused
@@ -463,6 +467,26 @@ async def test_errors_of_the_way_are_mapped(database: CrateDatabase) -> None:
                 await sink.positions(STREAM)
             assert failed.value.code == "crate_unavailable"
         database.stand_in.on_request = None
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"rows":[],"rowcount":1,"results":[]}'])
+async def test_an_answer_that_is_no_cratedbs_counts_for_nothing(body: bytes) -> None:
+    """Regression: dead letters without an answer each were taken for stored."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/_sql", answer)
+    async with TestServer(app) as server:
+        session = CrateSession(CrateSettings("reader", "", str(server.make_url("")).rstrip("/")))
+        with pytest.raises(TransientError, match="is it CrateDB"), mapped("trying"):
+            await session.bulk("INSERT", [[1], [2]])
+        if body == b"{}":
+            for ask in (session.fetch, session.execute):
+                with pytest.raises(TransientError, match="an answer without"):
+                    await ask("SELECT 1")
+        await session.close()
 
 
 @only_the_stand_in

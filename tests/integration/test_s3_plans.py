@@ -3,7 +3,8 @@ who else may write there at the same time."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -12,13 +13,13 @@ import pytest
 from replicator.core.plan import Encoding, Plan, numbered
 from replicator.core.prefix import Prefix
 from replicator.errors import FatalError, TransientError
-from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, after
+from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, WriteResult, after
 from replicator.settings import AttributesConfig
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3 import S3Sink
 from replicator.testing.json_server import Refusal
 from replicator.testing.s3_server import Request, S3Server, StoredObject
-from tests.archive import HOUR_US, NOON_US, ORDERS, PRODUCTS, opened, settings, write
+from tests.archive import HOUR_US, NOON_US, ORDERS, PRODUCTS, opened, plans, settings, write
 from tests.changes import STREAM, number, pending, put, remove
 
 PRODUCT = put("products", {"id": {"S": "a"}}, NOON_US)
@@ -126,6 +127,80 @@ async def test_who_is_never_quicker_waits_longer_each_time_and_gives_up(
     assert f"/{kind}/" in str(conflict.value)
     assert 5 <= len(waits) <= 12
     assert waits[0] < 0.1 < waits[4] <= max(waits) <= 1.0
+
+
+async def test_an_idle_shard_stays_young_by_a_plan_now_and_then(server: S3Server) -> None:
+    """Regression: a polled shard's position doesn't move while nothing comes, and its tip was not
+    stored then: after the stream's retention it was taken for a gap."""
+    now = 1_000.0
+    sink = S3Sink(settings(server.url), monotonic=lambda: now, now_us=lambda: int(now * 1_000_000))
+    await sink.open([PRODUCTS])
+    fence = await sink.fence(STREAM, "shard-1", "me")
+
+    async def idle(at: float, then: int) -> tuple[int, int | None]:
+        nonlocal now
+        now = at
+        one = replace(pending(fence, [], then=after(number(then))), received_at=now)
+        assert await write(sink, one) == WriteResult()
+        (reached,) = (await sink.reached(STREAM, ["shard-1"])).values()
+        return len(plans(server)), reached.tip_us
+
+    assert await idle(1_000.0, 7) == (1, 1_000_000_000)
+    assert await idle(1_500.0, 7) == (1, 1_000_000_000)
+    assert await idle(1_600.0, 7) == (2, 1_600_000_000)
+    # A subscription's position moves all the time.
+    assert await idle(1_700.0, 8) == (2, 1_600_000_000)
+    assert await idle(2_200.0, 9) == (3, 2_200_000_000)
+    assert await sink.positions(STREAM) == {"shard-1": after(number(9))}
+    await write(sink, pending(fence, [], then=SHARD_END))
+    assert await sink.positions(STREAM) == {"shard-1": SHARD_END}, "which waits for nothing"
+    await sink.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "body"),
+    [
+        ("fences/{}shard-1/", b""),  # as a console makes folders
+        ("plans/{}shard-1/000000000001.json", b"{}"),
+        ("plans/{}shard-1!x.ended", b""),
+        ("begun/else!where/x.json", b"not JSON"),
+    ],
+)
+async def test_what_somebody_else_put_there_is_named(
+    server: S3Server, key: str, body: bytes
+) -> None:
+    sink = await opened(server)
+    folder = (await plans_folder(sink, server)).removeprefix("_replicator/plans/")
+    name = f"_replicator/{key.format(folder)}"
+    server.buckets["archive"][name] = StoredObject(body, {})
+    ask: dict[str, Callable[[], Awaitable[object]]] = {
+        "fences": lambda: sink.fence(STREAM, "shard-1", "me"),
+        "plans": lambda: sink.positions(STREAM),
+        "begun": sink.begun,
+    }
+    with pytest.raises(FatalError) as raised:
+        await ask[key.partition("/")[0]]()
+    assert raised.value.code == "state_unreadable"
+    assert name in str(raised.value)
+    await sink.close()
+
+
+async def test_when_one_look_fails_no_other_goes_on(server: S3Server) -> None:
+    sink = await opened(server)
+    shards = [f"shard-{n}" for n in range(40)]
+    looked = 0
+
+    async def refuse(_: Request) -> None:
+        nonlocal looked
+        looked += 1
+        raise Refusal("AccessDenied", "no", 403)
+
+    server.before = refuse
+    with pytest.raises(FatalError) as denied:
+        await sink.reached(STREAM, shards)
+    assert denied.value.code == "access_denied"
+    assert looked < len(shards), "those that waited for their turn never asked"
+    await sink.close()
 
 
 # ---- plans that were left incomplete, and another configuration by then

@@ -112,6 +112,7 @@ def test_sized_records_have_their_size_and_decode() -> None:
         ("end-to-end", "records/s", {"ours", "ready-made"}),
         ("parquet", "MB/s", {"document", "orjson rows", "json rows", "arrow"}),
         ("dynamodb", "items/s", {"ours", "botocore"}),
+        ("cratedb", "items/s", {"ours", "python"}),
     ],
 )
 def test_a_part_measures_every_shape(part: str, unit: str, variants: set[str]) -> None:

@@ -9,14 +9,17 @@ from decimal import Decimal
 from typing import Any
 
 import fastavro
+import jsonschema
 import pyarrow.parquet
 from boto3.dynamodb.types import TypeDeserializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replicator._core import Columns
+from replicator._core import Columns, Schema
+from replicator.core.schemas import Format, Value, written
 from replicator.testing.items import with_bytes
-from tests.columns import COLUMNS, PLAN, TABLE, avro_records, batch_of, exact, expected, items
+from tests.columns import COLUMNS, PLAN, TABLE, batch_of, exact, expected, items
+from tests.kafka_records import records
 from tests.property.test_decode import plain
 
 patient = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
@@ -60,34 +63,48 @@ def keyed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"id": {"S": str(i)}, **item} for i, item in enumerate(found)]
 
 
+def registered(found: list[dict[str, Any]], columns: Columns, **more: Any) -> list[bytes]:
+    """Each item's value by a schema, unframed."""
+    batches = batch_of(found).kafka(1, form=Schema(7, columns, **more))
+    values = [record.value or b"" for record in records(batches)]
+    assert {value[:5] for value in values} == {b"\0\0\0\0\7"}
+    return [value[5:] for value in values]
+
+
+def schema(columns: Columns, format_: Format, value: Value) -> Any:
+    return written(format_, value, tuple(columns.columns), "shop.products")
+
+
 @patient
 @given(st.lists(items(), min_size=1, max_size=4))
 def test_avro_equals_the_items(found: list[dict[str, Any]]) -> None:
-    file = batch_of(found).avro(COLUMNS, name="shop.Product")
-    for line, item in zip(avro_records(file), keyed(found), strict=True):
+    parsed = fastavro.parse_schema(schema(COLUMNS, "avro", "change"))
+    for value, item in zip(registered(found, COLUMNS), keyed(found), strict=True):
+        line: Any = fastavro.schemaless_reader(io.BytesIO(value), parsed, None)
         assert (line["table"], line["event"], line["old"]) == (TABLE, "INSERT", None)
         *_, rest = line["item"].values()
         assert list(line["item"]) == [*FIELDS, "extra"]
         assert (held(dict(list(line["item"].items())[:-1])), exact(rest)) == expected(item)
-    schema = json.loads(COLUMNS.avro_schema("shop.Product"))
-    fastavro.parse_schema(schema)
-    written: Any = fastavro.reader(io.BytesIO(file)).writer_schema
-    assert written["fields"][4]["type"][1]["fields"] == schema["fields"]
+    alone = fastavro.parse_schema(schema(COLUMNS, "avro", "item"))
+    for value, item in zip(registered(found, COLUMNS, value="item"), keyed(found), strict=True):
+        read: Any = fastavro.schemaless_reader(io.BytesIO(value), alone, None)
+        assert exact(read.pop("extra")) == expected(item)[1]
+        assert held(read) == expected(item)[0]
 
 
 @patient
 @given(st.lists(items(), min_size=1, max_size=4))
-def test_avro_documents_equal_the_lines(found: list[dict[str, Any]]) -> None:
-    batch = batch_of(found)
-    for form in ("plain", "dynamodb"):
-        file = batch.avro(form=form)
-        assert file == batch_of(found).avro(form=form), "the same batch gives the same bytes"
-        lines = [exact(line) for line in batch.json_lines(form).splitlines()]
-        read = avro_records(file)
-        for line in read:
-            for name in ("key", "item", "old"):
-                line[name] = None if line[name] is None else exact(line[name])
-        assert read == lines
+def test_json_by_a_schema_equals_the_items(found: list[dict[str, Any]]) -> None:
+    kinds: tuple[Value, ...] = ("change", "item")
+    for kind in kinds:
+        validator = jsonschema.Draft7Validator(schema(COLUMNS, "json_schema", kind))
+        values = registered(found, COLUMNS, format="json_schema", value=kind)
+        for value, item in zip(values, keyed(found), strict=True):
+            validator.validate(json.loads(value))
+            read = exact(value) if kind == "item" else exact(value)["item"]
+            rest = read.pop("extra", {})
+            assert read | rest == document(item)
+            assert rest.keys() == expected(item)[1].keys()
 
 
 @patient
@@ -114,5 +131,5 @@ def test_parquet_documents_equal_the_items(found: list[dict[str, Any]]) -> None:
 @patient
 @given(items())
 def test_a_plan_of_nothing_keeps_everything(item: dict[str, Any]) -> None:
-    (line,) = avro_records(batch_of([item]).avro(Columns([])))
-    assert exact(line["item"]["extra"]) == document({"id": {"S": "0"}, **item})
+    (value,) = registered([item], Columns([]), format="json_schema", value="item")
+    assert exact(value) == {"extra": document({"id": {"S": "0"}, **item})}

@@ -114,9 +114,27 @@ def test_what_is_held_keeps_its_place_and_is_given_when_time_passes() -> None:
     later = Pending(FENCE, decode(Records.pack([])), after("6"), 0, 3.1)
     taken = shard.take(later)
     assert (len(taken.changes), taken.is_holding) == (3, False)
-    assert taken.stored.given_us is None
+    assert taken.stored.given_us == T + 3_100_000 - REORDER_US, "also when nothing is held"
     # No copy is known any more, so nothing is read again.
     assert taken.stored.start == taken.stored.position == after("6")
+
+
+def test_what_was_given_for_time_had_passed_is_not_given_again_two_restarts_later() -> None:
+    """Regression: when nothing was held it wasn't stored up to when all was given. Who went on held
+    the next change, said that only what is older than that by the window was given, and died."""
+    stream = [Change(0, "a", T, None, 1), Change(1, "b", T + 2_000, None, 2)]
+    first = opened(LogPosition(TRIM_HORIZON), compacted=False)
+    first.take(fetch(stream, 0, 1))
+    idle = Pending(FENCE, decode(Records.pack([])), after("2"), 0, REORDER_US / 1_000_000 + 0.02)
+    taken = first.take(idle)
+    assert len(taken.changes) == 1
+    second = opened(taken.stored, compacted=False)
+    taken = second.take(replace(fetch(stream, 0, 2), behind_ms=60_000))
+    third = opened(taken.stored, compacted=False)
+    again = third.take(replace(fetch(stream, place(taken.stored.start), 2), behind_ms=60_000))
+    last = third.take(fetch(stream, 2, 2, is_last=True))
+    given = [*shown(taken.changes), *shown(again.changes), *shown(last.changes)]
+    assert [one.key for one in given] == ["b"]
 
 
 def test_copies_are_known_for_a_while_after_the_last_change() -> None:

@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-import fastavro
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from replicator._core import ChangeBatch, Columns, Records, decode
 from tests.changes import number, put, remove
-from tests.columns import avro_records
 
 KEY = {"id": {"S": "ä\n"}}
 US = 1_706_542_773_915_835
@@ -95,46 +93,6 @@ def test_an_empty_batch_is_a_file_without_rows() -> None:
     empty = decode(Records.pack([]))
     assert read(empty.parquet()).num_rows == 0
     assert read(empty.parquet(Columns([("a", "bytea[]"), ("b", "boolean")]))).num_rows == 0
-    assert avro_records(empty.avro()) == []
-
-
-# ---- Avro
-
-
-def test_avro_has_the_members_of_json_lines() -> None:
-    lines = avro_records(batch().avro())
-    assert lines[1] == {
-        "table": "t",
-        "event": "MODIFY",
-        "key": '{"id":"ä\\n"}',
-        "version": str(US + 1),
-        "item": '{"id":"ä\\n","n":1E2,"item":"x"}',
-        "old": '{"id":"ä\\n","n":1.50}',
-    }
-    assert (lines[2]["event"], lines[2]["item"]) == ("REMOVE", None)
-
-
-def test_avro_files_have_blocks() -> None:
-    long = {"S": "x" * 1000}
-    payloads = [put("t", {"id": {"N": str(i)}}, US + i, long=long) for i in range(500)]
-    file = decode(Records.pack(payloads)).avro()
-    blocks = list(fastavro.block_reader(io.BytesIO(file)))
-    assert len(blocks) > 5
-    assert sum(block.num_records for block in blocks) == 500
-
-
-def test_avro_wants_a_name_of_its_own_kind() -> None:
-    columns = Columns([("a", "numeric(5,2)"), ("b c", "bytea")])
-    schema = json.loads(columns.avro_schema("shop.Product"))
-    assert schema["name"] == "shop.Product"
-    assert schema["fields"][0]["type"][1]["scale"] == 2
-    assert (schema["fields"][1]["name"], schema["fields"][1]["doc"]) == (
-        "b_c",
-        'the attribute "b c"',
-    )
-    for name in ("", "1a", "a-b", "a..b"):
-        with pytest.raises(ValueError, match="as Avro wants it"):
-            columns.avro_schema(name)
 
 
 # ---- DynamoDB

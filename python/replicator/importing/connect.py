@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from replicator.importing import aws, sinks
+from replicator.importing import aws, registry, sinks
 from replicator.importing.draft import Draft, Kind, NoEqual, Secret, Table, To, named, number, text
 from replicator.importing.reading import mapping
 
@@ -148,29 +148,16 @@ def begun(content: Any) -> Draft:
 
 
 def take_format(draft: Draft, alike: str, why: str) -> None:
-    """The sink's format: `alike` is the one of ours that is most like the connector's values,
-    all of which are JSON; another serialization is said."""
-    draft.put(sinks.KAFKA_FORMAT, alike)
-    draft.note(Kind.DIFFERS, why)
-    for option in ("output.data.format", "output.data.key.format", "output.key.format"):
-        serialized = draft.take(option, sinks.KAFKA_FORMAT)
-        if serialized not in {"", "JSON", "STRING", "BYTES"}:
-            draft.note(
-                Kind.NO_EQUAL,
-                "values are JSON without a schema registry: readers must change",
-                option,
-            )
-    converter = draft.get("value.converter")
-    if converter and not converter.endswith(
-        ("JsonConverter", "StringConverter", "ByteArrayConverter")
-    ):
-        draft.note(
-            Kind.NO_EQUAL,
-            "values are JSON without a schema registry: readers must change",
-            "value.converter",
-        )
+    """The sink's format: where values are by schemas, theirs; else `alike` is the one of our JSON
+    forms that is most like the connector's values."""
+    of_registry = registry.take(draft)
+    if not of_registry:
+        draft.put(sinks.KAFKA_FORMAT, alike)
+        draft.note(Kind.DIFFERS, why)
+    draft.settle_these(of_registry)
     for option in draft.options:
-        if option.startswith(_OF_OTHERS) and option.endswith(_SECRETS):
+        is_theirs = option not in draft.settled and option.startswith(_OF_OTHERS)
+        if is_theirs and option.endswith(_SECRETS):
             draft.note(Kind.SECRET, "it belongs to what isn't needed here", option)
 
 

@@ -156,6 +156,13 @@ class Draft:
             at = at.setdefault(key, {})
         at[keys[-1]] = value
 
+    def settle_these(self, table: Table) -> None:
+        """Goes by the table through the options that it knows."""
+        for option, value in self.options.items():
+            rule = _rule(table, option)
+            if option not in self.settled and rule is not None:
+                self._settle(option, value, rule)
+
     def settle(self, *tables: Table) -> None:
         """Goes by the tables through all options that aren't settled yet; what none of them
         knows is unknown."""
@@ -165,9 +172,13 @@ class Draft:
             rule = next((found for table in tables if (found := _rule(table, option))), None)
             if rule is None:
                 self.note(Kind.UNKNOWN, "no such option is known here: look what it did", option)
-            elif value is not None and value not in ("", []):
-                self._obey(rule, option, value)
-            self.settled.add(option)
+            else:
+                self._settle(option, value, rule)
+
+    def _settle(self, option: str, value: object, rule: Rule) -> None:
+        if value is not None and value not in ("", []):
+            self._obey(rule, option, value)
+        self.settled.add(option)
 
     def _obey(self, rule: Rule, option: str, value: object) -> None:
         if isinstance(rule, NoEqual):

@@ -20,6 +20,7 @@ import orjson
 from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_errors import CrateError, mapped
 from replicator.sink.crate_settings import CrateSettings
+from replicator.sink.together import together
 
 LOOKED_UP_TOGETHER: Final = 100
 """Keys of one column in one look-up. Of several columns the server takes fewer than 99 and tries
@@ -42,14 +43,12 @@ class CrateSession:
 
     async def fetch(self, statement: str, *args: object) -> list[list[Any]]:
         """The rows that the statement gives. Raises the driver's errors and CrateError."""
-        answer = await self._post(orjson.dumps({"stmt": statement, "args": args}))
-        rows: list[list[Any]] = answer["rows"]
+        rows: list[list[Any]] = await self._told("rows", statement, args)
         return rows
 
     async def execute(self, statement: str, *args: object) -> int:
         """How many rows it changed."""
-        answer = await self._post(orjson.dumps({"stmt": statement, "args": args}))
-        return int(answer["rowcount"])
+        return int(await self._told("rowcount", statement, args))
 
     async def bulk(
         self, statement: str, bulk_args: bytes | Sequence[Sequence[object]]
@@ -58,18 +57,21 @@ class CrateSession:
         error by which it alone wasn't written. Raises CrateError when none was; of a single row
         that isn't bytes the error is the answer, for the server tells no other
         (https://github.com/crate/crate/issues/18066)."""
-        is_one = False
+        count = None
         if not isinstance(bulk_args, bytes):
-            is_one = len(bulk_args) == 1
+            count = len(bulk_args)
             bulk_args = orjson.dumps(bulk_args)
         stmt = orjson.dumps(statement)
         try:
             answer = await self._post(b'{"stmt":%b,"bulk_args":%b}' % (stmt, bulk_args))
         except CrateError as error:
-            if is_one:
+            if count == 1:
                 return [error]
             raise
-        return [_failure(result) for result in answer.get("results") or ()]
+        results = answer.get("results") or ()
+        if count not in {None, len(results)}:
+            raise self._no_crate(f"{len(results)} answers for {count} rows")
+        return [_failure(result) for result in results]
 
     async def look_up(
         self, statement: str, one_key: str, keys: Sequence[Sequence[object]]
@@ -90,7 +92,7 @@ class CrateSession:
                 )
 
         parts = [keys[at : at + length] for at in range(0, len(keys), length)]
-        found = await asyncio.gather(*map(some, parts))
+        found = await together([some(part) for part in parts])
         return [row for rows in found for row in rows]
 
     async def close(self) -> None:
@@ -98,6 +100,18 @@ class CrateSession:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    async def _told(self, member: str, statement: str, args: Sequence[object]) -> Any:
+        answer = await self._post(orjson.dumps({"stmt": statement, "args": args}))
+        if member not in answer:
+            raise self._no_crate(f"an answer without {member}")
+        return answer[member]
+
+    def _no_crate(self, what: str) -> TransientError:
+        return TransientError(
+            "crate_unavailable",
+            f"{self._settings.url} gave {what}: is it CrateDB, and nothing before it?",
+        )
 
     async def _post(self, body: bytes) -> dict[str, Any]:
         async with self._connected().post(
@@ -109,7 +123,7 @@ class CrateSession:
         except orjson.JSONDecodeError:
             answer = {"error": {"message": text[:200].decode(errors="replace")}}
         if not isinstance(answer, dict):
-            raise TransientError("crate_unavailable", f"{self._settings.url} is no CrateDB")
+            raise self._no_crate("a list")
         if response.status != 200 or "error" in answer:
             raise CrateError.of(answer.get("error"), response.status)
         return answer

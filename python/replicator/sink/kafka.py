@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from replicator.sink.kafka_positions import (
     reached,
 )
 from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
@@ -80,6 +82,7 @@ class KafkaSink:
             timeout_seconds=config.transaction_timeout_seconds,
             monotonic=monotonic,
         )
+        self._schemas = KafkaSchemas(config) if config.is_registered else None
         self._tables: tuple[TableSchema, ...] = ()
         self._topics: dict[str, Topic] = {}
         self._letters: dict[str, Topic] = {}
@@ -91,7 +94,10 @@ class KafkaSink:
     async def plan(self, tables: Sequence[TableSchema]) -> SinkPlan:
         require_keys(self._config.name, self._config.projection(), tables)
         planned, _ = await kafka_topics.plan(self._options, self._config, tables)
-        return planned
+        if self._schemas is None:
+            return planned
+        found = await self._schemas.findings(tables)
+        return replace(planned, findings=(*planned.findings, *found))
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
         _, found = await kafka_topics.plan(self._options, self._config, tables)
@@ -128,6 +134,8 @@ class KafkaSink:
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
         require_keys(self._config.name, self._config.projection(), tables)
+        if self._schemas is not None:
+            self._schemas.require_subjects(tables)
         self._tables = tuple(tables)
         await self._look_again(made=True)
 
@@ -297,6 +305,7 @@ class KafkaSink:
             self._topics,
             self._letters,
             self._producers,
+            self._schemas,
             self._look_again,
             self._windows,
             lambda: self._positions.outdated(self._pipeline, self._now_us()),
@@ -313,6 +322,8 @@ class KafkaSink:
             shard.is_over = True
             self._release(shard)
         await asyncio.gather(self._producers.close(), self._positions.close())
+        if self._schemas is not None:
+            await self._schemas.close()
 
     # ----
 

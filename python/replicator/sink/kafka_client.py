@@ -18,8 +18,9 @@ from replicator.aws import AWSSettings
 from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.sink.kafka_iam import IAMTokens
 from replicator.sink.kafka_oauth import ClientTokens
-from replicator.sink.kafka_settings import KafkaConfig, SASLConfig, TLSConfig
+from replicator.sink.kafka_settings import KafkaConfig, SASLConfig
 from replicator.sink.kafka_token import Tokens, TriedTokens
+from replicator.sink.tls import context
 
 REQUEST_SECONDS_MAX: Final = 10.0
 """One request's answer is waited for this long; then it is tried again, or the write fails."""
@@ -108,7 +109,7 @@ def options(config: KafkaConfig, aws: AWSSettings) -> Options:
         "security_protocol": _protocol(config),
     }
     if config.tls is not None:
-        made["ssl_context"] = _context(config.tls, config.name)
+        made["ssl_context"] = context(config.tls, "kafka_settings", f"sink {config.name}, tls")
     if (sasl := config.sasl) is not None:
         if sasl.mechanism == "OAUTHBEARER":
             connect = made | {"security_protocol": _protocol(config, signs_in=False)}
@@ -133,22 +134,6 @@ def _protocol(config: KafkaConfig, *, signs_in: bool = True) -> str:
     if config.sasl is None or not signs_in:
         return "PLAINTEXT" if config.tls is None else "SSL"
     return "SASL_PLAINTEXT" if config.tls is None else "SASL_SSL"
-
-
-def _context(tls: TLSConfig, name: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        context.check_hostname = tls.verify_hostname
-        if tls.certificate_file is not None:
-            password = tls.key_password.get_secret_value() or None
-            context.load_cert_chain(tls.certificate_file, tls.key_file, password)
-    except OSError as error:  # SSLError is one
-        raise FatalError(
-            "kafka_settings",
-            f"sink {name}, tls: {error.strerror or error}: check ca_file, certificate_file, "
-            "key_file and key_password",
-        ) from None
-    return context
 
 
 class Ends:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from replicator._core import ChangeBatch, KafkaBatch, Rejection
+from replicator._core import ChangeBatch, KafkaBatch, Rejection, Schema
 from replicator.errors import FatalError
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
@@ -20,6 +20,22 @@ _BATCH_BYTES_MAX: Final = 1_000_000
 
 Aside = tuple[tuple[str, str], ...]
 """Quarantined keys: table, and key in typed JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """How records are written: as the sink is told, or by the schema of their table."""
+
+    config: KafkaConfig
+    schemas: Mapping[str, Schema]
+
+    def of(self, table: str) -> Literal["plain", "dynamodb", "debezium", "change"] | Schema:
+        """The form of a table's records."""
+        match self.config.format:
+            case "avro" | "json_schema":
+                return self.schemas[table]
+            case form:
+                return form
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +51,34 @@ class Encoded:
 
 def encode(
     changes: ChangeBatch,
-    config: KafkaConfig,
+    values: Values,
     topics: Mapping[str, Topic],
     partitions: Mapping[str, int],
     aside: Aside,
 ) -> Encoded:
     """`topics` by table, `partitions` by topic. Raises FatalError when more keys would be
     quarantined than the sink allows."""
+    config = values.config
     before = len(changes.rejections)
     made: list[tuple[str, KafkaBatch]] = []
     rows = 0
     for table in changes.tables:
         if table is None or table not in topics:
             continue
-        topic = topics[table]
+        topic, form = topics[table], values.of(table)
         if keys := [key.encode() for name, key in aside if name == table]:
             changes, _ = changes.set_aside(table, keys)
-        batches = _batches(changes, table, topic, partitions[topic.name], config)
+        batches = _batches(changes, table, topic, partitions[topic.name], values)
         if any(batch.nbytes > topic.bytes_max for batch in batches):
             changes, joined = changes.set_aside(
                 table,
-                form=config.format,
+                form=form,
                 compression=config.compression,
                 headers=config.headers,
                 record_bytes_max=topic.bytes_max,
             )
             aside += tuple((table, key.decode()) for key in joined)
-            batches = _batches(changes, table, topic, partitions[topic.name], config)
+            batches = _batches(changes, table, topic, partitions[topic.name], values)
         rows += changes.tables.get(table, 0)
         made += ((topic.name, batch) for batch in batches)
     if len(aside) > config.quarantine_max:
@@ -74,13 +91,14 @@ def encode(
 
 
 def _batches(
-    changes: ChangeBatch, table: str, topic: Topic, partitions: int, config: KafkaConfig
+    changes: ChangeBatch, table: str, topic: Topic, partitions: int, values: Values
 ) -> Sequence[KafkaBatch]:
+    config = values.config
     # What doesn't compress becomes a little larger.
     room = max(topic.bytes_max - topic.bytes_max // 64 - 512, 1)
     return changes.kafka(
         partitions,
-        form=config.format,
+        form=values.of(table),
         compression=config.compression,
         table=table,
         headers=config.headers,

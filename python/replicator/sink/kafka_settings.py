@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from replicator._core import Columns
+from replicator.core.schemas import REST, Value
 from replicator.settings import AWSConfig, Settings, SinkConfig
+from replicator.sink.registry_settings import RegistryConfig
+from replicator.sink.tls import TLSConfig
 
 # https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _PLACE = "{table}"
 TOPIC_PATTERN = r"^[a-zA-Z0-9._-]{1,249}$"
-
-
-class TLSConfig(Settings):
-    """An encrypted connection; empty: the machine's own authorities, no certificate of ours."""
-
-    ca_file: Path | None = Field(None, description="Authorities in PEM; default the machine's.")
-    certificate_file: Path | None = Field(None, description="Our certificate (mutual TLS), PEM.")
-    key_file: Path | None = Field(None, description="Its key, when it isn't in the same file.")
-    key_password: SecretStr = Field(SecretStr(""), description="Of the key.")
-    verify_hostname: bool = Field(default=True, description="The broker's name must be in its own.")
 
 
 class SASLConfig(Settings):
@@ -78,8 +71,23 @@ class KafkaConfig(SinkConfig):
     topic: str = Field(
         _PLACE, description="Topic of a table; {table} is its name: cdc.{table} is a prefix."
     )
-    format: Literal["plain", "dynamodb", "debezium", "change"] = Field(
-        "plain", description="Of keys and values, all JSON: see `replicator inspect`."
+    format: Literal["plain", "dynamodb", "debezium", "change", "avro", "json_schema"] = Field(
+        "plain",
+        description="Of keys and values: JSON as `replicator inspect` shows it; or of values, by a "
+        "schema of `registry`, while keys are as with plain.",
+    )
+    value: Value = Field(
+        "change",
+        description="Of avro and json_schema: change is the whole change, item the new item alone.",
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="Of avro and json_schema: attributes and their types, where they aren't to be "
+        "told by the items: text, numeric, numeric(P,S), bigint, boolean, bytea, timestamptz, "
+        "jsonb, text[], numeric[], bytea[].",
+    )
+    registry: RegistryConfig | None = Field(
+        None, description="The schema registry of avro and json_schema."
     )
     compression: Literal["none", "gzip", "lz4", "zstd"] = Field(
         "zstd", description="Of record batches."
@@ -170,7 +178,26 @@ class KafkaConfig(SinkConfig):
                 "cleanup: compact needs delivery: exactly_once: a worker that is paused amid a "
                 "write could put an old change behind newer ones of its key, which then stays"
             )
+        if self.is_registered:
+            self._can_be_registered()
+        elif self.registry is not None or self.columns or self.value != "change":
+            raise ValueError(
+                "registry, columns and value belong to format: avro and json_schema: write one of "
+                "them, or leave them out"
+            )
         return self
+
+    def _can_be_registered(self) -> None:
+        if self.registry is None:
+            raise ValueError(f"format: {self.format} needs a registry: registry: {{url: …}}")
+        if self.value == "item" and not self.tombstones:
+            raise ValueError("value: item tells a delete by its tombstone: leave tombstones on")
+        Columns(tuple(self.columns.items()), REST)
+
+    @property
+    def is_registered(self) -> bool:
+        """True when values are by schemas of a registry."""
+        return self.format in {"avro", "json_schema"}
 
     def topic_of(self, table: str) -> str:
         """The topic that a table's changes go to."""

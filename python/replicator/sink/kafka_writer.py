@@ -20,12 +20,14 @@ from replicator._core import ChangeBatch, Rejection
 from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
+from replicator.sink.in_thread import in_thread
 from replicator.sink.kafka_batch import FinishedBatch
 from replicator.sink.kafka_client import Fenced, mapped
 from replicator.sink.kafka_letters import letter_headers, letter_key
-from replicator.sink.kafka_payload import Aside, Encoded, encode
+from replicator.sink.kafka_payload import Aside, Encoded, Values, encode
 from replicator.sink.kafka_positions import PARTITION, Begun, Key, Stored, key_bytes, parts_of
 from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.log_shard import LogPosition, LogShard, Taken, growth
@@ -37,8 +39,6 @@ from replicator.sink.position import tip_age_seconds
 IDLE_POSITION_SECONDS: Final = 600.0
 # What is around a dead letter's own bytes: names, a message, a number.
 _LETTER_HEADERS_BYTES: Final = 8_192
-# Below this the hop to a thread costs more than the work blocks the loop.
-_INLINE_BYTES_MAX: Final = 100_000
 
 
 @dataclass(slots=True)
@@ -87,6 +87,7 @@ class Room:
     letters: Mapping[str, Topic]
     """That of the dead letters, by its name."""
     producers: KafkaProducers
+    schemas: KafkaSchemas | None
     look_again: Callable[[], Awaitable[None]]
     windows: Windows
     outdated: Callable[[], Sequence[bytes]]
@@ -136,7 +137,7 @@ class KafkaWriter:
         try:
             with self._room.windows.taking(shard.log, growth(payload)):
                 nbytes = sum(one.batch.nbytes for one in payload)
-                due = await _in_thread(nbytes, self._take, payload)
+                due = await in_thread(nbytes, self._take, payload)
             if self._is_idle(due):
                 return replace(self._result(due, due.rejections), is_asked=False)
             with mapped(f"writing changes of {shard.fence.shard_id}"):
@@ -265,8 +266,11 @@ class KafkaWriter:
     async def _encoded(self, partitions: Mapping[str, int], changes: ChangeBatch) -> Encoded:
         room, stored = self._room, self._shard.stored
         assert stored is not None, "the position is read before the first write"
-        encoded: Encoded = await _in_thread(
-            changes.nbytes, encode, changes, room.config, room.topics, partitions, stored.aside
+        tables = [table for table in room.topics if table in changes.tables]
+        known = {} if room.schemas is None else await room.schemas.current(changes, tables)
+        values = Values(room.config, known)
+        encoded: Encoded = await in_thread(
+            changes.nbytes, encode, changes, values, room.topics, partitions, stored.aside
         )
         return encoded
 
@@ -355,9 +359,3 @@ class Sent:
         if self._producer is not None:
             for each in found:
                 self._producer.saw(each.topic_partition, each.offset)
-
-
-async def _in_thread(nbytes: int, work: Callable[..., Any], *arguments: Any) -> Any:
-    if nbytes <= _INLINE_BYTES_MAX:
-        return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)

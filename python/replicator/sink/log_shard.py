@@ -257,7 +257,6 @@ class LogShard:
 
     def _reached(self, pending: Pending, tip_us: int | None) -> LogPosition:
         stored, window = self._stored, self._window
-        given_us = window.given_us if window.held else None
         arrival_ms = pending.batch.last_arrival_ms
         position = furthest(stored.position, pending.next)
         if (number := pending.batch.last_sequence_number) is not None:
@@ -268,8 +267,9 @@ class LogShard:
             last = None if position == SHARD_END else self._last.sequence_number
         return LogPosition(
             position=position,
-            given_us=given_us,
-            replay_from=self._replay_from(given_us, position),
+            # Also when nothing is held: who goes on must hold nothing again that was given.
+            given_us=None if position == SHARD_END else window.given_us,
+            replay_from=self._replay_from(window.given_us if window.held else None, position),
             last_arrival_us=_later(stored.last_arrival_us, arrival_ms and arrival_ms * 1_000),
             # Not the later one: who began at the oldest record may be hours behind it.
             tip_us=stored.tip_us if tip_us is None else tip_us,

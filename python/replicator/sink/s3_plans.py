@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from replicator.sink.fences import fence_lost, marked
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_settings import S3Settings
+from replicator.sink.together import together
 
 log = structlog.get_logger()
 
@@ -115,7 +117,8 @@ class S3Plans:
         data = await self._bucket.read(self._begun_key(stream))
         if data is None:
             return None
-        self._beginnings[stream] = begun = _begun(data, is_ours=True)
+        with self._reading(self._begun_key(stream)):
+            self._beginnings[stream] = begun = _begun(data, is_ours=True)
         return begun
 
     async def all_begun(self) -> list[Begun]:
@@ -125,7 +128,8 @@ class S3Plans:
         found = []
         async for entry in self._bucket.entries(root):
             if (data := await self._bucket.read(entry.key)) is not None:
-                begun = _begun(data, is_ours=entry.key.startswith(f"{root}{self._whose}/"))
+                with self._reading(entry.key):
+                    begun = _begun(data, is_ours=entry.key.startswith(f"{root}{self._whose}/"))
                 if begun.is_ours or begun.place == self.place:
                     found.append(begun)
         return sorted(found, key=lambda begun: begun.at_us)
@@ -135,7 +139,10 @@ class S3Plans:
     async def epoch(self, stream: Stream, shard_id: str) -> int:
         """The newest fence's epoch; 0 when none was ever raised. One small request."""
         newest = await self._bucket.first(self._folder("fences", stream, shard_id))
-        return 0 if newest is None else ordinal_of(newest)
+        if newest is None:
+            return 0
+        with self._reading(newest):
+            return ordinal_of(newest)
 
     async def raise_fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         """Raises the shard's epoch."""
@@ -184,7 +191,7 @@ class S3Plans:
             async with looks:
                 return await self.standing(stream, shard_id)
 
-        found = await asyncio.gather(*(look(shard_id) for shard_id in shard_ids))
+        found = await together([look(shard_id) for shard_id in shard_ids])
         return dict(zip(shard_ids, found, strict=True))
 
     async def all_standings(self, stream: Stream, *, marks: bool) -> Mapping[str, Standing]:
@@ -202,8 +209,9 @@ class S3Plans:
             for entry in entries:
                 name, _, kind = entry.key.rpartition(".")
                 shard_id, _, number = name.rpartition("/")[2].rpartition("!")
-                marked_at = newest.get((shard_id, kind), 0)
-                newest[shard_id, kind] = max(marked_at, ordinal_of(number))
+                with self._reading(entry.key):
+                    ordinal = ordinal_of(number)
+                newest[shard_id, kind] = max(newest.get((shard_id, kind), 0), ordinal)
         ended = {
             shard_id: ordinal
             for (shard_id, kind), ordinal in newest.items()
@@ -280,21 +288,29 @@ class S3Plans:
 
     async def _plan(self, key: str) -> Plan:
         data = await self._bucket.read(key)
-        place = f"s3://{self._bucket.name}/{key}"
         if data is None:
             raise FatalError(
                 "plan_missing",
-                f"{place} was listed and is gone: plans must never be removed. What to do: stop "
-                "what removes them (a lifecycle rule?), and restore it",
+                f"s3://{self._bucket.name}/{key} was listed and is gone: plans must never be "
+                "removed. What to do: stop what removes them (a lifecycle rule?), and restore it",
             )
+        with self._reading(key):
+            plan = Plan.of(orjson.loads(data))
+            _stored(plan.before), _stored(plan.after)
+            return plan
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """For what is made of an object of ours, or of its name."""
         try:
-            return Plan.of(orjson.loads(data))
-        except ValueError as error:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FatalError(
-                "plan_unreadable",
-                f"{place} can't be read: {error}. What to do: run the version that wrote it, or a "
-                "later one",
-            ) from None
+                "state_unreadable",
+                f"s3://{self._bucket.name}/{key} is none of the objects that belong there, or of "
+                f"another version ({error}). What to do: run the version that wrote it, or a later "
+                "one; take away what somebody else put there",
+            ) from error
 
     # ---- names
 

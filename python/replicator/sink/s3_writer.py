@@ -32,6 +32,8 @@ from replicator.sink.s3_settings import S3Settings
 log = structlog.get_logger()
 
 _FAILED = "processing-failed"
+# What is known of an idle shard is a plan too, one each ten minutes: far from any retention.
+IDLE_POSITION_SECONDS = 600.0
 _Part: TypeAlias = tuple[str | None, int, ChangeBatch]
 
 
@@ -51,15 +53,17 @@ class _Cut:
     rejections: tuple[Rejection, ...]
     stored: LogPosition
     is_holding: bool
+    is_idle: bool
+    """No record was read, and the shard goes on."""
     remembered: bytes
 
     @classmethod
-    def of(cls, taken: Sequence[Taken]) -> _Cut:
+    def of(cls, taken: Sequence[Taken], *, is_idle: bool = False) -> _Cut:
         some = [one.changes for one in taken if len(one.changes) or one.changes.duplicates]
         changes = some[0] if len(some) == 1 else ChangeBatch.concat(some)
         rejections = tuple(each for one in taken for each in one.rejections)
         last = taken[-1]
-        return cls(changes, rejections, last.stored, last.is_holding, last.remembered)
+        return cls(changes, rejections, last.stored, last.is_holding, is_idle, last.remembered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class _Shard:
     taken: list[Taken] = field(default_factory=list)
     """What of the open plan's range was read."""
     is_sure: bool = True
+    stored_at: float = float("-inf")
+    """When the last plan was made here, by the clock that fetches are received by."""
 
     @property
     def nbytes(self) -> int:
@@ -234,7 +240,8 @@ class S3Writer:
                 age = tip_age_seconds(rest, now)
                 tip_us = None if age is None else now_us - round(age * 1_000_000)
                 taken.append(shard.memory.take(rest, tip_us))
-        return left, _Cut.of(taken) if taken else None
+        is_idle = not any(one.batch.records or one.next == SHARD_END for one in pending)
+        return left, _Cut.of(taken, is_idle=is_idle) if taken else None
 
     def _take_again(
         self, shard: _Shard, plan: Plan, pending: Pending
@@ -287,14 +294,12 @@ class S3Writer:
         return _Wrote(await self._make(shard, plan, cut, parts), unmatched)
 
     async def _cut(self, shard: _Shard, cut: _Cut) -> _Wrote:
-        """Decides a plan and makes its objects. Nothing at all is written when neither changes nor
-        the position moved."""
+        """Decides a plan and makes its objects."""
         prefix = self._settings.prefix
         parts, unmatched = await asyncio.to_thread(
             _parts, cut.changes, self._selection, prefix.period_us, by_table=prefix.by_table
         )
-        before = None if shard.stored is None else shard.stored.position
-        if not parts and not cut.rejections and cut.stored.position == before:
+        if not parts and not cut.rejections and self._can_wait(shard, cut):
             return _Wrote(0, unmatched)
         plan = self._plan(shard, cut, cut.stored, parts)
         found = await self._plans.create(shard.fence.stream, plan)
@@ -306,6 +311,14 @@ class S3Writer:
                 retry_after_seconds=0.0,
             )
         return _Wrote(await self._make(shard, plan, cut, parts), unmatched)
+
+    def _can_wait(self, shard: _Shard, cut: _Cut) -> bool:
+        """True when a cut without objects needs no plan: nothing moved, or a little of a shard
+        that is idle."""
+        if cut.is_idle:
+            is_soon = self._monotonic() - shard.stored_at < IDLE_POSITION_SECONDS
+            return is_soon or cut.stored == shard.stored
+        return shard.stored is not None and cut.stored.position == shard.stored.position
 
     def _plan(self, shard: _Shard, cut: _Cut, stored: LogPosition, parts: Sequence[_Part]) -> Plan:
         settings, fence = self._settings, shard.fence
@@ -373,7 +386,7 @@ class S3Writer:
             await self._put(each.key, body, _content_type(plan.encoding))
         self._plans.completed(shard.fence.stream, plan)
         shard.ordinal, shard.open = plan.ordinal, None
-        shard.stored = LogPosition.from_json(plan.after)
+        shard.stored, shard.stored_at = LogPosition.from_json(plan.after), self._monotonic()
         if shard.stored.position == SHARD_END:
             self.end()  # its memory is as large as what it remembers
         return plan.count

@@ -11,9 +11,9 @@ use std::ops::Range;
 use crate::change::{ChangeBatch, View};
 use crate::compress::{Codec, CompressFault, Compressor};
 use crate::encode::json::Form;
+use crate::encode::registered::{Schema, Values};
 use crate::record::Event;
 use crate::scan;
-use crate::value::Notes;
 
 /// What the records look like, and how they are packed.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Options<'a> {
     pub partitions: u32,
     /// Of keys and values.
     pub form: Form,
+    /// Values by this schema instead.
+    pub schema: Option<&'a Schema>,
     /// Of the batches; None leaves them as they are.
     pub compression: Option<Codec>,
     /// Only changes of this table.
@@ -121,7 +123,7 @@ pub fn batches(changes: &ChangeBatch, options: &Options<'_>) -> Result<Vec<Batch
     let table = options.table.map(|name| changes.tables.iter().position(|known| **known == *name));
     let (mut key, mut value, mut version, mut headers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut record = Vec::new();
-    let mut notes = Notes::default();
+    let mut values = Values::new(options.form, options.schema);
     for view in changes.views() {
         if table.is_some_and(|table| table != Some(view.table as usize)) {
             continue;
@@ -129,7 +131,7 @@ pub fn batches(changes: &ChangeBatch, options: &Options<'_>) -> Result<Vec<Batch
         key.clear();
         options.form.write_key(&mut key, view);
         value.clear();
-        options.form.write(&mut value, &mut notes, changes, view);
+        let has_value = values.write(&mut value, changes, view);
         headers.clear();
         if options.headers {
             version.clear();
@@ -141,7 +143,9 @@ pub fn batches(changes: &ChangeBatch, options: &Options<'_>) -> Result<Vec<Batch
         let partition = (murmur2(&key) & 0x7fff_ffff) % options.partitions;
         let timestamp = view.change.event_us.div_euclid(1000);
         let mut push = |value| writer.push(partition, timestamp, &key, value, &headers, &mut record);
-        push(Some(&value[..]))?;
+        if has_value {
+            push(Some(&value[..]))?;
+        }
         if options.tombstones && view.change.event == Event::Remove {
             push(None)?;
         }

@@ -11,8 +11,8 @@ use crate::change::{ChangeBatch, Ref, View};
 use crate::compress::CompressFault;
 use crate::encode::json::Form;
 use crate::encode::kafka::{self, Options};
+use crate::encode::registered::Values;
 use crate::error::Code;
-use crate::value::Notes;
 
 /// Sets aside, of the table of `options`, the changes of these keys (typed JSON), and each change whose record is
 /// larger than `bytes_max` in a batch of its own. Gives the keys of the latter, in order.
@@ -26,6 +26,7 @@ pub fn set_aside(
     let (mut kept, mut joined) = (Vec::with_capacity(changes.order.len()), Vec::new());
     let mut made = changes.clone();
     let (mut key, mut value) = (Vec::new(), Vec::new());
+    let mut values = Values::new(options.form, options.schema);
     for &r in changes.order.iter() {
         let view = changes.view(r);
         if !is_of(changes, view, options.table) {
@@ -37,7 +38,11 @@ pub fn set_aside(
         let code = if aside.contains(&key) {
             Code::KeyQuarantined
         } else if let Some(max) = bytes_max
-            && is_larger(changes, r, options, max, &mut value)?
+            && is_larger(changes, r, options, max, {
+                value.clear();
+                values.write(&mut value, changes, view);
+                value.len()
+            })?
         {
             aside.insert(key.clone());
             joined.push(key.clone());
@@ -61,12 +66,10 @@ fn is_larger(
     r: Ref,
     options: &Options<'_>,
     max: usize,
-    value: &mut Vec<u8>,
+    value_len: usize,
 ) -> Result<bool, CompressFault> {
-    value.clear();
-    options.form.write(value, &mut Notes::default(), changes, changes.view(r));
     // What is around a value (key, headers, the batch's own) is less than that: a key has 2 KB, a table's name 255.
-    if value.len() + AROUND_MAX <= max {
+    if value_len + AROUND_MAX <= max {
         return Ok(false);
     }
     let mut alone = changes.clone();

@@ -11,3 +11,5 @@ pub mod kafka;
 pub mod kafka_aside;
 #[cfg(feature = "parquet")]
 pub mod parquet;
+pub mod planned;
+pub mod registered;

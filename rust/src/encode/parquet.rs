@@ -46,7 +46,7 @@ const LONG_DIGITS: u8 = 18;
 pub fn file(batch: &ChangeBatch, plan: Option<&Plan>, images: bool, zstd_level: Option<i32>) -> Result<Vec<u8>> {
     let tail = if images { &TAIL[..] } else { &[] };
     let columns = plan.map_or(&[][..], Plan::columns);
-    let names = plan.map(|plan| plan.names(&[&HEAD[..], &TAIL].concat(), false)).unwrap_or_default();
+    let names = plan.map(|plan| plan.names(&[&HEAD[..], &TAIL].concat())).unwrap_or_default();
     let leaves = leaves(batch, plan, images);
     let mut fields = Vec::with_capacity(HEAD.len() + names.len() + TAIL.len());
     for name in HEAD {

@@ -6,23 +6,22 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::columns::{PyColumns, avro_name, misses};
+use super::columns::{PyColumns, by_type, misses};
 use super::filter::{PyPattern, PyProjection, of_items};
-use super::kafka::PyKafkaBatch;
+use super::kafka::{PyKafkaBatch, Values, form_named};
 use super::records::PyRecords;
 use super::rows::{PyRows, column};
-use crate::change::{self, ChangeBatch};
+use crate::change::{self, ChangeBatch, View};
 use crate::columns::Plan;
 use crate::compress::{Codec, Compressor};
 use crate::dedupe::Rows;
-use crate::encode::avro::{self, Avro};
-use crate::encode::json::{self, Form};
+use crate::encode::json;
 use crate::encode::kafka::{self, Options};
 use crate::encode::kafka_aside;
 use crate::filter;
 use crate::partition::{partition, payloads};
 use crate::position;
-use crate::split::Split;
+use crate::split::{self, Split};
 
 #[pyclass(name = "Rejection", module = "replicator._core", frozen)]
 pub(super) struct PyRejection(pub(super) change::Rejection);
@@ -246,22 +245,13 @@ impl PyChangeBatch {
         })
     }
 
-    #[pyo3(signature = (columns=None, *, form="plain", name="Item"))]
-    fn avro<'py>(
-        &self,
-        py: Python<'py>,
-        columns: Option<&PyColumns>,
-        form: &str,
-        name: &str,
-    ) -> PyResult<Bound<'py, PyBytes>> {
-        let form = form_named(form)?;
-        if !matches!(form, Form::Plain | Form::Dynamodb) {
-            return Err(PyValueError::new_err("form must be 'plain' or 'dynamodb'"));
-        }
-        let name = avro_name(name)?;
-        let plan = plan_of(columns);
-        let file = py.detach(|| avro::container(&self.0, &Avro::changes(form, plan), name));
-        Ok(PyBytes::new(py, &file))
+    fn unplanned(&self, py: Python<'_>, columns: &PyColumns, table: &str) -> Vec<(String, &'static str, u64)> {
+        let found = py.detach(|| {
+            let is_wanted =
+                |view: View<'_>| self.0.tables.get(view.table as usize).is_some_and(|name| **name == *table);
+            split::unplanned(&self.0, &columns.0, is_wanted)
+        });
+        found.iter().flat_map(|(name, counts)| by_type(name, counts)).collect()
     }
 
     #[cfg(feature = "parquet")]
@@ -287,15 +277,16 @@ impl PyChangeBatch {
     }
 
     #[pyo3(signature = (
-        partitions, *, form="plain", compression="none", table=None, headers=true, tombstones=true,
-        batch_bytes_max=1_000_000
-    ))]
+        partitions, *, form=Values::Form("plain".to_owned()), compression="none", table=None, headers=true,
+        tombstones=true, batch_bytes_max=1_000_000
+    ), text_signature = "($self, partitions, *, form='plain', compression='none', table=None, headers=True, \
+                         tombstones=True, batch_bytes_max=1000000)")]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn kafka(
         &self,
         py: Python<'_>,
         partitions: u32,
-        form: &str,
+        form: Values<'_>,
         compression: &str,
         table: Option<&str>,
         headers: bool,
@@ -309,29 +300,40 @@ impl PyChangeBatch {
             return Err(PyValueError::new_err(format!("batch_bytes_max must be at most {}", kafka::BYTES_MAX)));
         }
         let compression = codec_named(compression)?;
-        let form = form_named(form)?;
-        let options = Options { partitions, form, compression, table, headers, tombstones, bytes_max: batch_bytes_max };
+        let options = Options {
+            partitions,
+            form: form.form()?,
+            schema: form.schema(),
+            compression,
+            table,
+            headers,
+            tombstones,
+            bytes_max: batch_bytes_max,
+        };
         let batches = py.detach(|| kafka::batches(&self.0, &options))?;
         Ok(batches.into_iter().map(PyKafkaBatch).collect())
     }
 
     #[pyo3(signature = (
-        table, keys=Vec::new(), *, form="plain", compression="none", headers=true, record_bytes_max=None
-    ))]
+        table, keys=Vec::new(), *, form=Values::Form("plain".to_owned()), compression="none", headers=true,
+        record_bytes_max=None
+    ), text_signature = "($self, table, keys=..., *, form='plain', compression='none', headers=True, \
+                         record_bytes_max=None)")]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn set_aside<'py>(
         &self,
         py: Python<'py>,
         table: &str,
         keys: Vec<Vec<u8>>,
-        form: &str,
+        form: Values<'_>,
         compression: &str,
         headers: bool,
         record_bytes_max: Option<usize>,
     ) -> PyResult<(Self, Vec<Bound<'py, PyBytes>>)> {
         let options = Options {
             partitions: 1,
-            form: form_named(form)?,
+            form: form.form()?,
+            schema: form.schema(),
             compression: codec_named(compression)?,
             table: Some(table),
             headers,
@@ -352,11 +354,6 @@ fn codec_named(name: &str) -> PyResult<Option<Codec>> {
 
 fn plan_of(columns: Option<&PyColumns>) -> Option<&Plan> {
     columns.map(|columns| &*columns.0)
-}
-
-fn form_named(name: &str) -> PyResult<Form> {
-    let message = "form must be 'plain', 'dynamodb', 'debezium' or 'change'";
-    Form::from_name(name).ok_or_else(|| PyValueError::new_err(message))
 }
 
 #[pyfunction]

@@ -7,7 +7,6 @@ use pyo3::prelude::*;
 
 use crate::columns::{Column, Plan, Type};
 use crate::dedupe::Rows;
-use crate::encode::avro::Avro;
 use crate::split::{Misses, Split};
 use crate::value::Tag;
 
@@ -41,23 +40,6 @@ impl PyColumns {
     fn rest(&self) -> Option<&str> {
         self.0.rest()
     }
-
-    #[pyo3(signature = (name="Item"))]
-    fn avro_schema(&self, name: &str) -> PyResult<String> {
-        Ok(Avro::items(&self.0).schema(avro_name(name)?))
-    }
-}
-
-/// Avro's names: parts of letters, digits and `_`, a point between them.
-pub(super) fn avro_name(name: &str) -> PyResult<&str> {
-    let is_name = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    };
-    if name.split('.').all(is_name) {
-        return Ok(name);
-    }
-    Err(PyValueError::new_err("name must be made of letters, digits, '_' and '.', as Avro wants it"))
 }
 
 /// A row has the key attributes in columns of their own.
@@ -75,10 +57,12 @@ pub(super) fn check(plan: &Plan, rows: &Rows) -> PyResult<()> {
 
 /// (attribute, type on the wire, how often) of what has not fitted.
 pub(super) fn misses(plan: &Plan, split: &Split<'_>) -> Vec<(String, &'static str, u64)> {
-    let of = |(column, counts): (&Column, &Misses)| {
-        let attribute = column.attribute.to_string();
-        let met = Tag::ALL.iter().zip(*counts).filter(|&(_, count)| count != 0);
-        met.map(|(&(_, name), count)| (attribute.clone(), name, count)).collect::<Vec<_>>()
-    };
-    plan.columns().iter().zip(split.misses()).flat_map(of).collect()
+    let names = plan.columns().iter().map(|column| &*column.attribute);
+    names.zip(split.misses()).flat_map(|(name, counts)| by_type(name, counts)).collect()
+}
+
+/// (attribute, type on the wire, how often).
+pub(super) fn by_type(attribute: &str, counts: &Misses) -> Vec<(String, &'static str, u64)> {
+    let met = Tag::ALL.iter().zip(*counts).filter(|&(_, count)| count != 0);
+    met.map(|(&(_, name), count)| (attribute.to_owned(), name, count)).collect()
 }

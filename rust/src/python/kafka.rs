@@ -1,9 +1,69 @@
-//! Kafka's record batches, ready for a producer.
+//! Kafka's record batches, ready for a producer, and the schemas of their values.
 
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::columns::PyColumns;
+use crate::encode::json::Form;
 use crate::encode::kafka::{Batch, Producer};
+use crate::encode::registered::{Format, Schema};
+
+#[pyclass(name = "Schema", module = "replicator._core", frozen)]
+pub(super) struct PySchema(Schema);
+
+#[pymethods]
+impl PySchema {
+    #[new]
+    #[pyo3(signature = (id, columns, *, format="avro", value="change"))]
+    fn new(id: u32, columns: &PyColumns, format: &str, value: &str) -> PyResult<Self> {
+        let format = match format {
+            "avro" => Format::Avro,
+            "json_schema" => Format::Json,
+            _ => return Err(PyValueError::new_err("format must be 'avro' or 'json_schema'")),
+        };
+        if !matches!(value, "change" | "item") {
+            return Err(PyValueError::new_err("value must be 'change' or 'item'"));
+        }
+        let plan = Arc::clone(&columns.0);
+        Ok(Self(Schema { id, format, is_change: value == "change", plan }))
+    }
+
+    #[getter]
+    fn id(&self) -> u32 {
+        self.0.id
+    }
+}
+
+/// What records look like: JSON of a form, or values by a schema, whose keys are plain.
+#[derive(FromPyObject)]
+pub(super) enum Values<'py> {
+    Form(String),
+    Schema(PyRef<'py, PySchema>),
+}
+
+impl Values<'_> {
+    pub(super) fn form(&self) -> PyResult<Form> {
+        match self {
+            Self::Form(name) => form_named(name),
+            Self::Schema(_) => Ok(Form::Plain),
+        }
+    }
+
+    pub(super) fn schema(&self) -> Option<&Schema> {
+        match self {
+            Self::Form(_) => None,
+            Self::Schema(schema) => Some(&schema.0),
+        }
+    }
+}
+
+pub(super) fn form_named(name: &str) -> PyResult<Form> {
+    let message = "form must be 'plain', 'dynamodb', 'debezium' or 'change'";
+    Form::from_name(name).ok_or_else(|| PyValueError::new_err(message))
+}
 
 #[pyclass(name = "KafkaBatch", module = "replicator._core", frozen)]
 pub(super) struct PyKafkaBatch(pub(super) Batch);

@@ -22,7 +22,7 @@ use pyo3::types::PyDict;
 use self::batch::{PyChangeBatch, PyRejection, decode};
 use self::columns::PyColumns;
 use self::filter::{PyPattern, PyProjection};
-use self::kafka::PyKafkaBatch;
+use self::kafka::{PyKafkaBatch, PySchema};
 use self::records::{BodyError, PyAnswer, PyEventStream, PyRecords, PyShardEvent};
 use self::rows::{PyRows, PySettled, crate_item};
 use self::window::PyWindow;
@@ -61,6 +61,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyWindow>()?;
     module.add_class::<PyColumns>()?;
     module.add_class::<PyKafkaBatch>()?;
+    module.add_class::<PySchema>()?;
     module.add_function(wrap_pyfunction!(compress::compress, module)?)?;
     module.add_function(wrap_pyfunction!(crate_item, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)

@@ -121,7 +121,9 @@ def test_confluent_cloud_tells_its_brokers_and_login() -> None:
     assert sink["tls"] == {}
     assert "PASSWORD_FILE" in said(result, "kafka.api.secret")
     assert kinds(result, "kafka.api.key") == {Kind.SECRET}
-    assert "readers must change" in said(result, "output.data.format")
+    assert sink["format"] == "avro"
+    assert sink["registry"] == {"url": "https://REPLACE-ME"}
+    assert "sink.registry.url" in said(result)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_a_pipeline_for_each_table() -> None:
     for each in result.config["pipelines"]:
         assert each["source"] == {"kind": "streams"}
         assert each["sinks"][0]["topic"] == "{table}"
-        assert each["sinks"][0]["format"] == "debezium"
+        assert each["sinks"][0]["format"] == "json_schema"
     assert "snapshots are not there yet" in said(result, "dynamodb.table.sync.mode")
 
 
@@ -236,7 +238,59 @@ def test_tables_by_tag() -> None:
     }
     assert result.config["aws"] == {"endpoint_url": "http://localhost:8000"}
     assert kinds(result, "dynamodb.table.sync.mode") == set(), "CDC is what we do"
-    assert kinds(result, "output.data.format") == {Kind.NO_EQUAL}
+    assert pipeline(result)["sinks"][0]["format"] == "avro"
+
+
+def test_values_by_schemas_take_their_registry_along() -> None:
+    converter = "io.confluent.connect.avro.AvroConverter"
+    options = {
+        "key.converter": converter,
+        "value.converter": converter,
+        "value.converter.schema.registry.url": "https://a:8081,https://b:8081",
+        "value.converter.basic.auth.credentials.source": "USER_INFO",
+        "value.converter.basic.auth.user.info": "user:geheim",
+        "value.converter.auto.register.schemas": "false",
+        "value.converter.value.subject.name.strategy": (
+            "io.confluent.kafka.serializers.subject.TopicRecordNameStrategy"
+        ),
+        "value.converter.schema.registry.ssl.truststore.password": "geheim",
+        "value.converter.enhanced.avro.schema.support": "true",
+    }
+    result = of(KINESIS | options)
+    (sink,) = pipeline(result)["sinks"]
+    assert sink["format"] == "avro"
+    assert sink["registry"] == {
+        "url": "https://a:8081,https://b:8081",
+        "subject_name_strategy": "topic_record_name",
+        "auto_register": False,
+    }
+    assert kinds(result, "value.converter.basic.auth.user.info") == {Kind.SECRET}
+    assert "REGISTRY__PASSWORD_FILE" in said(result, "value.converter.basic.auth.user.info")
+    assert "geheim" not in repr(result)
+    assert "JSON text" in said(result, "key.converter")
+    assert kinds(result, "value.converter.enhanced.avro.schema.support") == {Kind.NO_EQUAL}
+    json_ = "io.confluent.connect.json.JsonSchemaConverter"
+    assert pipeline(of(KINESIS | {"value.converter": json_}))["sinks"][0]["format"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("value.converter.schema.registry.url", "https://me:geheim@registry"),
+        ("value.converter.value.subject.name.strategy", "com.shop.OurStrategy"),
+        ("value.converter.auto.register.schemas", "maybe"),
+    ],
+)
+def test_what_a_registry_cannot_be_told_is_to_be_filled_in(option: str, value: str) -> None:
+    result = of(KINESIS | {"value.converter": "AvroConverter", option: value})
+    assert Kind.FILL_IN in kinds(result, option)
+    assert "geheim" not in repr(result)
+
+
+def test_protobuf_has_no_equal() -> None:
+    result = of(KINESIS | {"value.converter": "io.confluent.connect.protobuf.ProtobufConverter"})
+    assert kinds(result, "value.converter") == {Kind.NO_EQUAL}
+    assert pipeline(result)["sinks"][0]["format"] == "change"
 
 
 def test_tags_that_arent_said_are_to_be_filled_in() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from replicator._core import ChangeBatch, Records, decode
 from replicator.errors import FatalError
-from replicator.sink.kafka_payload import Encoded, encode
+from replicator.sink.kafka_payload import Encoded, Values, encode
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from tests.changes import number, put
@@ -28,7 +28,7 @@ def change(key: str, n: int, size: int = 1, table: str = "products") -> bytes:
 def encoded(changes: ChangeBatch, aside: Any = (), *, bytes_max: int = 2_000) -> Encoded:
     config = KafkaConfig(name="bus", compression="none", quarantine_max=2)
     topics = {"products": Topic("products", 2, bytes_max, "delete")}
-    return encode(changes, config, topics, {"products": 2}, aside)
+    return encode(changes, Values(config, {}), topics, {"products": 2}, aside)
 
 
 def test_no_batch_is_larger_than_its_topic_takes() -> None:

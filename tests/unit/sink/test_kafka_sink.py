@@ -108,6 +108,7 @@ def test_what_stops_a_shard_leaves_the_shared_producer_to_the_others(
             topics,
             letters,
             producers,
+            None,
             look_again,
             Windows(1 << 20),
             list,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 from aiohttp import web
 
+from replicator.model import TableSchema
 from replicator.testing.cloud.control import add_control
 from replicator.testing.cloud.faults import Fault, Mischief, Place, Script
 from replicator.testing.cloud.history import History
@@ -51,7 +52,7 @@ class CloudClock:
 
 
 class Misbehaving(JSONServer):
-    """A server of records with mischief, for one of the services; `begin` comes first.
+    """A server of records with mischief, for one of the services.
 
     `rate` is the workload's changes a second (0: only what is asked for). Records older
     than `retention_seconds` are dropped. `clock` owns the script's time, the retention and
@@ -68,23 +69,29 @@ class Misbehaving(JSONServer):
     foreign: ClassVar[frozenset[str]]
     """Kinds of faults that this service doesn't know."""
 
-    def begin(
+    def __init__(
         self,
-        stream: ScriptedStream,
-        clock: CloudClock,
         *,
-        seed: int,
-        script: Script,
-        keys: int,
-        rate: float,
-        retention_seconds: float,
-        journal_path: Path | None,
-        shards_max: int,
+        seed: int = 0,
+        script: Script = (),
+        shards: int = 2,
+        name: str = "products",
+        key: str = "id",
+        keys: int = 500,
+        rate: float = 0.0,
+        retention_seconds: float = 86_400.0,
+        clock: CloudClock | None = None,
+        journal_path: Path | None = None,
+        shards_max: int = SHARDS_MAX,
+        **server: Any,
     ) -> None:
-        """The rest of the constructor, for both. Raises ValueError for a script with faults that
-        the service doesn't know."""
+        """`server` is for the service's own. Raises ValueError for a script with faults that the
+        service doesn't know."""
         if unknown := sorted({fault.kind for fault in script} & self.foreign):
             raise ValueError(f"{', '.join(unknown)}: no such faults with this service")
+        clock = clock or CloudClock()
+        self.name = name
+        stream = self.begin(shards, TableSchema(name, ((key, "S"),)), clock, **server)
         self.calls = deque(maxlen=CALLS_KEPT)
         self.clock = clock
         self.served = stream
@@ -99,6 +106,12 @@ class Misbehaving(JSONServer):
         self._ticking: asyncio.Task[None] | None = None
         self._owed = 0.0
         self._ticked_at = 0.0
+
+    def begin(
+        self, shards: int, table: TableSchema, clock: CloudClock, **server: Any
+    ) -> ScriptedStream:
+        """The constructor of the service's server, and the stream that it serves."""
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()

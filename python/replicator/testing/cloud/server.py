@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from aiohttp import web
 
 from replicator.model import Shard, TableSchema
 from replicator.testing import frames
-from replicator.testing.cloud.faults import Fault, Place, Script
+from replicator.testing.cloud.faults import Fault, Place
 from replicator.testing.cloud.misbehaving import (
     RECORDS_MAX,
-    SHARDS_MAX,
     CloudClock,
     Misbehaving,
 )
@@ -52,43 +50,17 @@ class FaultCloud(Misbehaving, KinesisServer):
     failure = "InternalFailureException"
     foreign = frozenset({"rotate"})
 
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        script: Script = (),
-        shards: int = 2,
-        name: str = "products",
-        key: str = "id",
-        keys: int = 500,
-        rate: float = 0.0,
-        retention_seconds: float = 86_400.0,
-        clock: CloudClock | None = None,
-        journal_path: Path | None = None,
-        shards_max: int = SHARDS_MAX,
-        **server: Any,
-    ) -> None:
-        clock = clock or CloudClock()
-        super().__init__(
-            ScriptedStream(shards, now_ms=clock.now_ms),
-            name=name,
-            tables=(TableSchema(name, ((key, "S"),)),),
-            monotonic=clock.seconds,
-            **server,
+    def begin(
+        self, shards: int, table: TableSchema, clock: CloudClock, **server: Any
+    ) -> ScriptedStream:
+        stream = ScriptedStream(shards, now_ms=clock.now_ms)
+        tables = (table,)
+        KinesisServer.__init__(
+            self, stream, name=table.name, tables=tables, monotonic=clock.seconds, **server
         )
         self._page_lags: defaultdict[str, deque[int]] = defaultdict(deque)
         self._made_again_at: float | None = None
-        self.begin(
-            self.stream,
-            clock,
-            seed=seed,
-            script=script,
-            keys=keys,
-            rate=rate,
-            retention_seconds=retention_seconds,
-            journal_path=journal_path,
-            shards_max=shards_max,
-        )
+        return stream
 
     def readers(self, shard_id: str) -> int:
         return self.subscriptions[shard_id]

@@ -8,20 +8,19 @@ parent, and is replaced every few hours by one child, or by two.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 from aiohttp import web
 
 from replicator.model import TableSchema
-from replicator.testing.cloud.faults import Fault, Script
+from replicator.testing.cloud.faults import Fault
 from replicator.testing.cloud.misbehaving import (
     RECORDS_MAX,
-    SHARDS_MAX,
     CloudClock,
     Misbehaving,
 )
-from replicator.testing.streams_server import StreamsServer, ViewType, table_stream
+from replicator.testing.stream import ScriptedStream
+from replicator.testing.streams_server import StreamsServer, table_stream
 
 
 class StreamsCloud(Misbehaving, StreamsServer):
@@ -41,43 +40,12 @@ class StreamsCloud(Misbehaving, StreamsServer):
         }
     )
 
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        script: Script = (),
-        shards: int = 2,
-        name: str = "products",
-        key: str = "id",
-        keys: int = 500,
-        rate: float = 0.0,
-        retention_seconds: float = 86_400.0,
-        view_type: ViewType = "NEW_AND_OLD_IMAGES",
-        clock: CloudClock | None = None,
-        journal_path: Path | None = None,
-        shards_max: int = SHARDS_MAX,
-        **server: Any,
-    ) -> None:
-        clock = clock or CloudClock()
-        self.name = name
-        super().__init__(
-            table_stream(shards, now_ms=clock.now_ms),
-            table=TableSchema(name, ((key, "S"),)),
-            view_type=view_type,
-            monotonic=clock.seconds,
-            **server,
-        )
-        self.begin(
-            self.stream,
-            clock,
-            seed=seed,
-            script=script,
-            keys=keys,
-            rate=rate,
-            retention_seconds=retention_seconds,
-            journal_path=journal_path,
-            shards_max=shards_max,
-        )
+    def begin(
+        self, shards: int, table: TableSchema, clock: CloudClock, **server: Any
+    ) -> ScriptedStream:
+        stream = table_stream(shards, now_ms=clock.now_ms)
+        StreamsServer.__init__(self, stream, table=table, monotonic=clock.seconds, **server)
+        return stream
 
     def readers(self, shard_id: str) -> int:
         return self.reads[shard_id]

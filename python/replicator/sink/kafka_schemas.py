@@ -1,0 +1,209 @@
+"""Which schema the values of each table are written by: found in the registry, grown from items,
+registered before the transaction that uses it.
+
+A table's columns begin as those of its subject's newest version, so a restart changes nothing, and
+several workers come to the same ones: whoever registers looks again, and joins what others added
+meanwhile. The registry is asked only when a batch has an attribute without a column.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from replicator._core import ChangeBatch, Schema
+from replicator._core import Columns as Plan
+from replicator.core import schemas
+from replicator.core.schemas import REST, Columns
+from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.model import SinkFinding, TableSchema
+from replicator.sink.in_thread import in_thread
+from replicator.sink.kafka_settings import KafkaConfig
+from replicator.sink.registry import Registered, Registry, type_of
+from replicator.sink.registry_settings import RegistryConfig
+
+log = structlog.get_logger()
+
+_TRIES_MAX: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a table is written by."""
+
+    columns: Columns
+    plan: Plan
+    schema: Schema
+
+
+class KafkaSchemas:
+    """The schemas of one sink. `current` may be called by several shards at once."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        assert config.format in {"avro", "json_schema"}, config.format
+        assert config.registry is not None, "the settings see to it"
+        self._config = config
+        self._format: schemas.Format = "avro" if config.format == "avro" else "json_schema"
+        self._settings: RegistryConfig = config.registry
+        self._registry = Registry(config.registry, config.name)
+        self._known: dict[str, _Known] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def require_subjects(self, tables: Sequence[TableSchema]) -> None:
+        """Raises FatalError when two tables would share a subject: their schemas aren't versions
+        of one another."""
+        of: dict[str, str] = {}
+        for table in tables:
+            subject = self._subject(table.name)
+            if (other := of.setdefault(subject, table.name)) != table.name:
+                raise FatalError(
+                    "schema_subject_shared",
+                    f"sink {self._config.name}: tables {other} and {table.name} would have one "
+                    f"subject, {subject}: put {{table}} into topic, or choose "
+                    "registry.subject_name_strategy: topic_record_name",
+                )
+
+    async def current(self, changes: ChangeBatch, tables: Sequence[str]) -> Mapping[str, Schema]:
+        """By table, the schema that has all that can be said of these changes. Raises
+        TransientError and FatalError of the registry."""
+        return {table: await self._of(table, changes) for table in tables}
+
+    async def _of(self, table: str, changes: ChangeBatch) -> Schema:
+        known = self._known.get(table)
+        if known is not None and await self._is_enough(known, changes, table):
+            return known.schema
+        async with self._locks.setdefault(table, asyncio.Lock()):
+            known = self._known.get(table)  # another shard may have been quicker
+            if known is None or not await self._is_enough(known, changes, table):
+                ours = tuple(self._config.columns.items()) if known is None else known.columns
+                known = self._known[table] = await self._resolved(table, ours, changes)
+            return known.schema
+
+    async def _is_enough(self, known: _Known, changes: ChangeBatch, table: str) -> bool:
+        return await self._grown(known.columns, known.plan, changes, table) == known.columns
+
+    async def _grown(
+        self, columns: Columns, plan: Plan, changes: ChangeBatch, table: str
+    ) -> Columns:
+        """With what the changes add."""
+        limit = self._settings.columns_max
+        if not self._settings.auto_register or len(columns) >= limit:
+            return columns
+        unplanned = await in_thread(changes.nbytes, changes.unplanned, plan, table)
+        return schemas.grown(columns, unplanned, limit)
+
+    async def _resolved(self, table: str, ours: Columns, changes: ChangeBatch) -> _Known:
+        subject = self._subject(table)
+        if not self._settings.auto_register:
+            latest = await self._registry.latest(subject)
+            columns = self._prescribed(table, subject, latest)
+            assert latest is not None
+            return self._made(columns, latest.id)
+        sent: tuple[Columns, int] | None = None
+        for _ in range(_TRIES_MAX):
+            latest = await self._registry.latest(subject)
+            base = self._joined(latest, ours)
+            ours = await self._grown(base, Plan(base, REST), changes, table)
+            if sent is not None and sent[0] == ours:
+                return self._made(*sent)
+            schema = self._written(table, ours)
+            if latest is not None and self._is_ours(latest) and latest.schema == schema:
+                return self._made(ours, latest.id)
+            text = schemas.text_of(schema)
+            sent = (ours, await self._registry.register(subject, self._format, text))
+            log.info("schema_registered", subject=subject, id=sent[1], attributes=len(ours))
+        raise TransientError(
+            "registry_contended",
+            f"sink {self._config.name}: subject {subject} was changed by others all the time",
+        )
+
+    def _prescribed(self, table: str, subject: str, latest: Registered | None) -> Columns:
+        """The columns of a schema that the operator registered. Raises FatalError."""
+        columns = self._columns(latest)
+        schema = schemas.text_of(self._written(table, columns))
+        if latest is None:
+            raise FatalError(
+                "schema_missing",
+                f"sink {self._config.name}: subject {subject} has no version and the sink has "
+                f"auto_register: false: register one, of this shape: {schema}",
+            )
+        if not self._is_ours(latest) or not schemas.is_written(
+            self._format, self._config.value, latest.schema, columns
+        ):
+            raise FatalError(
+                "schema_foreign",
+                f"sink {self._config.name}: version {latest.version} of subject {subject} has "
+                "another shape than values are written in, and the sink has auto_register: false: "
+                f"register one of this shape: {schema}",
+            )
+        return columns
+
+    async def findings(self, tables: Sequence[TableSchema]) -> list[SinkFinding]:
+        """What a check says of the tables' subjects."""
+        found: list[SinkFinding] = []
+        try:
+            self.require_subjects(tables)
+            found += [await self._finding(table.name) for table in tables]
+        except ReplicatorError as error:
+            found.append(SinkFinding("schema", error.message, error.code))
+        return found
+
+    async def _finding(self, table: str) -> SinkFinding:
+        subject = self._subject(table)
+        latest = await self._registry.latest(subject)
+        if not self._settings.auto_register:
+            columns = self._prescribed(table, subject, latest)
+        else:
+            columns = self._joined(latest, tuple(self._config.columns.items()))
+        if latest is None:
+            return SinkFinding("schema", f"subject {subject} has no version: run registers one")
+        schema = self._written(table, columns)
+        if self._settings.auto_register and latest.schema != schema:
+            text = schemas.text_of(schema)
+            complaints = await self._registry.complaints(subject, self._format, text)
+            if complaints:
+                return SinkFinding(
+                    "schema",
+                    f"subject {subject} wouldn't take the sink's schema as its next version: "
+                    f"{'; '.join(complaints)[:600]}",
+                    "schema_incompatible",
+                )
+        count = f"{len(columns)} attributes" if len(columns) != 1 else "1 attribute"
+        return SinkFinding(
+            "schema", f"subject {subject}: version {latest.version}, id {latest.id}, {count}"
+        )
+
+    async def close(self) -> None:
+        await self._registry.close()
+
+    # ----
+
+    def _subject(self, table: str) -> str:
+        record = schemas.record_name(self._config.value, self._namespace(table))
+        return self._settings.subject(self._config.topic_of(table), record)
+
+    def _namespace(self, table: str) -> str:
+        return schemas.namespace_of(table, self._settings.namespace)
+
+    def _written(self, table: str, columns: Columns) -> dict[str, Any]:
+        return schemas.written(self._format, self._config.value, columns, self._namespace(table))
+
+    def _is_ours(self, latest: Registered) -> bool:
+        return latest.type == type_of(self._format)
+
+    def _columns(self, latest: Registered | None) -> Columns:
+        if latest is None or not self._is_ours(latest):
+            return ()
+        return schemas.columns_of(self._format, self._config.value, latest.schema)
+
+    def _joined(self, latest: Registered | None, ours: Columns) -> Columns:
+        return schemas.joined(self._columns(latest), ours, self._config.columns)
+
+    def _made(self, columns: Columns, number: int) -> _Known:
+        plan = Plan(columns, REST)
+        value = self._config.value
+        return _Known(columns, plan, Schema(number, plan, format=self._format, value=value))

@@ -265,7 +265,7 @@ class KafkaSink:
                 await self._forget(shard)
                 raise fence_lost(fence)
             return None if log is None else log.start
-        claim = shard.claim(log, before)
+        claim = shard.claim(log, before or self._inherited(shard))
         memory = shard.log or await self._memory(shard, log or LogPosition(TRIM_HORIZON))
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
@@ -390,6 +390,13 @@ class KafkaSink:
     def _release(self, shard: KafkaShard) -> None:
         if shard.log is not None:
             self._windows.release(shard.log)
+
+    def _inherited(self, shard: KafkaShard) -> Stored:
+        """What a shard begins with that nobody claimed before: keys that were quarantined in its
+        parents stay so."""
+        parents = (self._positions.shard((*shard.key[:3], each)) for each in shard.parents)
+        aside = (each for parent in parents if parent is not None for each in parent.aside)
+        return Stored(None, 0, "", tuple(dict.fromkeys(aside)))
 
     async def _memory(self, shard: KafkaShard, stored: LogPosition) -> LogShard:
         config = self._config

@@ -17,6 +17,7 @@ from replicator import cli_source
 from replicator import config as configuration
 from replicator.cli_archive import archive_app
 from replicator.cli_config import config_app
+from replicator.cli_letters import letters_app
 from replicator.cli_options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(positions_app, name="positions")
+app.add_typer(letters_app, name="dead-letters")
 app.add_typer(archive_app, name="archive")
 app.command("setup")(cli_source.setup)
 app.command("tail")(cli_source.tail)

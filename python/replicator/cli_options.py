@@ -46,6 +46,7 @@ PipelineOption = Annotated[
 SinkOption = Annotated[
     str | None, typer.Option("--sink", help="A sink's name; needed where there are several.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 DEFAULT_CONFIG = Path("config.yaml")
 
 

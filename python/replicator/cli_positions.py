@@ -17,6 +17,7 @@ from replicator.cli_options import (
     PipelineOption,
     SinkOption,
     VersionOption,
+    YesOption,
     configure_logging,
     print_result,
 )
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 positions_app = typer.Typer(
     no_args_is_help=True, help="Where each shard stands: shown, and moved by hand."
 )
-
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 @positions_app.command("show")

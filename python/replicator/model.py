@@ -237,6 +237,25 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter as its sink keeps it. `id` names it there, `position` is its sequence number,
+    `key` its change's in typed JSON where that can be read, `at` when it was stored (ISO 8601).
+    `is_held`: the later changes of its key wait behind it."""
+
+    id: str
+    shard: str
+    position: str
+    index: int
+    code: str
+    message: str
+    table: str | None
+    key: str | None
+    at: str
+    is_held: bool
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class WriteResult:
     """What one write made durable.
 

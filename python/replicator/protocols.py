@@ -23,6 +23,7 @@ from replicator.model import (
     SinkHeld,
     SinkPlan,
     SinkReport,
+    StoredLetter,
     Stream,
     TableSchema,
     WriteResult,
@@ -220,6 +221,25 @@ class Inheriting(Protocol):
     def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
         """The fence's shard follows these, of which the sink holds everything. Asked after `fence`
         and before `position`; doesn't block, may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Redriven(Protocol):
+    """What a sink may offer besides: an operator sees its dead letters and ends them. All of it
+    may be called without `open`."""
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        """Those that wait, of a shard in order. Raises TransientError and FatalError."""
+        ...
+
+    async def end_letters(
+        self, ids: Sequence[str], owner: str, *, redrive: bool
+    ) -> Sequence[StoredLetter]:
+        """Ends these (all, without ids) and gives them, a shard at a time: written to where they
+        belong with `redrive`, in order, else dropped. With one whose key's changes wait, those
+        end too, and what comes later goes its usual way. Every fence of these shards is dead
+        from here on. Raises FatalError for one that can't be written again."""
         ...
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import (
@@ -133,6 +134,21 @@ async def test_only_what_matches_and_may_be_seen_is_written(rig: Rig) -> None:
     )
     (record,) = await rig.records()
     assert json.loads(record.value or b"")["item"] == {"id": "a", "kind": "fruit"}
+
+
+async def test_a_strangers_record_among_the_positions_is_named(rig: Rig) -> None:
+    """Regression: it ended the pipeline as if it were our own mistake."""
+    sink = await rig.worker()
+    producer = AIOKafkaProducer(bootstrap_servers=rig.server.address)
+    await producer.start()
+    try:
+        await producer.send_and_wait(f"{rig.prefix}.positions", b"hello", b"key")
+    finally:
+        await producer.stop()
+    with pytest.raises(FatalError) as unreadable:
+        await sink.positions(STREAM)
+    assert unreadable.value.code == "kafka_positions_unreadable"
+    assert "offset 0" in unreadable.value.message
 
 
 # ---- at least once

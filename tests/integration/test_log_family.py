@@ -119,6 +119,20 @@ async def test_what_is_gone_is_not_waited_for(rig: Rig) -> None:
         assert await sink.position(fence) is None
 
 
+async def test_a_key_that_was_quarantined_stays_so_in_the_children(rig: Rig) -> None:
+    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
+    sink = await rig.worker(compression="none", topic_settings=settings)
+    keys = [{"id": {"S": key}} for key in ("a", "b")]
+    large = put("products", keys[0], BASE_US, n={"S": "x" * 3_000})
+    await write(sink, pending(await begun(sink, "parent"), [large], then=SHARD_END))
+    later = [put("products", key, BASE_US + 1_000_000) for key in keys]
+    for shard, parent, payloads in (("child", "parent", []), ("grandchild", "child", later)):
+        fence = await begun(sink, shard, [parent])
+        result = await write(sink, pending(fence, payloads, then=SHARD_END))
+    assert (result.rows, dict(result.rejected_by_code)) == (1, {"key_quarantined": 1})
+    assert [letter.value for letter in await rig.letters()] == [large, later[0]]
+
+
 # ---- S3
 
 
@@ -181,6 +195,17 @@ async def test_a_plan_of_a_child_is_completed_with_what_its_parent_remembered(
     assert counted[1]["known"] == 2
     assert sum(each["count"] for each in counted[1]["objects"]) == 1
     await second.close()
+
+
+async def test_a_memory_that_somebody_removed_is_not_waited_for(bucket: S3Server) -> None:
+    sink = await opened(bucket)
+    await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))
+    (key,) = bucket.objects(prefix="_replicator/memories/")
+    del bucket.buckets["archive"][key]
+    child = await begun(sink, "child", ["parent"])
+    await archive.write(sink, pending(child, [item(2)], then=SHARD_END))
+    assert sorted(times_each(bucket).values()) == [1, 1]
+    await sink.close()
 
 
 async def test_an_end_without_its_memory_is_not_complete(bucket: S3Server) -> None:

@@ -26,6 +26,7 @@ from replicator.model import (
     SinkHeld,
     SinkPlan,
     SinkReport,
+    StoredLetter,
     Stream,
     TableSchema,
 )
@@ -41,6 +42,7 @@ from replicator.sink.kafka_positions import (
     reached,
 )
 from replicator.sink.kafka_producer import KafkaProducers, Producer
+from replicator.sink.kafka_redrive import KafkaLetters, stream_of
 from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
@@ -51,6 +53,7 @@ from replicator.sink.projected import require_keys
 
 # https://kafka.apache.org/protocol: a string may have 32,767 bytes, but people read these.
 _ID_CHARACTERS_MAX: Final = 200
+_TRIES_MAX: Final = 3
 
 
 class KafkaSink:
@@ -83,6 +86,9 @@ class KafkaSink:
             monotonic=monotonic,
         )
         self._schemas = KafkaSchemas(config) if config.is_registered else None
+        self._dead = KafkaLetters(
+            config, self._options, place.pipeline, self._positions, self._producers, self._schemas
+        )
         self._tables: tuple[TableSchema, ...] = ()
         self._topics: dict[str, Topic] = {}
         self._letters: dict[str, Topic] = {}
@@ -259,7 +265,7 @@ class KafkaSink:
                 await self._forget(shard)
                 raise fence_lost(fence)
             return None if log is None else log.start
-        claim = shard.claim(log, before)
+        claim = shard.claim(log, before or self._inherited(shard))
         memory = shard.log or await self._memory(shard, log or LogPosition(TRIM_HORIZON))
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
@@ -293,6 +299,37 @@ class KafkaSink:
                 await self._forget(shard)
             old[shard_id] = None if before is None else before.position
         return old
+
+    # ---- dead letters
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        return [one.letter for one in await self._dead.waiting()]
+
+    async def end_letters(
+        self, ids: Sequence[str], owner: str, *, redrive: bool
+    ) -> Sequence[StoredLetter]:
+        ended: list[StoredLetter] = []
+        for place in await self._dead.places(ids):
+            ended += await self._end_letters(place, ids, owner, redrive=redrive)
+        return ended
+
+    async def _end_letters(
+        self, place: Key, ids: Sequence[str], owner: str, *, redrive: bool
+    ) -> Sequence[StoredLetter]:
+        stream = stream_of(place)
+        tries = 0
+        while True:
+            tries += 1
+            fence = await self.fence(stream, place[3], owner)
+            shard = self._shards[stream, place[3]]
+            try:
+                return await self._dead.end(place, shard, ids, redrive=redrive)
+            except Fenced:
+                # Whoever lost the shard to us may have been quick to take it again.
+                if tries == _TRIES_MAX:
+                    raise fence_lost(fence) from None
+            finally:
+                await self._forget(shard)
 
     def writer(self, fence: Fence) -> KafkaWriter:
         """The fence's own: each shard has transactions of its own."""
@@ -353,6 +390,13 @@ class KafkaSink:
     def _release(self, shard: KafkaShard) -> None:
         if shard.log is not None:
             self._windows.release(shard.log)
+
+    def _inherited(self, shard: KafkaShard) -> Stored:
+        """What a shard begins with that nobody claimed before: keys that were quarantined in its
+        parents stay so."""
+        parents = (self._positions.shard((*shard.key[:3], each)) for each in shard.parents)
+        aside = (each for parent in parents if parent is not None for each in parent.aside)
+        return Stored(None, 0, "", tuple(dict.fromkeys(aside)))
 
     async def _memory(self, shard: KafkaShard, stored: LogPosition) -> LogShard:
         config = self._config

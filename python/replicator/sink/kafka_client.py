@@ -45,6 +45,15 @@ _FENCED: Final = (
 # The broker doesn't know the last records of a producer, though it acknowledged them.
 _WENT_BACK: Final = (kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId)
 
+# An assertion of the driver's is one of its states that a connection's end left behind.
+_DRIVERS: Final = (
+    kafka.KafkaError,
+    kafka.IllegalOperation,
+    kafka.ConsumerStoppedError,
+    OSError,
+    AssertionError,
+)
+
 # Each class with what the operator should do; the first that fits decides.
 _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     (
@@ -83,6 +92,16 @@ _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
         (kafka.PolicyViolationError, kafka.InvalidReplicationFactorError),
         "kafka_topic_refused",
         "correct partitions, replication_factor or topic_settings, or create the topic by hand",
+    ),
+    (
+        (kafka.InvalidTransactionTimeout,),
+        "kafka_settings",
+        "set transaction_timeout_seconds to no more than the brokers' transaction.max.timeout.ms",
+    ),
+    (
+        (kafka.InvalidTimestampError,),
+        "kafka_time_refused",
+        "raise message.timestamp.before.max.ms of the topic: records bear their change's time",
     ),
     (
         (kafka.IncompatibleBrokerVersion, kafka.UnsupportedVersionError),
@@ -199,8 +218,7 @@ def mapped(doing: str) -> Iterator[None]:
             f"{doing}: not done in time: brokers are away or slow, or their logs say why they "
             "don't take it (no room on a disk, too few replicas in sync)",
         ) from error
-    except (kafka.KafkaError, kafka.IllegalOperation, OSError, AssertionError) as error:
-        # An assertion of the driver's is one of its states that a connection's end left behind.
+    except _DRIVERS as error:
         raise translated(error, doing) from error
 
 

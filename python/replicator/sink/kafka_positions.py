@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
@@ -34,11 +35,13 @@ from replicator.model import Position, Reached, Stream
 from replicator.sink.kafka_client import Ends, Options, mapped, started
 from replicator.sink.log_shard import LogPosition
 
+log = structlog.get_logger()
+
 PARTITION: Final = 0
 _POLL_SECONDS: Final = 0.2
 # The broker looks for transactions whose time is over this often, by default
 # (transaction.abort.timed.out.transaction.cleanup.interval.ms).
-_ABORT_SECONDS: Final = 10.0
+ABORT_SECONDS: Final = 10.0
 
 # What a shard remembered at its end is of use until its children are some minutes further.
 MEMORY_SECONDS: Final = 7 * 86_400
@@ -145,7 +148,7 @@ class KafkaPositions:
         """`wait_seconds`: longest time that a transaction stays open."""
         self.topic = topic
         self._options = options
-        self._deadline_seconds = wait_seconds + _ABORT_SECONDS
+        self._deadline_seconds = wait_seconds + ABORT_SECONDS
         self._partition = TopicPartition(topic, PARTITION)
         self._reader: AIOKafkaConsumer | None = None
         self._watermarks: AIOKafkaConsumer | None = None
@@ -218,17 +221,20 @@ class KafkaPositions:
         that was removed. Raises TransientError and FatalError."""
         stored = self._shards.get(key)
         parts = self._parts.get(key, {})
-        numbers = range(0 if stored is None else stored.parts)
-        if not numbers or not parts.keys() >= {*numbers}:
-            return b""
+        found: list[bytes | None] = []
         async with self._lock:
             with mapped(f"reading a shard's memory from topic {self.topic}"):
                 try:
-                    found = [await self._value_at(parts[number]) for number in numbers]
+                    for number in range(0 if stored is None else stored.parts):
+                        name = part_key(key, number)
+                        found.append(await self._value_at(parts.get(number), name))
                 except BaseException:
                     await self._close()
                     raise
-        return b"" if None in found else b"".join(value for value in found if value)
+        if None in found:
+            log.info("memory_gone", shard=key[3], action="its children begin without it")
+            return b""
+        return b"".join(value for value in found if value is not None)
 
     def outdated(self, pipeline: str, now_us: int) -> Sequence[bytes]:
         """The keys of parts of what was remembered long ago, for tombstones; not too many."""
@@ -278,8 +284,10 @@ class KafkaPositions:
                 "the brokers are slow, or a transaction of another producer is open there",
             ) from error
 
-    async def _value_at(self, offset: int) -> bytes | None:
+    async def _value_at(self, offset: int | None, key: bytes) -> bytes | None:
         """The value of one record; None when it isn't there any more."""
+        if offset is None:
+            return None
         reader, _ = await self._consumers()
         reader.seek(self._partition, offset)
         reader.resume(self._partition)
@@ -290,7 +298,7 @@ class KafkaPositions:
                         self._partition, timeout_ms=round(_POLL_SECONDS * 1_000), max_records=1
                     )
                     for message in polled.get(self._partition, ()):
-                        if message.offset == offset:
+                        if message.offset == offset and message.key == key:
                             value: bytes | None = message.value
                             return value
             return None
@@ -320,7 +328,14 @@ class KafkaPositions:
                     if message != before:
                         return False
                     before = None
-                self._apply(message.key, message.value, message.offset)
+                try:
+                    self._apply(message.key, message.value, message.offset)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise FatalError(
+                        "kafka_positions_unreadable",
+                        f"the record at offset {message.offset} of topic {self.topic} is no "
+                        "position: give the sink a positions_topic that nobody else writes to",
+                    ) from error
                 self._last = message
         return before is None
 

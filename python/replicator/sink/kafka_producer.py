@@ -87,9 +87,15 @@ class Producer:
     async def opened(self) -> AIOKafkaProducer:
         """The driver's producer. Raises its errors."""
         if self.is_broken:
-            raise Fenced(f"{self.transactional_id} needs a new epoch")
+            raise self._given_up()
         async with self._opening:
             return self._open or await self._made()
+
+    def _given_up(self) -> Exception:
+        if self.transactional_id is None:
+            failed: Exception = KafkaError("another write of the producer that it shares failed")
+            return failed
+        return Fenced(f"{self.transactional_id} needs a new epoch")
 
     async def _made(self) -> AIOKafkaProducer:
         made = pipelined(
@@ -112,7 +118,7 @@ class Producer:
             raise
         if self.is_broken:
             await self._ends.wait_for(_abandoned(made))
-            raise Fenced(f"{self.transactional_id} was given up meanwhile")
+            raise self._given_up()
         self._identity = (state.producer_id, state.producer_epoch)
         self._open = made
         return made

@@ -156,16 +156,17 @@ async def look(client: AIOKafkaAdminClient, needs: Sequence[Wanted]) -> dict[str
 
 def _topic(need: Wanted, partitions: Sequence[Any], settings: Mapping[str, str]) -> Topic:
     bytes_max = max(need.bytes_min, MESSAGE_BYTES_MAX)
-    if settings:
-        # A batch goes into one segment.
-        bytes_max = min(int(settings["max.message.bytes"]), int(settings["segment.bytes"]))
+    # A batch goes into one segment. Services that host Kafka show some settings only.
+    limits = [settings.get(name) for name in ("max.message.bytes", "segment.bytes")]
+    if any(limits):
+        bytes_max = min(int(limit) for limit in limits if limit)
     return Topic(
         need.name,
         len(partitions),
         bytes_max,
         settings.get("cleanup.policy", ""),
-        bool(settings),
-        _risk(min(len(each["replicas"]) for each in partitions), settings),
+        bool(limits[0]),
+        _risk(min((len(each["replicas"]) for each in partitions), default=0), settings),
     )
 
 
@@ -261,9 +262,9 @@ async def make(
     # Made a moment ago, it may not be listed everywhere yet.
     for _ in range(_LOOKS_MAX):
         planned, found = await plan(options, config, tables)
-        if not planned.problems and len(found) == len(wanted(config, tables)):
+        _refuse(planned, config)
+        if len(found) == len(wanted(config, tables)):
             return found
-    _refuse(planned, config)
     with mapped(f"making topics of sink {config.name}"):
         raise TimeoutError
 

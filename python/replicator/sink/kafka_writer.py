@@ -247,9 +247,9 @@ class KafkaWriter:
             if room.limits == limits:
                 raise FatalError(
                     "kafka_limit_unknown",
-                    f"a topic takes smaller records than it seems to: {error}; grant "
-                    "DescribeConfigs on the topics if it isn't, else raise max.message.bytes of "
-                    f"{room.config.positions_topic}, too",
+                    f"a topic takes smaller records than is known: {error}; grant DescribeConfigs "
+                    "on the topics where that is missing, else raise max.message.bytes of "
+                    f"{room.config.positions_topic}",
                 ) from error
             raise TransientError(
                 "kafka_limit_changed",

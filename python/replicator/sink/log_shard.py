@@ -116,7 +116,8 @@ class _Added:
 
 
 class LogShard:
-    """One shard under one fence: takes its fetches in order, from `LogPosition.start` on."""
+    """One shard under one fence: takes its fetches in order, from `LogPosition.start` on. It is a
+    `core.windows.Window`."""
 
     def __init__(
         self,
@@ -172,14 +173,16 @@ class LogShard:
 
     @property
     def early(self) -> int:
-        """See `core.windows.Window`, as of all four."""
+        """Changes given before their time for want of memory."""
         return self._window.early
 
     @property
     def forgotten(self) -> int:
+        """Changes known no more, for want of memory."""
         return self._window.forgotten
 
     def limit(self, bytes_max: int | None) -> None:
+        """No more than this from here on; None: what is given or known doesn't depend on it."""
         self._window.limit(_NO_LIMIT if bytes_max is None else min(bytes_max, self._bytes_max))
 
     @property

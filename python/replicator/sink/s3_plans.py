@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import structlog
 
 from replicator.core.plan import Plan, numbered, ordinal_of
 from replicator.errors import FatalError
@@ -32,6 +33,8 @@ from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_settings import S3Settings
 from replicator.sink.together import together
+
+log = structlog.get_logger()
 
 # Requests that one look at several shards makes at once.
 _LOOKS_MAX = 16
@@ -267,10 +270,15 @@ class S3Plans:
 
     async def remembered(self, stream: Stream, shard_ids: Sequence[str]) -> Sequence[bytes]:
         """What these shards remembered at their ends, those of them that did."""
-        standings = await self.standings(stream, shard_ids)
-        keys = (each.remembered for each in standings.values())
-        found = [await self._bucket.read(key) for key in keys if key is not None]
-        return [data for data in found if data]
+        found = []
+        for shard_id, standing in (await self.standings(stream, shard_ids)).items():
+            if standing.remembered is not None:
+                data = await self._bucket.read(standing.remembered)
+                if data is None:
+                    log.info("memory_gone", shard=shard_id, action="its children begin without it")
+                else:
+                    found.append(data)
+        return found
 
     async def _is_complete(self, plan: Plan) -> bool:
         for key in plan.keys:

@@ -6,19 +6,25 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidTimestampError,
+    InvalidTransactionTimeout,
+    KafkaError,
+    ProducerFenced,
+)
 
 from replicator.aws import AWSSettings
 from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import TRIM_HORIZON, Fence, after
 from replicator.sink.kafka import KafkaSink
-from replicator.sink.kafka_client import Fenced
+from replicator.sink.kafka_client import Fenced, mapped
 from replicator.sink.kafka_positions import Stored, key_of
 from replicator.sink.kafka_producer import KafkaProducers, Producer
 from replicator.sink.kafka_settings import KafkaConfig
-from replicator.sink.kafka_topics import Topic
+from replicator.sink.kafka_topics import MESSAGE_BYTES_MAX, Topic, Wanted, _topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room
 from replicator.sink.log_shard import LogPosition, LogShard
 from replicator.sink.place import SinkPlace
@@ -166,10 +172,12 @@ def test_a_close_that_is_cancelled_closes_all_the_same() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("is_shared", "error"), [(False, Fenced), (True, KafkaError)])
 def test_a_producer_that_was_given_up_while_it_started_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, *, is_shared: bool, error: type[Exception]
 ) -> None:
-    """Regression: a sink that was closed meanwhile never closed it."""
+    """Regression: a sink that was closed meanwhile never closed it, and who shared it with
+    another's failed write was told that its shard is somebody else's."""
     made: list[Any] = []
     begins, may = asyncio.Event(), asyncio.Event()
 
@@ -182,17 +190,69 @@ def test_a_producer_that_was_given_up_while_it_started_is_not_kept(
 
     async def main() -> None:
         producers = KafkaProducers({}, open_max=1, timeout_seconds=60.0)
-        producer = producers.make("id")
+        producer = producers.shared() if is_shared else producers.make("id")
         opening = asyncio.ensure_future(producer.opened())
         await begins.wait()
         await producers.drop(producer)
         may.set()
-        with pytest.raises(Fenced):
+        with pytest.raises(error):
             await opening
         assert not producer.is_open
         assert made[0]._closed
 
     asyncio.run(main())
+
+
+def test_a_producer_that_is_given_up_amid_a_retry_leaves_no_complaint() -> None:
+    """Regression: the driver's callback missed the batch that it had put back for another try."""
+
+    async def main() -> list[object]:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        driver = AIOKafkaProducer(bootstrap_servers="127.0.0.1:1", enable_idempotence=True)
+        driver._txn_manager.set_pid_and_epoch(1, 0)
+        waiting, place = driver._message_accumulator, TopicPartition("t", 0)
+        sent = await waiting.add_message(place, b"key", b"value", 1)
+        waiting.reenqueue(waiting._pop_batch(place))
+        producer = Producer("id", {}, 1.0)
+        producer._open = driver
+        await producer.give_up()
+        with pytest.raises(KafkaError):
+            await sent
+        return complaints
+
+    assert asyncio.run(main()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({"max.message.bytes": "900", "segment.bytes": "5000"}, (900, True)),
+        ({"max.message.bytes": "9000", "segment.bytes": "5000"}, (5_000, True)),
+        ({"max.message.bytes": "900", "retention.ms": "1"}, (900, True)),
+        ({"retention.ms": "1"}, (MESSAGE_BYTES_MAX, False)),
+    ],
+)
+def test_a_topic_that_shows_some_settings_only_is_taken_as_it_is(
+    settings: dict[str, str], limit: tuple[int, bool]
+) -> None:
+    topic = _topic(Wanted("t", "table", None, {}), [{"replicas": [1, 2, 3]}], settings)
+    assert (topic.bytes_max, topic.is_seen) == limit
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidTransactionTimeout(), "kafka_settings"),
+        (InvalidTimestampError(), "kafka_time_refused"),
+    ],
+)
+def test_what_only_an_operator_can_mend_is_not_tried_again_and_again(
+    error: Exception, code: str
+) -> None:
+    with pytest.raises(FatalError) as refused, mapped("writing"):
+        raise error
+    assert refused.value.code == code
 
 
 def _sink() -> KafkaSink:

@@ -13,6 +13,7 @@ const IS_UNSURE: u8 = 2;
 
 struct StoredInstant {
     at: i64,
+    end_us: i64,
     changes: u64,
     prints: Vec<u128>,
 }
@@ -58,13 +59,12 @@ impl Memory {
     pub fn take_in(&mut self, bytes: &[u8], answer: u32) -> Option<i64> {
         let stored = Stored::read(bytes, answer)?;
         self.horizon_us = self.horizon_us.max(stored.horizon_us);
-        let newest_us =
-            stored.instants.last().map_or(stored.horizon_us, |last| (last.at + 1).saturating_mul(INSTANT_US));
-        for StoredInstant { at, changes, prints } in stored.instants {
+        let newest_us = stored.instants.iter().map(|instant| instant.end_us).max().unwrap_or(stored.horizon_us);
+        for StoredInstant { at, changes, prints, .. } in stored.instants {
             // Two parents may have known one grandparent's change.
             let prints: Vec<u128> = prints.into_iter().filter(|&print| self.remember(print)).collect();
             let instant = self.instants.entry(at).or_default();
-            instant.changes += changes;
+            instant.changes = instant.changes.saturating_add(changes);
             instant.prints.extend(prints);
         }
         for (key, newest) in stored.newest {
@@ -88,12 +88,13 @@ impl Stored {
         let mut instants = Vec::new();
         for _ in 0..count(&mut rest)? {
             let at = i64::from_le_bytes(array(&mut rest)?);
+            let end_us = at.checked_add(1)?.checked_mul(INSTANT_US)?;
             let changes = u64::from_le_bytes(array(&mut rest)?);
             let mut prints = Vec::new();
             for _ in 0..count(&mut rest)? {
                 prints.push(u128::from_le_bytes(array(&mut rest)?));
             }
-            instants.push(StoredInstant { at, changes, prints });
+            instants.push(StoredInstant { at, end_us, changes, prints });
         }
         let mut newest = Vec::new();
         for _ in 0..count(&mut rest)? {
@@ -184,5 +185,9 @@ mod tests {
         }
         assert_eq!(Memory::new().take_in(&[&bytes[..], b"x"].concat(), 0), None);
         assert_eq!(Memory::new().take_in(b"rwindow0", 0), None);
+        // An instant that no time has.
+        let mut far = bytes;
+        far[24..32].copy_from_slice(&i64::MAX.to_le_bytes());
+        assert_eq!(Memory::new().take_in(&far, 0), None);
     }
 }

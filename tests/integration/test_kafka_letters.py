@@ -1,0 +1,238 @@
+"""Dead letters of the Kafka sink, seen and ended by an operator (law 11)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator import config as configuration
+from replicator.errors import FatalError, LeaseLost
+from replicator.model import Fence
+from replicator.sink.kafka import KafkaSink
+from replicator.testing.kafka_server import KafkaServer
+from replicator.testing.kinesis_server import KinesisServer
+from replicator.testing.stream import ScriptedStream
+from tests.changes import STREAM, number, pending, put, remove
+from tests.engine import TABLES
+from tests.integration.test_check import replicator
+from tests.kafka_rig import BASE_US, Rig, configured, fenced, kafka_rig, write
+from tests.kafka_stack import kafka_config
+from tests.shop import TABLE
+from tests.stack import run_worker, until
+
+LARGE = {"max.message.bytes": "100000", "retention.ms": "-1"}
+SMALL: dict[str, Any] = {"topic_settings": {"max.message.bytes": "2000", "retention.ms": "-1"}}
+
+
+@pytest.fixture
+async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
+    async with kafka_rig(kafka_server) as made:
+        yield made
+
+
+def change(key: str, second: int, size: int = 1) -> bytes:
+    time_us = BASE_US + second * 1_000_000
+    return put("products", {"id": {"S": key}}, time_us, n={"S": "x" * size})
+
+
+CHANGES = [
+    change("a", 1),
+    change("a", 2, 3_000),
+    change("b", 3),
+    remove("products", {"id": {"S": "a"}}, BASE_US + 4_000_000),
+    b"broken",
+    change("c", 5, 3_000),
+    change("a", 6),
+]
+
+
+async def quarantining(rig: Rig, **more: Any) -> KafkaSink:
+    """A worker with two keys that are quarantined, and a record that nobody can read."""
+    sink = await rig.worker(compression="none", **SMALL, **more)
+    result = await write(sink, pending(await fenced(sink), CHANGES))
+    codes = {"record_too_large": 2, "key_quarantined": 2, "malformed_json": 1}
+    assert dict(result.rejected_by_code) == codes
+    return sink
+
+
+async def of_key(rig: Rig, key: str) -> list[int]:
+    """The seconds of its changes, as a careful reader sees them."""
+    return [
+        (int(record.headers["version"]) - BASE_US) // 1_000_000
+        for record in await rig.records()
+        if json.loads(record.key)["id"] == key and record.value is not None
+    ]
+
+
+async def test_what_waits_is_listed_with_its_key_and_why(rig: Rig) -> None:
+    await quarantining(rig)
+    operator = await rig.worker(tables=())
+    found = await operator.letters()
+    found = sorted(found, key=lambda one: one.position)
+    assert [(one.code, one.key, one.is_held) for one in found] == [
+        ("record_too_large", '{"id":{"S":"a"}}', True),
+        ("key_quarantined", '{"id":{"S":"a"}}', True),
+        ("malformed_json", None, False),
+        ("record_too_large", '{"id":{"S":"c"}}', True),
+        ("key_quarantined", '{"id":{"S":"a"}}', True),
+    ]
+    assert [one.raw for one in found] == [CHANGES[n] for n in (1, 3, 4, 5, 6)]
+    assert found[0].id == f"shard-1/{number(2)}/0"
+    assert await (await rig.worker("other", tables=())).letters() == []
+
+
+async def test_a_key_is_written_again_in_order_and_goes_on(rig: Rig) -> None:
+    worker = await quarantining(rig)
+    operator = await rig.worker(tables=(), compression="none")
+    last = (await operator.letters())[-1]
+    with pytest.raises(FatalError, match="larger than topic .* takes"):
+        await operator.end_letters([last.id], "operator", redrive=True)
+    assert len(await operator.letters()) == 5, "nothing was ended"
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    ended = await operator.end_letters([last.id], "operator", redrive=True)
+    assert [one.raw for one in ended] == [CHANGES[n] for n in (1, 3, 6)]
+    assert await of_key(rig, "a") == [1, 2, 4, 6]
+    assert [one.code for one in await operator.letters()] == ["malformed_json", "record_too_large"]
+    codes = {"record_too_large": 1, "malformed_json": 1}
+    assert dict((await operator.report()).dead_letters) == codes
+    # Who wrote the shard finds out, and the next goes on with the key in its topic.
+    late = pending(next(iter(worker._writers)), [change("b", 7)], first=8)
+    assert (await write(worker, late)).lost == {"shard-1"}
+    other = await rig.worker(compression="none", **SMALL)
+    fence = await other.fence(STREAM, "shard-1", "other")
+    await other.position(fence)
+    again = pending(fence, [*CHANGES, change("a", 8), change("c", 9)])
+    assert dict((await write(other, again)).rejected_by_code) == {"key_quarantined": 1}
+    assert await of_key(rig, "a") == [1, 2, 4, 6, 8]
+
+
+async def test_what_is_dropped_is_over_and_its_key_goes_on(rig: Rig) -> None:
+    await quarantining(rig)
+    operator = await rig.worker(tables=())
+    broken = next(one for one in await operator.letters() if not one.is_held)
+    with pytest.raises(FatalError, match="can't be written again"):
+        await operator.end_letters([broken.id], "operator", redrive=True)
+    with pytest.raises(FatalError, match="no dead letter"):
+        await operator.end_letters(["shard-1/7/0"], "operator", redrive=False)
+    assert await operator.end_letters([broken.id], "operator", redrive=False) == [broken]
+    assert len(await operator.letters()) == 4
+    assert len(await operator.end_letters([], "operator", redrive=False)) == 4
+    assert await operator.letters() == []
+    assert (await operator.report()).dead_letters == {}
+    other = await rig.worker(compression="none", **SMALL)
+    fence = await fenced(other, owner="other")
+    result = await write(other, pending(fence, [*CHANGES, change("a", 8)]))
+    assert result.dead_letters == ()
+    assert await of_key(rig, "a") == [1, 8]
+
+
+async def test_all_that_can_be_is_written_again_and_the_rest_stays(rig: Rig) -> None:
+    await quarantining(rig)
+    operator = await rig.worker(tables=())
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    assert len(await operator.end_letters([], "operator", redrive=True)) == 4
+    assert [one.code for one in await operator.letters()] == ["malformed_json"]
+    assert await operator.end_letters([], "operator", redrive=True) == []
+
+
+@pytest.mark.parametrize("times", [1, 9])
+async def test_who_takes_the_shard_meanwhile_is_not_written_over(rig: Rig, times: int) -> None:
+    await quarantining(rig)
+    operator, other = await rig.worker(tables=()), await rig.worker(**SMALL)
+    waiting = operator._dead.waiting
+    taken: list[Fence] = []
+
+    async def waiting_then_fenced() -> Any:
+        found = await waiting()
+        if operator._shards and len(taken) < times:  # it holds the fence
+            taken.append(await fenced(other, owner="other"))
+        return found
+
+    operator._dead.waiting = waiting_then_fenced  # type: ignore[method-assign]
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    if times == 1:
+        assert len(await operator.end_letters([], "operator", redrive=True)) == 4
+        assert await of_key(rig, "a") == [1, 2, 4, 6]
+    else:
+        with pytest.raises(LeaseLost):
+            await operator.end_letters([], "operator", redrive=True)
+        assert len(await (await rig.worker(tables=())).letters()) == 5
+        assert await of_key(rig, "a") == [1]
+
+
+async def test_the_command_lists_shows_redrives_and_drops(rig: Rig, tmp_path: Path) -> None:
+    nowhere = "http://127.0.0.1:1"  # nothing of AWS is asked
+    beside = [{"name": "w", "kind": "postgres", "dsn": "postgresql://127.0.0.1:1/absent"}]
+    config = kafka_config(tmp_path, nowhere, rig.server, rig.prefix, beside)
+    loaded = configuration.load(config)
+    (pipeline,) = loaded.pipelines
+    await quarantining(rig, pipeline=loaded.sink_name(pipeline, pipeline.sink("bus")))
+
+    async def said(*words: str, code: int = 0) -> Any:
+        given = ("dead-letters", *words, "--config", config, "--output", "json")
+        found, out, err = await replicator(*given)
+        assert found == code, (out, err)
+        return json.loads(out) if out else err
+
+    listed = await said("list")
+    (note,) = listed["notes"]
+    assert note.startswith("sink p/w (postgres) doesn't show its dead letters here")
+    assert {row["sink"] for row in listed["dead_letters"]} == {"bus"}
+    ids = {row["code"]: row["id"] for row in listed["dead_letters"]}
+    at = ("--sink", "bus")
+    shown = await said("show", ids["malformed_json"], *at)
+    assert (shown["raw"], shown["shard"]) == ("broken", "shard-1")
+    assert "Say --yes" in await said("drop", ids["malformed_json"], *at, code=2)
+    assert "ask the table" in await said("drop", "--all", "--yes", "--sink", "w", code=2)
+    assert len((await said("drop", ids["malformed_json"], "--yes", *at))["dead_letters"]) == 1
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    redriven = await said("redrive", "--all", "--yes", *at)
+    assert (redriven["done"], len(redriven["dead_letters"])) == ("redriven", 4)
+    assert (await said("list", *at))["dead_letters"] == []
+    assert await of_key(rig, "a") == [1, 2, 4, 6]
+
+
+@pytest.mark.timeout(120)
+async def test_a_worker_that_runs_meanwhile_goes_on_behind_what_is_written_again(
+    rig: Rig, tmp_path: Path
+) -> None:
+    stream = ScriptedStream(1)
+    (shard,) = stream.shards()
+    later = time.time_ns() // 1_000 - BASE_US
+
+    def add(*made: tuple[int, int]) -> None:
+        seconds = ((later // 1_000_000 + second, size) for second, size in made)
+        stream.append(shard.id, [change("a", second, size) for second, size in seconds])
+
+    served = KinesisServer(stream, name=TABLE, tables=TABLES, heartbeat_seconds=0.2)
+    async with served as server:
+        config = kafka_config(
+            tmp_path, server.url, rig.server, rig.prefix, compression="none", **SMALL
+        )
+        async with run_worker(config, tmp_path / "log") as worker:
+
+            async def listed(count: int) -> bool:
+                command = ("dead-letters", "list", "--config", config, "--output", "json")
+                _, out, _ = await replicator(*command)
+                return len(json.loads(out)["dead_letters"]) == count if out else False
+
+            async def seen(count: int) -> bool:
+                return len(await of_key(rig, "a")) == count
+
+            add((1, 1), (2, 3_000), (3, 1), (4, 1))
+            await until(lambda: listed(2))
+            await configured(rig, f"{rig.prefix}.products", LARGE)
+            command = ("dead-letters", "redrive", "--all", "--yes", "--config", config)
+            code, _, err = await replicator(*command)
+            assert code == 0, err
+            add((5, 1), (6, 1))
+            await until(lambda: seen(5))
+            assert await worker.stop() == 0
+        found = await of_key(rig, "a")
+        assert found == sorted(found)
+        assert [second - later // 1_000_000 for second in found][:5] == [1, 2, 3, 4, 5]

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    suppress,
+)
 
 import pytest
 
@@ -13,6 +18,7 @@ from replicator.model import TRIM_HORIZON, after
 from replicator.testing.kafka_server import KafkaServer, start_kafka
 from tests.changes import STREAM, number, pending
 from tests.kafka_rig import Rig, fenced, kafka_rig, product, write
+from tests.stack import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -105,7 +111,14 @@ async def test_a_broker_without_room_is_waited_for(rig: Rig, broker: KafkaServer
             await write(sink, pending(fence, [product(2)], first=2))
         with pytest.raises(TransientError):
             await sink.fence(STREAM, "shard-1", "me")
-    fence = await fenced(sink)
-    await write(sink, pending(fence, [product(n) for n in range(1, 4)]))
+
+    async def goes_on() -> bool:
+        with suppress(TransientError):
+            fence = await fenced(sink)
+            await write(sink, pending(fence, [product(n) for n in range(1, 4)]))
+            return True
+        return False
+
+    await until(goes_on, seconds=60)
     assert await rig.seen() == [1_000_000, 2_000_000, 3_000_000]
     assert complaints == []

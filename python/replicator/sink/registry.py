@@ -26,6 +26,8 @@ _SUBJECT_MISSING: Final = frozenset({40401, 40402})
 """No such subject, or no version of it. https://docs.confluent.io/platform/current/schema-registry/develop/api.html#errors"""
 _TYPES: Final[Mapping[Format, str]] = {"avro": "AVRO", "json_schema": "JSON"}
 _WORDS_MAX: Final = 600
+_WAIT_SECONDS_MAX: Final = 60.0
+"""A shard that waits for the registry asks again after this, whatever it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,13 @@ class Registry:
                 f"{doing}: the certificate isn't trusted: {error}; name its authority in "
                 "registry.tls.ca_file",
             ) from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise FatalError(
+                "registry_tls",
+                f"{doing}: {error}; check registry.tls, and that the registry speaks TLS there "
+                "(else its url begins with http://)",
+            ) from error
+        except (aiohttp.InvalidURL, UnicodeError) as error:  # the latter of a host's name
             raise FatalError("registry_settings", f"{doing}: it is no url; correct it") from error
         except TimeoutError as error:
             raise TransientError("registry_timeout", f"{doing}: no answer in time") from error
@@ -146,7 +154,9 @@ class Registry:
                 raise self._stranger(path)
             return answer.body
         if status in {408, 429} or status >= 500:
-            seconds = float(answer.retry_after) if answer.retry_after.isdecimal() else None
+            seconds = None
+            if answer.retry_after.isdecimal():
+                seconds = min(float(answer.retry_after), _WAIT_SECONDS_MAX)
             raise TransientError(
                 "registry_unavailable", f"{doing}: {status} {words}", retry_after_seconds=seconds
             )
@@ -169,8 +179,9 @@ class Registry:
             return None
         if status == 422:
             raise FatalError("schema_refused", f"{doing}: the schema isn't taken: {words}")
-        if status == 404 and code is None:
-            raise self._stranger(path)
+        if status in {404, 405} or status < 400:
+            # Another place of a registry, or another service: the API has no such answers here.
+            raise self._stranger(path, f" ({status} {words})")
         raise FatalError("registry_refused", f"{doing}: {status} {words}")
 
     def _number(self, path: str, answer: Any) -> int:
@@ -179,11 +190,11 @@ class Registry:
             raise self._stranger(path)
         return number
 
-    def _stranger(self, path: str) -> FatalError:
+    def _stranger(self, path: str, said: str = "") -> FatalError:
         return FatalError(
             "registry_settings",
             f"sink {self._sink}: {self.address}{path.partition('?')[0]} answers, but not as a "
-            "schema registry: correct registry.url",
+            f"schema registry{said}: correct registry.url",
         )
 
     def _connected(self) -> aiohttp.ClientSession:

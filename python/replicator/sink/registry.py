@@ -10,7 +10,7 @@ import base64
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import aiohttp
@@ -64,11 +64,15 @@ class Registry:
 
     async def latest(self, subject: str) -> Registered | None:
         """The newest version; None when there is none. Raises TransientError and FatalError."""
-        path = f"/subjects/{quote(subject, safe='')}/versions/latest"
+        return await self.version(subject, "latest")
+
+    async def version(self, subject: str, number: int | Literal["latest"]) -> Registered | None:
+        """The version of this number; None when there is none, also when it was deleted."""
+        path = f"/subjects/{quote(subject, safe='')}/versions/{number}"
         answer = await self._ask("GET", path)
         if answer is None:
             return None
-        number, version = self._number(path, answer), answer.get("version")
+        schema_id, version = self._number(path, answer), answer.get("version")
         kind, text = answer.get("schemaType", "AVRO"), answer.get("schema")
         if not isinstance(version, int) or not isinstance(text, str):
             raise self._stranger(path)
@@ -76,7 +80,7 @@ class Registry:
             schema = orjson.loads(text)
         except orjson.JSONDecodeError:
             schema = None  # Protobuf is no JSON.
-        return Registered(number, version, str(kind), schema)
+        return Registered(schema_id, version, str(kind), schema)
 
     async def register(self, subject: str, format_: Format, schema: str) -> int:
         """The schema's number, of a new version where it is none yet; the same for the same

@@ -442,6 +442,7 @@ async def test_check_tells_what_the_registry_would_say(rig: Rig, registry: Regis
     message, code = await found()
     assert code == "schema_incompatible"
     assert "NAME_MISMATCH" in message
+    assert "write to another topic" in message
     registry.faults.append(web.Response(status=401, text="no"))
     assert (await found())[1] == "registry_denied"
     assert registry.versions.keys() == {subject}

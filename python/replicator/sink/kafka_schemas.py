@@ -23,7 +23,7 @@ from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.model import SinkFinding, TableSchema
 from replicator.sink.in_thread import in_thread
 from replicator.sink.kafka_settings import KafkaConfig
-from replicator.sink.registry import Registered, Registry, type_of
+from replicator.sink.registry import INCOMPATIBLE_ADVICE, Registered, Registry, type_of
 from replicator.sink.registry_settings import RegistryConfig
 
 log = structlog.get_logger()
@@ -190,7 +190,7 @@ class KafkaSchemas:
                 return SinkFinding(
                     "schema",
                     f"subject {subject} wouldn't take the sink's schema as its next version: "
-                    f"{'; '.join(complaints)[:600]}",
+                    f"{'; '.join(complaints)[:600]}; {INCOMPATIBLE_ADVICE}",
                     "schema_incompatible",
                 )
         count = f"{len(columns)} attributes" if len(columns) != 1 else "1 attribute"

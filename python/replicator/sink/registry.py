@@ -25,6 +25,10 @@ _CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _SUBJECT_MISSING: Final = frozenset({40401, 40402})
 """No such subject, or no version of it. https://docs.confluent.io/platform/current/schema-registry/develop/api.html#errors"""
 _TYPES: Final[Mapping[Format, str]] = {"avro": "AVRO", "json_schema": "JSON"}
+INCOMPATIBLE_ADVICE: Final = (
+    "write to another topic, tell the attribute's former type in columns, change the subject's "
+    "compatibility, or set auto_register: false, which leaves new attributes in extra"
+)
 _WORDS_MAX: Final = 600
 _WAIT_SECONDS_MAX: Final = 60.0
 """A shard that waits for the registry asks again after this, whatever it was told."""
@@ -174,9 +178,7 @@ class Registry:
             raise FatalError(
                 "schema_incompatible",
                 f"{doing}: the schema of what is written now isn't compatible with the subject's "
-                f"versions: {words}; write to another topic, tell the attribute's former type in "
-                "columns, change the subject's compatibility, or set auto_register: false, which "
-                "leaves new attributes in extra",
+                f"versions: {words}; {INCOMPATIBLE_ADVICE}",
             )
         code = answer.body.get("error_code") if isinstance(answer.body, Mapping) else None
         if status == 404 and code in _SUBJECT_MISSING:

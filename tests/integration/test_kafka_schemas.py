@@ -446,3 +446,32 @@ async def test_check_tells_what_the_registry_would_say(rig: Rig, registry: Regis
     registry.faults.append(web.Response(status=401, text="no"))
     assert (await found())[1] == "registry_denied"
     assert registry.versions.keys() == {subject}
+
+
+async def test_check_tells_of_each_table_and_of_the_registry_once(
+    rig: Rig, registry: RegistryServer
+) -> None:
+    tables = [PRODUCTS, TableSchema("orders", (("id", "S"),))]
+    sink = await rig.worker(**told(registry, tables=tables, registry={"auto_register": False}))
+
+    async def codes() -> list[str]:
+        findings = (await sink.plan(tables)).findings
+        return [each.code for each in findings if each.subject == "schema"]
+
+    assert await codes() == ["schema_missing", "schema_missing"]
+    registry.faults.append(web.Response(status=401, text="no"))
+    assert await codes() == ["registry_denied"]
+
+
+@pytest.mark.parametrize(("compatibility", "code"), [("FULL", "schema_closed"), ("BACKWARD", "")])
+async def test_check_tells_that_a_schema_may_not_grow(
+    rig: Rig, registry: RegistryServer, compatibility: str, code: str
+) -> None:
+    registry.compatibility[""] = compatibility
+    sink = await rig.worker(**told(registry, format="json_schema"))
+    await write(sink, pending(await fenced(sink), [change(1)]))
+    (found,) = [each for each in (await sink.plan([PRODUCTS])).findings if each.subject == "schema"]
+    assert found.code == code
+    assert found.is_warning == bool(code)
+    versions = registry.versions[f"{rig.prefix}.products-value"]
+    assert len(versions) == 1, "a check registers nothing"

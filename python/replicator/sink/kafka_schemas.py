@@ -29,6 +29,7 @@ from replicator.sink.registry_settings import RegistryConfig
 log = structlog.get_logger()
 
 _TRIES_MAX: Final = 10
+_WORDS_MAX: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,34 +170,63 @@ class KafkaSchemas:
         found: list[SinkFinding] = []
         try:
             self.require_subjects(tables)
-            found += [await self._finding(table.name) for table in tables]
-        except ReplicatorError as error:
-            found.append(SinkFinding("schema", error.message, error.code))
+        except FatalError as error:
+            return [SinkFinding("schema", error.message, error.code)]
+        for table in tables:
+            try:
+                found.append(await self._finding(table.name))
+            except ReplicatorError as error:
+                found.append(SinkFinding("schema", error.message, error.code))
+                if not error.code.startswith("schema_"):
+                    break  # it is the registry, and would be said of each table
         return found
 
     async def _finding(self, table: str) -> SinkFinding:
-        subject = self._subject(table)
+        subject, settings = self._subject(table), self._settings
         latest = await self._registry.latest(subject)
-        if not self._settings.auto_register:
+        if not settings.auto_register:
             columns = self._prescribed(table, subject, latest)
         else:
             columns = self._joined(latest, tuple(self._config.columns.items()))
         if latest is None:
             return SinkFinding("schema", f"subject {subject} has no version: run registers one")
-        if self._settings.auto_register and not self._is_current(table, latest, columns):
-            text = schemas.text_of(self._written(table, columns))
-            complaints = await self._registry.complaints(subject, self._format, text)
-            if complaints:
-                return SinkFinding(
-                    "schema",
-                    f"subject {subject} wouldn't take the sink's schema as its next version: "
-                    f"{'; '.join(complaints)[:600]}; {INCOMPATIBLE_ADVICE}",
-                    "schema_incompatible",
-                )
+        if settings.auto_register and (refused := await self._refused(table, latest, columns)):
+            return refused
         count = f"{len(columns)} attributes" if len(columns) != 1 else "1 attribute"
         return SinkFinding(
             "schema", f"subject {subject}: version {latest.version}, id {latest.id}, {count}"
         )
+
+    async def _refused(
+        self, table: str, latest: Registered, columns: Columns
+    ) -> SinkFinding | None:
+        """What the subject wouldn't take of what would be registered, now or later."""
+        subject = self._subject(table)
+        if not self._is_current(table, latest, columns):
+            if words := await self._complaints(table, columns):
+                return SinkFinding(
+                    "schema",
+                    f"subject {subject} wouldn't take the sink's schema as its next version: "
+                    f"{words}; {INCOMPATIBLE_ADVICE}",
+                    "schema_incompatible",
+                )
+            return None
+        more = schemas.grown(columns, [("a new attribute", "S", 1)], self._settings.columns_max)
+        if more != columns and (words := await self._complaints(table, more)):
+            return SinkFinding(
+                "schema",
+                f"subject {subject} wouldn't take an attribute more, so the first item that has "
+                f"one stops its shard: {words}; set the subject's compatibility to BACKWARD, or "
+                "auto_register: false, which leaves new attributes in extra",
+                "schema_closed",
+                is_warning=True,
+            )
+        return None
+
+    async def _complaints(self, table: str, columns: Columns) -> str:
+        text = schemas.text_of(self._written(table, columns))
+        subject = self._subject(table)
+        return "; ".join(await self._registry.complaints(subject, self._format, text))[:_WORDS_MAX]
 
     async def close(self) -> None:
         await self._registry.close()

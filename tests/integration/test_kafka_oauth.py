@@ -136,6 +136,63 @@ async def test_a_token_is_asked_for_again_before_its_life_is_over() -> None:
             await provider.token()
 
 
+async def answered(response: web.Response) -> tuple[str, float]:
+    """The token of a server that answers so, and how long it is used."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return response
+
+    app = web.Application()
+    app.router.add_post("/token", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        url = f"http://{host}:{port}/token"
+        provider = ClientTokens(SASLConfig.model_validate(sasl(url)), lambda: 0.0)
+        token = await provider.token()
+        return token, provider._until
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("life", ["3600", 3600])
+async def test_a_life_may_be_a_text(life: Any) -> None:
+    body = {"access_token": "t", "expires_in": life}
+    assert await answered(web.json_response(body)) == ("t", 2880)
+
+
+@pytest.mark.parametrize("life", [None, "soon", [], float("nan"), float("inf")])
+async def test_a_life_that_tells_nothing_is_short(life: Any) -> None:
+    body = {"access_token": "t", "expires_in": life}
+    assert await answered(web.json_response(body)) == ("t", 48)
+
+
+async def test_bytes_that_are_no_text_are_no_token() -> None:
+    with pytest.raises(FatalError) as strange:
+        await answered(web.Response(body=b"\xff\xfe\xff", content_type="application/json"))
+    assert strange.value.code == "kafka_authentication"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a..b/token", "http://a:70000/token", "https://127.0.0.1:{port}/token"]
+)
+async def test_an_address_that_cannot_work_is_the_operators(url: str) -> None:
+    async with tokens("me") as given:
+        told = url.format(port=given.url.split(":")[2].split("/")[0])
+        with pytest.raises(FatalError, match="check sasl: token_endpoint") as wrong:
+            await ClientTokens(SASLConfig.model_validate(sasl(told))).token()
+    assert wrong.value.code == "kafka_authentication"
+    assert SECRET not in wrong.value.message
+
+
+def test_an_address_with_a_password_is_refused_and_not_printed() -> None:
+    with pytest.raises(ValueError, match="token_endpoint") as refused:
+        SASLConfig.model_validate(sasl("https://me:geheim@tokens.test/token"))
+    assert "geheim" not in str(refused.value)
+
+
 def test_what_ended_a_producers_sending_is_told_in_its_own_words() -> None:
     cause = FatalError("kafka_authentication", "no token")
     error = KafkaError("Unexpected error during batch delivery")

@@ -200,6 +200,13 @@ async def test_a_write_into_a_stalled_broker_fails_and_is_done_again_under_a_new
         assert len(found) == last + 1
 
 
+@pytest.mark.parametrize("host", ["kafka..corp", "k" * 64])
+async def test_a_host_that_is_no_name_is_the_operators(rig: Rig, host: str) -> None:
+    with pytest.raises(FatalError, match="correct the hosts of bootstrap_servers") as wrong:
+        await rig.worker(bootstrap_servers=f"{host}:9092")
+    assert wrong.value.code == "kafka_settings"
+
+
 async def test_no_broker_is_transient_and_says_where(rig: Rig) -> None:
     with pytest.raises(TransientError) as gone:
         await rig.worker(bootstrap_servers="127.0.0.1:1")

@@ -221,38 +221,51 @@ async def test_a_restart_goes_on_with_the_same_schema(rig: Rig, registry: Regist
     assert [number_of(record.value or b"") for record in await rig.records()] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("format_", ["avro", "json_schema"])
 async def test_workers_that_grow_it_at_once_come_to_one_schema(
-    rig: Rig, registry: RegistryServer
+    rig: Rig, registry: RegistryServer, format_: str
 ) -> None:
-    """Both look before either registers: the second's schema would lack the first's column."""
+    """Both look before either registers, and the second registers when the first is done: its
+    schema lacks the first's column, and of a JSON Schema a registry doesn't take that."""
+    registry.compatibility[""] = "FULL" if format_ == "avro" else "BACKWARD"
     subject = f"{rig.prefix}.products-value"
-    looked, both = 0, asyncio.Event()
+    names = ["x", "y"]
+    looked, posted, both, first_done = 0, 0, asyncio.Event(), asyncio.Event()
 
     async def together(name: str) -> web.Response | None:
-        nonlocal looked
+        nonlocal looked, posted
         if name.startswith("GET"):
             looked += 1
             if looked == 2:
                 both.set()
-        else:
-            async with asyncio.timeout(10):
-                await both.wait()
+            return None
+        posted += 1
+        is_second = posted > 1
+        async with asyncio.timeout(10):
+            await both.wait()
+            if is_second:
+                await first_done.wait()
         return None
 
     registry.before = together
-    sinks = [await rig.worker(**told(registry)) for _ in range(2)]
+    sinks = [await rig.worker(**told(registry, format=format_)) for _ in names]
     fences = [await fenced(sink, f"shard-{n}") for n, sink in enumerate(sinks)]
-    names = ["x", "y"]
-    await asyncio.gather(
-        *(
-            write(sink, pending(fence, [change(n, {"id": {"S": name}}, **{name: {"N": "1"}})]))
-            for n, (sink, fence, name) in enumerate(zip(sinks, fences, names, strict=True))
-        )
-    )
-    fields = {field["name"] for field in item_schema(newest(registry, subject))["fields"]}
-    assert fields == {"id", "x", "y", "extra"}
+
+    async def grow(n: int, name: str) -> None:
+        payload = change(n, {"id": {"S": name}}, **{name: {"N": "1"}})
+        await write(sinks[n], pending(fences[n], [payload]))
+        first_done.set()
+
+    await asyncio.gather(*(grow(n, name) for n, name in enumerate(names)))
+    assert set(fields_of(newest(registry, subject), format_)) == {"id", "x", "y", "extra"}
     items = [read(registry, record)["item"] for record in await rig.records()]
     assert sorted(items, key=str) == [{"id": "x", "x": 1}, {"id": "y", "y": 1}]
+
+
+def fields_of(schema: Any, format_: str) -> list[str]:
+    if format_ == "json_schema":
+        return list(schema["definitions"]["Item"]["properties"])
+    return [field["name"] for field in item_schema(schema)["fields"]]
 
 
 async def test_a_subject_that_never_rests_is_left_for_later(
@@ -429,6 +442,36 @@ async def test_check_tells_what_the_registry_would_say(rig: Rig, registry: Regis
     message, code = await found()
     assert code == "schema_incompatible"
     assert "NAME_MISMATCH" in message
+    assert "write to another topic" in message
     registry.faults.append(web.Response(status=401, text="no"))
     assert (await found())[1] == "registry_denied"
     assert registry.versions.keys() == {subject}
+
+
+async def test_check_tells_of_each_table_and_of_the_registry_once(
+    rig: Rig, registry: RegistryServer
+) -> None:
+    tables = [PRODUCTS, TableSchema("orders", (("id", "S"),))]
+    sink = await rig.worker(**told(registry, tables=tables, registry={"auto_register": False}))
+
+    async def codes() -> list[str]:
+        findings = (await sink.plan(tables)).findings
+        return [each.code for each in findings if each.subject == "schema"]
+
+    assert await codes() == ["schema_missing", "schema_missing"]
+    registry.faults.append(web.Response(status=401, text="no"))
+    assert await codes() == ["registry_denied"]
+
+
+@pytest.mark.parametrize(("compatibility", "code"), [("FULL", "schema_closed"), ("BACKWARD", "")])
+async def test_check_tells_that_a_schema_may_not_grow(
+    rig: Rig, registry: RegistryServer, compatibility: str, code: str
+) -> None:
+    registry.compatibility[""] = compatibility
+    sink = await rig.worker(**told(registry, format="json_schema"))
+    await write(sink, pending(await fenced(sink), [change(1)]))
+    (found,) = [each for each in (await sink.plan([PRODUCTS])).findings if each.subject == "schema"]
+    assert found.code == code
+    assert found.is_warning == bool(code)
+    versions = registry.versions[f"{rig.prefix}.products-value"]
+    assert len(versions) == 1, "a check registers nothing"

@@ -94,10 +94,12 @@ async def test_what_is_no_json_is_somebody_elses(server: RegistryServer, client:
         (401, {"error_code": 401, "message": "Unauthorized"}, FatalError, "registry_denied"),
         (403, "<html>Forbidden</html>", FatalError, "registry_denied"),
         (404, "<html>nothing here</html>", FatalError, "registry_settings"),
-        (404, {"error_code": 404, "message": "HTTP 404"}, FatalError, "registry_refused"),
+        (404, {"error_code": 404, "message": "HTTP 404"}, FatalError, "registry_settings"),
+        (405, {"error_code": 405, "message": "HTTP 405"}, FatalError, "registry_settings"),
+        (400, {"error_code": 400, "message": "strange"}, FatalError, "registry_refused"),
         (409, {"error_code": 409, "message": "incompatible: f"}, FatalError, "schema_incompatible"),
         (422, {"error_code": 42201, "message": "Invalid schema"}, FatalError, "schema_refused"),
-        (301, "moved", FatalError, "registry_refused"),
+        (301, "moved", FatalError, "registry_settings"),
         (200, "<html>hello</html>", FatalError, "registry_settings"),
         (200, {"hello": 1}, FatalError, "registry_settings"),
         (200, [], FatalError, "registry_settings"),
@@ -131,6 +133,28 @@ async def test_a_registry_that_is_away_may_come_back(client: Clients) -> None:
     with pytest.raises(TransientError) as away:
         await client(url).latest("s")
     assert away.value.code == "registry_unavailable"
+
+
+async def test_a_wait_that_it_asks_for_has_an_end(server: RegistryServer, client: Clients) -> None:
+    server.faults.append(web.Response(status=503, headers={"Retry-After": "86400"}))
+    with pytest.raises(TransientError) as busy:
+        await client(server.url).latest("s")
+    assert busy.value.retry_after_seconds == 60
+
+
+@pytest.mark.parametrize("url", ["http://a..b:1", f"http://{'a' * 64}.test", "http://a:70000"])
+async def test_an_address_that_is_none_is_the_operators(client: Clients, url: str) -> None:
+    with pytest.raises(FatalError, match="it is no url") as wrong:
+        await client(url).latest("s")
+    assert wrong.value.code == "registry_settings"
+
+
+async def test_tls_where_there_is_none_is_the_operators(
+    server: RegistryServer, client: Clients
+) -> None:
+    with pytest.raises(FatalError, match="speaks TLS") as wrong:
+        await client(server.url.replace("http:", "https:")).latest("s")
+    assert wrong.value.code == "registry_tls"
 
 
 async def test_a_registry_that_is_silent_is_left(server: RegistryServer, client: Clients) -> None:
@@ -186,6 +210,12 @@ async def test_a_token_is_a_bearers(server: RegistryServer, client: Clients) -> 
     assert await client(f"http://{host}:{port}/api", token="abc").register("s", "avro", A) == 5
     await runner.cleanup()
     assert seen == ["Bearer abc"]
+
+
+def test_a_token_of_two_lines_is_refused_and_not_printed() -> None:
+    with pytest.raises(ValueError, match="one line") as refused:
+        RegistryConfig.model_validate({"url": "http://a", "token": "geheim\ngeheim"})
+    assert "geheim" not in str(refused.value)
 
 
 async def test_a_certificate_must_be_known(tmp_path: Path, client: Clients) -> None:

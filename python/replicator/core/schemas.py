@@ -53,12 +53,17 @@ def grown(columns: Columns, unplanned: Sequence[tuple[str, str, int]], columns_m
     return (*columns, *more)[: max(columns_max, len(columns))]
 
 
-def joined(found: Columns, ours: Columns, told: Mapping[str, str]) -> Columns:
+def joined(
+    found: Columns, ours: Columns, told: Mapping[str, str], columns_max: int = _COLUMNS_MAX
+) -> Columns:
     """What both have. Another worker's columns stay where and what they are, unless the operator
-    told the type."""
+    told the type; to `columns_max` only what the operator told is added then."""
     known = {name for name, _ in found}
-    both = (*found, *((name, kind) for name, kind in ours if name not in known))
-    return tuple((name, told.get(name, kind)) for name, kind in both)
+    more = [(name, kind) for name, kind in ours if name not in known]
+    room = columns_max - len(found) - sum(name in told for name, _ in more)
+    others = {name for name, _ in [each for each in more if each[0] not in told][: max(room, 0)]}
+    both = (*found, *(each for each in more if each[0] in told or each[0] in others))
+    return tuple((name, told.get(name, kind)) for name, kind in both)[:_COLUMNS_MAX]
 
 
 # ---- written
@@ -324,6 +329,15 @@ def _said(schema: Any) -> Any:
         for name, inner in schema.items()
         if name not in _DESCRIBED
     }
+
+
+def is_named(format_: Format, schema: Any, name: str) -> bool:
+    """True when nothing of a record's full name keeps it from being a next version's. (Of a JSON
+    Schema nothing does.)"""
+    if format_ != "avro":
+        return True
+    found, space = _mapping(schema).get("name"), _mapping(schema).get("namespace")
+    return name in (found, f"{space}.{found}")
 
 
 def text_of(schema: Any) -> str:

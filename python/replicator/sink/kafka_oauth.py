@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -20,6 +22,9 @@ _ANSWER_SECONDS: Final = 10.0
 _USED_SHARE: Final = 0.8
 # RFC 6749, section 5.1: a server that says nothing of a token's life documents it elsewhere.
 _UNKNOWN_SECONDS: Final = 60.0
+_ADVICE: Final = "check sasl: token_endpoint, client_id, client_secret and scope"
+# No other try mends them: no url, a host that is no name, no TLS there.
+_OPERATORS: Final = (aiohttp.InvalidURL, UnicodeError, aiohttp.ClientSSLError, ssl.SSLError)
 
 
 class ClientTokens:
@@ -59,32 +64,41 @@ class ClientTokens:
                 ) as session,
                 session.post(settings.token_endpoint, data=form, allow_redirects=False) as answer,
             ):
-                text = await answer.text()
-                said = _members(text)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise TransientError(
-                "kafka_token",
-                f"{settings.token_endpoint} gave no token: {error} ({type(error).__name__})",
-            ) from error
+                said = _members(await answer.read())
+        except (aiohttp.ClientError, UnicodeError, TimeoutError, OSError) as error:
+            message = f"{settings.token_endpoint} gave no token: {error} ({type(error).__name__})"
+            if isinstance(error, aiohttp.ClientConnectorCertificateError):
+                raise FatalError(
+                    "kafka_tls", f"{message}; name its authority in SSL_CERT_FILE"
+                ) from error
+            if isinstance(error, _OPERATORS):
+                raise FatalError("kafka_authentication", f"{message}; {_ADVICE}") from error
+            raise TransientError("kafka_token", message) from error
         if answer.status == 200 and isinstance(said.get("access_token"), str):
-            return said["access_token"], float(said.get("expires_in") or _UNKNOWN_SECONDS)
+            return said["access_token"], _seconds(said.get("expires_in"))
         raise self._refused(answer.status, said)
 
     def _refused(self, status: int, said: Mapping[str, Any]) -> ReplicatorError:
         # Its own words only: what else it answers may repeat what it was sent.
         why = " ".join(str(said[name]) for name in ("error", "error_description") if name in said)
         message = f"{self._settings.token_endpoint} gave no token: {status} {why}".rstrip()
-        if status == 429 or status >= 500:
+        if status in {408, 429} or status >= 500:
             return TransientError("kafka_token", message)
-        return FatalError(
-            "kafka_authentication",
-            f"{message}; check sasl: token_endpoint, client_id, client_secret and scope",
-        )
+        return FatalError("kafka_authentication", f"{message}; {_ADVICE}")
 
 
-def _members(text: str) -> Mapping[str, Any]:
+def _members(text: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _seconds(life: Any) -> float:
+    """Servers write it as a number or as a text."""
+    try:
+        seconds = float(life)
+    except (TypeError, ValueError):
+        return _UNKNOWN_SECONDS
+    return seconds if math.isfinite(seconds) else _UNKNOWN_SECONDS

@@ -23,12 +23,13 @@ from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.model import SinkFinding, TableSchema
 from replicator.sink.in_thread import in_thread
 from replicator.sink.kafka_settings import KafkaConfig
-from replicator.sink.registry import Registered, Registry, type_of
+from replicator.sink.registry import INCOMPATIBLE_ADVICE, Registered, Registry, type_of
 from replicator.sink.registry_settings import RegistryConfig
 
 log = structlog.get_logger()
 
 _TRIES_MAX: Final = 10
+_WORDS_MAX: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +105,46 @@ class KafkaSchemas:
             assert latest is not None
             return self._made(columns, latest.id)
         sent: tuple[Columns, int] | None = None
+        seen = 0
         for _ in range(_TRIES_MAX):
             latest = await self._registry.latest(subject)
             base = self._joined(latest, ours)
+            if sent is not None:
+                base = await self._with_missed(subject, base, seen, latest)
             ours = await self._grown(base, Plan(base, REST), changes, table)
             if sent is not None and sent[0] == ours:
                 return self._made(*sent)
-            schema = self._written(table, ours)
-            if latest is not None and self._is_ours(latest) and latest.schema == schema:
+            if latest is not None and self._is_current(table, latest, ours):
                 return self._made(ours, latest.id)
-            text = schemas.text_of(schema)
-            sent = (ours, await self._registry.register(subject, self._format, text))
+            seen = 0 if latest is None else latest.version
+            text = schemas.text_of(self._written(table, ours))
+            try:
+                sent = (ours, await self._registry.register(subject, self._format, text))
+            except FatalError as error:
+                # Of another worker's newest version, which came meanwhile, it may lack members.
+                if error.code != "schema_incompatible" or not await self._is_newer(subject, seen):
+                    raise
+                continue
             log.info("schema_registered", subject=subject, id=sent[1], attributes=len(ours))
         raise TransientError(
             "registry_contended",
             f"sink {self._config.name}: subject {subject} was changed by others all the time",
         )
+
+    async def _with_missed(
+        self, subject: str, base: Columns, seen: int, latest: Registered | None
+    ) -> Columns:
+        """With the columns of versions that came between the one that was seen before ours was
+        sent and the newest: whoever sent the newest may not have known of them."""
+        newest = seen if latest is None else latest.version
+        for number in range(max(seen + 1, newest - _TRIES_MAX), newest):
+            missed = await self._registry.version(subject, number)
+            base = schemas.joined(base, self._columns(missed), {}, self._settings.columns_max)
+        return base
+
+    async def _is_newer(self, subject: str, seen: int) -> bool:
+        latest = await self._registry.latest(subject)
+        return latest is not None and latest.version > seen
 
     def _prescribed(self, table: str, subject: str, latest: Registered | None) -> Columns:
         """The columns of a schema that the operator registered. Raises FatalError."""
@@ -131,9 +156,7 @@ class KafkaSchemas:
                 f"sink {self._config.name}: subject {subject} has no version and the sink has "
                 f"auto_register: false: register one, of this shape: {schema}",
             )
-        if not self._is_ours(latest) or not schemas.is_written(
-            self._format, self._config.value, latest.schema, columns
-        ):
+        if not self._fits(latest, columns):
             raise FatalError(
                 "schema_foreign",
                 f"sink {self._config.name}: version {latest.version} of subject {subject} has "
@@ -147,35 +170,63 @@ class KafkaSchemas:
         found: list[SinkFinding] = []
         try:
             self.require_subjects(tables)
-            found += [await self._finding(table.name) for table in tables]
-        except ReplicatorError as error:
-            found.append(SinkFinding("schema", error.message, error.code))
+        except FatalError as error:
+            return [SinkFinding("schema", error.message, error.code)]
+        for table in tables:
+            try:
+                found.append(await self._finding(table.name))
+            except ReplicatorError as error:
+                found.append(SinkFinding("schema", error.message, error.code))
+                if not error.code.startswith("schema_"):
+                    break  # it is the registry, and would be said of each table
         return found
 
     async def _finding(self, table: str) -> SinkFinding:
-        subject = self._subject(table)
+        subject, settings = self._subject(table), self._settings
         latest = await self._registry.latest(subject)
-        if not self._settings.auto_register:
+        if not settings.auto_register:
             columns = self._prescribed(table, subject, latest)
         else:
             columns = self._joined(latest, tuple(self._config.columns.items()))
         if latest is None:
             return SinkFinding("schema", f"subject {subject} has no version: run registers one")
-        schema = self._written(table, columns)
-        if self._settings.auto_register and latest.schema != schema:
-            text = schemas.text_of(schema)
-            complaints = await self._registry.complaints(subject, self._format, text)
-            if complaints:
-                return SinkFinding(
-                    "schema",
-                    f"subject {subject} wouldn't take the sink's schema as its next version: "
-                    f"{'; '.join(complaints)[:600]}",
-                    "schema_incompatible",
-                )
+        if settings.auto_register and (refused := await self._refused(table, latest, columns)):
+            return refused
         count = f"{len(columns)} attributes" if len(columns) != 1 else "1 attribute"
         return SinkFinding(
             "schema", f"subject {subject}: version {latest.version}, id {latest.id}, {count}"
         )
+
+    async def _refused(
+        self, table: str, latest: Registered, columns: Columns
+    ) -> SinkFinding | None:
+        """What the subject wouldn't take of what would be registered, now or later."""
+        subject = self._subject(table)
+        if not self._is_current(table, latest, columns):
+            if words := await self._complaints(table, columns):
+                return SinkFinding(
+                    "schema",
+                    f"subject {subject} wouldn't take the sink's schema as its next version: "
+                    f"{words}; {INCOMPATIBLE_ADVICE}",
+                    "schema_incompatible",
+                )
+            return None
+        more = schemas.grown(columns, [("a new attribute", "S", 1)], self._settings.columns_max)
+        if more != columns and (words := await self._complaints(table, more)):
+            return SinkFinding(
+                "schema",
+                f"subject {subject} wouldn't take an attribute more, so the first item that has "
+                f"one stops its shard: {words}; set the subject's compatibility to BACKWARD, or "
+                "auto_register: false, which leaves new attributes in extra",
+                "schema_closed",
+                is_warning=True,
+            )
+        return None
+
+    async def _complaints(self, table: str, columns: Columns) -> str:
+        text = schemas.text_of(self._written(table, columns))
+        subject = self._subject(table)
+        return "; ".join(await self._registry.complaints(subject, self._format, text))[:_WORDS_MAX]
 
     async def close(self) -> None:
         await self._registry.close()
@@ -183,8 +234,10 @@ class KafkaSchemas:
     # ----
 
     def _subject(self, table: str) -> str:
-        record = schemas.record_name(self._config.value, self._namespace(table))
-        return self._settings.subject(self._config.topic_of(table), record)
+        return self._settings.subject(self._config.topic_of(table), self._record_name(table))
+
+    def _record_name(self, table: str) -> str:
+        return schemas.record_name(self._config.value, self._namespace(table))
 
     def _namespace(self, table: str) -> str:
         return schemas.namespace_of(table, self._settings.namespace)
@@ -195,13 +248,25 @@ class KafkaSchemas:
     def _is_ours(self, latest: Registered) -> bool:
         return latest.type == type_of(self._format)
 
+    def _is_current(self, table: str, latest: Registered, columns: Columns) -> bool:
+        """True when it is the schema of these columns, in whatever spelling: registries have one
+        of their own."""
+        name = self._record_name(table)
+        return schemas.is_named(self._format, latest.schema, name) and self._fits(latest, columns)
+
+    def _fits(self, latest: Registered, columns: Columns) -> bool:
+        """True when values by these columns are what it says, whatever its records are called."""
+        form = (self._format, self._config.value, latest.schema)
+        return self._columns(latest) == columns and schemas.is_written(*form, columns)
+
     def _columns(self, latest: Registered | None) -> Columns:
         if latest is None or not self._is_ours(latest):
             return ()
         return schemas.columns_of(self._format, self._config.value, latest.schema)
 
     def _joined(self, latest: Registered | None, ours: Columns) -> Columns:
-        return schemas.joined(self._columns(latest), ours, self._config.columns)
+        limit = self._settings.columns_max
+        return schemas.joined(self._columns(latest), ours, self._config.columns, limit)
 
     def _made(self, columns: Columns, number: int) -> _Known:
         plan = Plan(columns, REST)

@@ -30,8 +30,8 @@ class SASLConfig(Settings):
     aws: AWSConfig | None = Field(None, description="Of MSK's IAM: Region, profile or role.")
     token_endpoint: str = Field(
         "",
-        pattern=r"^(https?://.+)?$",
-        description="URL of an OAuth 2.0 server that gives tokens to clients.",
+        pattern=r"^(https?://[^/@]+(/.*)?)?$",
+        description="URL of an OAuth 2.0 server that gives tokens to clients; without a password.",
     )
     client_id: str = Field("", description="Our name there.")
     client_secret: SecretStr = Field(SecretStr(""), description="Best from CLIENT_SECRET_FILE.")

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
-from replicator._core import ChangeBatch, Rejection
+from replicator._core import ChangeBatch, Rejection, Schema
 from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
@@ -260,14 +260,18 @@ class KafkaWriter:
     async def _partitions(self, driver: Any, changes: ChangeBatch) -> Mapping[str, int]:
         """Those of now: others' producers use a new one at once, too."""
         topics = self._room.topics
-        names = {topics[table].name for table in topics if table in changes.tables}
+        present = changes.tables  # looks at every change
+        names = {topics[table].name for table in topics if table in present}
         return {name: len(await driver.partitions_for(name)) for name in names}
 
     async def _encoded(self, partitions: Mapping[str, int], changes: ChangeBatch) -> Encoded:
         room, stored = self._room, self._shard.stored
         assert stored is not None, "the position is read before the first write"
-        tables = [table for table in room.topics if table in changes.tables]
-        known = {} if room.schemas is None else await room.schemas.current(changes, tables)
+        known: Mapping[str, Schema] = {}
+        if room.schemas is not None:
+            present = changes.tables
+            tables = [table for table in room.topics if table in present]
+            known = await room.schemas.current(changes, tables)
         values = Values(room.config, known)
         encoded: Encoded = await in_thread(
             changes.nbytes, encode, changes, values, room.topics, partitions, stored.aside

@@ -10,7 +10,7 @@ import base64
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import aiohttp
@@ -25,7 +25,13 @@ _CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _SUBJECT_MISSING: Final = frozenset({40401, 40402})
 """No such subject, or no version of it. https://docs.confluent.io/platform/current/schema-registry/develop/api.html#errors"""
 _TYPES: Final[Mapping[Format, str]] = {"avro": "AVRO", "json_schema": "JSON"}
+INCOMPATIBLE_ADVICE: Final = (
+    "write to another topic, tell the attribute's former type in columns, change the subject's "
+    "compatibility, or set auto_register: false, which leaves new attributes in extra"
+)
 _WORDS_MAX: Final = 600
+_WAIT_SECONDS_MAX: Final = 60.0
+"""A shard that waits for the registry asks again after this, whatever it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +68,15 @@ class Registry:
 
     async def latest(self, subject: str) -> Registered | None:
         """The newest version; None when there is none. Raises TransientError and FatalError."""
-        path = f"/subjects/{quote(subject, safe='')}/versions/latest"
+        return await self.version(subject, "latest")
+
+    async def version(self, subject: str, number: int | Literal["latest"]) -> Registered | None:
+        """The version of this number; None when there is none, also when it was deleted."""
+        path = f"/subjects/{quote(subject, safe='')}/versions/{number}"
         answer = await self._ask("GET", path)
         if answer is None:
             return None
-        number, version = self._number(path, answer), answer.get("version")
+        schema_id, version = self._number(path, answer), answer.get("version")
         kind, text = answer.get("schemaType", "AVRO"), answer.get("schema")
         if not isinstance(version, int) or not isinstance(text, str):
             raise self._stranger(path)
@@ -74,7 +84,7 @@ class Registry:
             schema = orjson.loads(text)
         except orjson.JSONDecodeError:
             schema = None  # Protobuf is no JSON.
-        return Registered(number, version, str(kind), schema)
+        return Registered(schema_id, version, str(kind), schema)
 
     async def register(self, subject: str, format_: Format, schema: str) -> int:
         """The schema's number, of a new version where it is none yet; the same for the same
@@ -122,7 +132,13 @@ class Registry:
                 f"{doing}: the certificate isn't trusted: {error}; name its authority in "
                 "registry.tls.ca_file",
             ) from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise FatalError(
+                "registry_tls",
+                f"{doing}: {error}; check registry.tls, and that the registry speaks TLS there "
+                "(else its url begins with http://)",
+            ) from error
+        except (aiohttp.InvalidURL, UnicodeError) as error:  # the latter of a host's name
             raise FatalError("registry_settings", f"{doing}: it is no url; correct it") from error
         except TimeoutError as error:
             raise TransientError("registry_timeout", f"{doing}: no answer in time") from error
@@ -146,7 +162,9 @@ class Registry:
                 raise self._stranger(path)
             return answer.body
         if status in {408, 429} or status >= 500:
-            seconds = float(answer.retry_after) if answer.retry_after.isdecimal() else None
+            seconds = None
+            if answer.retry_after.isdecimal():
+                seconds = min(float(answer.retry_after), _WAIT_SECONDS_MAX)
             raise TransientError(
                 "registry_unavailable", f"{doing}: {status} {words}", retry_after_seconds=seconds
             )
@@ -160,17 +178,16 @@ class Registry:
             raise FatalError(
                 "schema_incompatible",
                 f"{doing}: the schema of what is written now isn't compatible with the subject's "
-                f"versions: {words}; write to another topic, tell the attribute's former type in "
-                "columns, change the subject's compatibility, or set auto_register: false, which "
-                "leaves new attributes in extra",
+                f"versions: {words}; {INCOMPATIBLE_ADVICE}",
             )
         code = answer.body.get("error_code") if isinstance(answer.body, Mapping) else None
         if status == 404 and code in _SUBJECT_MISSING:
             return None
         if status == 422:
             raise FatalError("schema_refused", f"{doing}: the schema isn't taken: {words}")
-        if status == 404 and code is None:
-            raise self._stranger(path)
+        if status in {404, 405} or status < 400:
+            # Another place of a registry, or another service: the API has no such answers here.
+            raise self._stranger(path, f" ({status} {words})")
         raise FatalError("registry_refused", f"{doing}: {status} {words}")
 
     def _number(self, path: str, answer: Any) -> int:
@@ -179,11 +196,11 @@ class Registry:
             raise self._stranger(path)
         return number
 
-    def _stranger(self, path: str) -> FatalError:
+    def _stranger(self, path: str, said: str = "") -> FatalError:
         return FatalError(
             "registry_settings",
             f"sink {self._sink}: {self.address}{path.partition('?')[0]} answers, but not as a "
-            "schema registry: correct registry.url",
+            f"schema registry{said}: correct registry.url",
         )
 
     def _connected(self) -> aiohttp.ClientSession:

@@ -61,6 +61,8 @@ class RegistryConfig(Settings):
             raise ValueError("username and password go together")
         if has_password and self.token.get_secret_value():
             raise ValueError("either username and password, or token")
+        if not self.token.get_secret_value().isprintable():
+            raise ValueError("token is one line")
         return self
 
     @property

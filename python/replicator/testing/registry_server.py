@@ -17,7 +17,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from replicator.testing.json_server import JSONServer, Refusal
-from replicator.testing.schema_rules import complaints, parsed
+from replicator.testing.schema_rules import canonical, complaints, parsed
 
 LEVELS: Final = (
     "NONE",
@@ -81,7 +81,7 @@ class RegistryServer(JSONServer):
     def register(self, subject: str, schema: str, kind: str = "AVRO") -> int:
         """Adds a version, unless the schema is one already; the schema's number. Raises Refusal."""
         versions = self.versions.setdefault(subject, [])
-        schema = _canonical(schema)
+        schema = canonical(kind, schema)
         for version in versions:
             if (version.type, version.schema) == (kind, schema):
                 return version.id
@@ -224,9 +224,4 @@ def _valid(kind: str, body: Mapping[str, Any]) -> str:
         parsed(schema if isinstance(schema, str) else "")
     except ValueError as error:
         raise Refusal("42201", f"Invalid schema: {error}", 422) from None
-    return _canonical(str(schema))
-
-
-def _canonical(schema: str) -> str:
-    """Two spellings of one schema are one; it is given back in this one."""
-    return json.dumps(json.loads(schema), separators=(",", ":"))
+    return canonical(kind, str(schema))

@@ -31,6 +31,36 @@ def parsed(text: str) -> Any:
     return schema
 
 
+def canonical(kind: str, text: str) -> str:
+    """Two spellings of one schema are one; it is kept and given back in this one. Of Avro it is
+    what Java's `Schema.toString` writes: names without the namespace that they stand in."""
+    schema = parsed(text)
+    return json.dumps(_short(schema, "") if kind == "AVRO" else schema, separators=(",", ":"))
+
+
+def _short(schema: Any, within: str) -> Any:
+    if isinstance(schema, list):
+        return [_short(branch, within) for branch in schema]
+    if isinstance(schema, str):
+        space, _, name = schema.rpartition(".")
+        return name if space == within else schema
+    if schema.keys() == {"type"}:
+        return _short(schema["type"], within)
+    made = dict(schema)
+    if made["type"] in {"record", "enum", "fixed"}:
+        space, _, made["name"] = made["name"].rpartition(".")
+        told = made.pop("namespace", within)
+        space = space or told
+        if space != within:
+            made["namespace"] = space
+        within = space
+    if "fields" in made:
+        made["fields"] = [{**each, "type": _short(each["type"], within)} for each in made["fields"]]
+    if "items" in made:
+        made["items"] = _short(made["items"], within)
+    return made
+
+
 def complaints(kind: str, *, reader: Any, writer: Any) -> list[str]:
     """Why what was written can't be read; nothing when it can."""
     if kind == "AVRO":

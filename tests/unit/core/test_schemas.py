@@ -8,6 +8,7 @@ from typing import Any
 import fastavro
 import pytest
 
+from replicator._core import Columns as Plan
 from replicator.core.schemas import (
     Columns,
     columns_of,
@@ -52,6 +53,16 @@ def test_another_workers_columns_stay_what_and_where_they_are() -> None:
     assert joined(theirs, ours, {}) == (*theirs, ("c", "boolean"))
     told = {"a": "numeric(9,2)"}
     assert joined(theirs, ours, told) == (("b", "text"), ("a", "numeric(9,2)"), ("c", "boolean"))
+
+
+def test_workers_that_join_keep_to_the_limit() -> None:
+    theirs: Columns = (("b", "text"), ("a", "numeric"))
+    ours: Columns = (("x", "text"), ("y", "boolean"), ("z", "text"))
+    assert joined(theirs, ours, {}, 3) == (*theirs, ("x", "text"))
+    assert joined(theirs, ours, {}, 1) == theirs, "what is there stays"
+    assert joined(theirs, ours, {"z": "bigint"}, 2) == (*theirs, ("z", "bigint")), "as was told"
+    many = tuple((f"a{n}", "text") for n in range(1_500))
+    Plan(joined(many, ours, {"x": "text"}), "extra")
 
 
 def test_names_are_what_avro_allows_and_distinct() -> None:

@@ -365,6 +365,15 @@ class Config(Settings):
         asked = "name a pipeline" if name is None else f"there is no pipeline {name!r}"
         raise FatalError("usage_pipeline", f"{asked}: {', '.join(names)}")
 
+    def sinks(self, pipeline: str | None, sink: str | None) -> list[tuple[PipelineConfig, AnySink]]:
+        """All sinks, or those of one pipeline, or of one name. Raises FatalError where there is
+        none."""
+        chosen = self.pipelines if pipeline is None else (self.pipeline(pipeline),)
+        found = [(one, each) for one in chosen for each in one.sinks if sink in {None, each.name}]
+        if not found:
+            raise FatalError("usage_sink", f"there is no sink {sink!r}")
+        return found
+
     def consumer_name(self, pipeline: PipelineConfig) -> str:
         """The registered consumer of a Kinesis pipeline; of one that was found by tag, that of
         its tags."""

@@ -73,11 +73,7 @@ async def listed(config: Config, pipeline: str | None, sink: str | None) -> List
     Raises FatalError for a pipeline or sink that isn't there."""
     found = Listed()
     config = await expanded(config)
-    chosen = config.pipelines if pipeline is None else (config.pipeline(pipeline),)
-    places = [(one, each) for one in chosen for each in one.sinks if sink in {None, each.name}]
-    if not places:
-        raise FatalError("usage_sink", f"there is no sink {sink!r}")
-    for one, settings in places:
+    for one, settings in config.sinks(pipeline, sink):
         name = f"{one.name}/{settings.name}"
         async with closing(make_sink(config, one, settings, _OWNER, "")) as opened:
             if not isinstance(opened, Redriven):

@@ -104,11 +104,7 @@ async def show(config: Config, pipeline: str | None = None, sink: str | None = N
     Raises FatalError for a pipeline that isn't there."""
     shown = Shown()
     config = await expanded(config)
-    chosen = config.pipelines if pipeline is None else (config.pipeline(pipeline),)
-    places = [(one, each) for one in chosen for each in one.sinks if sink in {None, each.name}]
-    if not places:
-        raise FatalError("usage_sink", f"there is no sink {sink!r}")
-    for one, settings in places:
+    for one, settings in config.sinks(pipeline, sink):
         try:
             async with closing(make_sink(config, one, settings, _OWNER, "")) as opened:
                 rows = (await opened.report()).positions

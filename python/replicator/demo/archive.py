@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from replicator import archive
 from replicator.config import Config
-from replicator.demo import compare
+from replicator.demo.asked import AskedPlace
 from replicator.demo.child import REGION, TABLE, client
 
 BUCKET = "demo-archive"
-# Each question fetches everything that is there.
-_COUNT_SECONDS = 3.0
 _NEWEST = """
 SELECT id, arg_max(item, rank) FROM (
     SELECT key->>'id' AS id, coalesce(item::VARCHAR, '') AS item,
@@ -22,7 +19,6 @@ SELECT id, arg_max(item, rank) FROM (
     FROM changes
 ) GROUP BY id
 """
-_COPIES = "SELECT event_id, count(*) FROM changes GROUP BY event_id HAVING count(*) > 1"
 _STOCK = """
 SELECT key->>'id' AS id, any_value(item->>'name') AS name, count(*) AS changes,
     min((item->>'Stock')::INTEGER) AS lowest_stock, max((item->>'Stock')::INTEGER) AS highest_stock,
@@ -31,12 +27,14 @@ FROM changes GROUP BY id ORDER BY changes DESC, id LIMIT 5
 """
 
 
-class ArchivePlace:
+class ArchivePlace(AskedPlace):
     """Every change is a line of an object; the newest of each key is its item."""
 
     name = "the archive"
+    newest = _NEWEST
 
     def __init__(self) -> None:
+        super().__init__()
         self.sink: Mapping[str, Any] = {
             "name": "archive",
             "kind": "s3",
@@ -44,31 +42,14 @@ class ArchivePlace:
             "prefix": "{table}/",
             "buffering": {"size_mb": 5, "interval_seconds": 1},
         }
-        self._counted = (float("-inf"), 0)
 
     async def make(self) -> None:
         async with client("s3") as s3:
             where = {"LocationConstraint": REGION}
             await s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where)
 
-    async def open(self) -> None:
-        """A question has a client of its own."""
-
-    async def close(self) -> None:
-        """See `open`."""
-
-    async def count(self) -> int:
-        if time.monotonic() - self._counted[0] > _COUNT_SECONDS:
-            self._counted = (time.monotonic(), len(await self.items()))
-        return self._counted[1]
-
-    async def items(self) -> dict[str, Any]:
-        found = (await _asked(self.sink, _NEWEST)).rows
-        return {key: compare.plain_row(text) for key, text in found if text}
-
-    async def faults(self) -> list[str]:
-        copies = (await _asked(self.sink, _COPIES)).rows
-        return [f"change {each} is there {times} times" for each, times in copies]
+    async def rows(self, sql: str) -> Sequence[tuple[Any, ...]]:
+        return (await _asked(self.sink, sql)).rows
 
     async def ending(self) -> list[str]:
         answer = await _asked(self.sink, _STOCK)

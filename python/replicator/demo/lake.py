@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 
-from replicator.demo import compare
+from replicator.demo.asked import AskedPlace
 from replicator.demo.child import TABLE
 
-# Each question reads everything that is there.
-_COUNT_SECONDS = 3.0
 _NEWEST = """
 SELECT id, arg_max(item, rank) FROM (
     SELECT key->>'id' AS id, coalesce(extra, '') AS item,
@@ -21,7 +18,6 @@ SELECT id, arg_max(item, rank) FROM (
     FROM changes
 ) GROUP BY id
 """
-_COPIES = "SELECT event_id, count(*) FROM changes GROUP BY event_id HAVING count(*) > 1"
 _STOCK = """
 SELECT key->>'id' AS id, count(*) AS changes, min((extra->>'Stock')::INTEGER) AS lowest_stock,
     max(event_time::TIMESTAMP) AS last_change
@@ -29,12 +25,14 @@ FROM changes GROUP BY id ORDER BY changes DESC, id LIMIT 5
 """
 
 
-class LakePlace:
+class LakePlace(AskedPlace):
     """Every change is a row; the newest of each key is its item."""
 
     name = "Iceberg"
+    newest = _NEWEST
 
     def __init__(self, folder: str) -> None:
+        super().__init__()
         self._catalog = {
             "type": "sql",
             "uri": f"sqlite:///{folder}/catalog.db",
@@ -47,31 +45,12 @@ class LakePlace:
             "table": f"demo.{TABLE}",
             "commit": {"seconds": 1},
         }
-        self._counted = (float("-inf"), 0)
 
     async def make(self) -> None:
         """The sink does."""
 
-    async def open(self) -> None:
-        """A question loads the table anew."""
-
-    async def close(self) -> None:
-        """See `open`."""
-
-    async def count(self) -> int:
-        if time.monotonic() - self._counted[0] > _COUNT_SECONDS:
-            self._counted = (time.monotonic(), len(await self.items()))
-        return self._counted[1]
-
-    async def items(self) -> dict[str, Any]:
-        found = await self._asked(_NEWEST)
-        return {key: compare.plain_row(text) for key, text in found if text}
-
-    async def faults(self) -> list[str]:
-        return [f"change {e} is there {n} times" for e, n in await self._asked(_COPIES)]
-
     async def ending(self) -> list[str]:
-        rows = await self._asked(_STOCK)
+        rows = await self.rows(_STOCK)
         return ["", "the products that changed most (id, changes, lowest stock, last change):"] + [
             "  ".join(map(str, row)) for row in rows
         ]
@@ -83,7 +62,7 @@ class LakePlace:
             f" describe demo.{TABLE}"
         )
 
-    async def _asked(self, sql: str) -> Sequence[tuple[Any, ...]]:
+    async def rows(self, sql: str) -> Sequence[tuple[Any, ...]]:
         return await asyncio.to_thread(self._answer, sql)
 
     def _answer(self, sql: str) -> Sequence[tuple[Any, ...]]:

@@ -15,12 +15,14 @@ import pytest
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
-from replicator.errors import FatalError, TransientError
+from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.sink.kafka_client import translated
 from replicator.sink.kafka_oauth import ClientTokens
 from replicator.sink.kafka_settings import SASLConfig
 from replicator.testing.kafka_server import KafkaServer, Security
+from tests.changes import STREAM, pending
 from tests.integration.test_kafka_security import secured, sink, used
+from tests.kafka_rig import PRODUCTS, fenced, product, write
 
 __all__ = ["secured"]  # the same kind of broker
 
@@ -118,6 +120,38 @@ async def test_what_is_refused_says_who_refused_it(secured: tuple[KafkaServer, S
     with pytest.raises(TransientError) as gone:
         await used(sink("oauth-gone", server.sasl_address, sasl=sasl(given.url)))
     assert gone.value.code == "kafka_token"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [(503, TransientError, "kafka_token"), (401, FatalError, "kafka_authentication")],
+)
+async def test_who_refuses_another_token_amid_a_run_is_named(
+    secured: tuple[KafkaServer, Security],
+    status: int,
+    kind: type[ReplicatorError],
+    code: str,
+) -> None:
+    """Regression: the driver's background task ends of it, and its words hid the cause."""
+    server, security = secured
+    async with tokens(security.user) as given:
+        made = sink(f"oauth-amid-{status}", server.sasl_address, sasl=sasl(given.url))
+        await made.open([PRODUCTS])
+        fence = await fenced(made)
+        await write(made, pending(fence, [product(1)]))
+        given.status = status
+        made._options["sasl_oauth_token_provider"]._tokens._until = float("-inf")
+        opened = made._shards[STREAM, "shard-1"].producer._open
+        assert opened is not None
+        for connection in list(opened.client._conns.values()):
+            connection.close()
+        with pytest.raises(kind) as refused:
+            await write(made, pending(fence, [product(2)], first=2))
+        assert refused.value.code == code
+        assert given.url in refused.value.message
+        given.status = 200
+        await write(made, pending(await fenced(made), [product(2)], first=2))
+        await made.close()
 
 
 async def test_a_token_is_asked_for_again_before_its_life_is_over() -> None:

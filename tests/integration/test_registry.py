@@ -234,6 +234,8 @@ async def test_a_certificate_must_be_known(tmp_path: Path, client: Clients) -> N
     async with RegistryServer(tls=tls) as server:
         known = client(server.url, tls={"ca_file": str(certificate)})
         assert await known.register("s", "avro", A) == 1
+        with pytest.raises(TransientError, match="may want https"):
+            await client(server.url.replace("https:", "http:")).latest("s")
         absent = {"ca_file": str(tmp_path / "absent.pem")}
         for told, word in ((None, "isn't trusted"), (absent, "check ca_file")):
             with pytest.raises(FatalError, match=word) as refused:

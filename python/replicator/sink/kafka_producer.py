@@ -222,7 +222,7 @@ class KafkaProducers:
             cause = producer.failure
             await producer.give_up()
             if cause is not None and isinstance(error, Exception):
-                raise cause from error
+                raise cause from cause.__cause__  # which says more than what came of it
             raise
         finally:
             self._busy[producer] -= 1

@@ -144,6 +144,9 @@ class Registry:
             raise TransientError("registry_timeout", f"{doing}: no answer in time") from error
         except (OSError, aiohttp.ClientError) as error:
             reason = str(error) or type(error).__name__
+            if isinstance(error, aiohttp.ServerDisconnectedError):
+                # A server says no more to who speaks no TLS, or has no certificate.
+                reason += "; if it lasts: it may want https, or a certificate in registry.tls"
             raise TransientError("registry_unavailable", f"{doing}: {reason}") from error
         try:
             read = orjson.loads(text)

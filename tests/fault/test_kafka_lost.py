@@ -20,7 +20,7 @@ from tests.changes import STREAM, number, pending
 from tests.kafka_rig import Rig, fenced, kafka_rig, product, write
 from tests.stack import until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -119,6 +119,6 @@ async def test_a_broker_without_room_is_waited_for(rig: Rig, broker: KafkaServer
             return True
         return False
 
-    await until(goes_on, seconds=60)
+    await until(goes_on, seconds=150)
     assert await rig.seen() == [1_000_000, 2_000_000, 3_000_000]
     assert complaints == []

@@ -155,17 +155,18 @@ async def look(client: AIOKafkaAdminClient, needs: Sequence[Wanted]) -> dict[str
 
 
 def _topic(need: Wanted, partitions: Sequence[Any], settings: Mapping[str, str]) -> Topic:
-    bytes_max = max(need.bytes_min, MESSAGE_BYTES_MAX)
-    if settings:
-        # A batch goes into one segment.
-        bytes_max = min(int(settings["max.message.bytes"]), int(settings["segment.bytes"]))
+    # Services that only speak Kafka's protocol tell what they have.
+    usual = max(need.bytes_min, MESSAGE_BYTES_MAX)
+    bytes_max = int(settings.get("max.message.bytes") or usual)
+    # A batch goes into one segment.
+    bytes_max = min(bytes_max, int(settings.get("segment.bytes") or bytes_max))
     return Topic(
         need.name,
         len(partitions),
         bytes_max,
         settings.get("cleanup.policy", ""),
         bool(settings),
-        _risk(min(len(each["replicas"]) for each in partitions), settings),
+        _risk(min((len(each["replicas"]) for each in partitions), default=0), settings),
     )
 
 

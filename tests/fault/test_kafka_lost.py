@@ -100,6 +100,23 @@ async def test_that_all_of_a_producer_is_gone_is_seen_by_its_offsets(
     assert gone.value.code == "kafka_went_back"
 
 
+async def test_fences_are_raised_on_when_the_brokers_forgot_them(
+    rig: Rig, broker: KafkaServer
+) -> None:
+    """Brokers do so a week after an id's last transaction, too: it has another producer id and
+    begins at epoch 0 then."""
+    sink = await rig.worker(duplicate_window_seconds=0)
+    await fenced(sink, "shard-2")
+    async with losing(broker, "__transaction_state"):
+        for _ in range(5):
+            fence = await fenced(sink)
+        await write(sink, pending(fence, [product(1)]))
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    assert await sink.position(fence) == after(number(1))
+    await write(sink, pending(fence, [product(2)], first=2))
+    assert await rig.seen() == [1_000_000, 2_000_000]
+
+
 async def test_a_broker_without_room_is_waited_for(rig: Rig, broker: KafkaServer) -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))

@@ -239,7 +239,7 @@ class KafkaSink:
         fence = Fence(stream, shard_id, producer.epoch + 1, marked(owner))
         shard = KafkaShard(fence, key_of(self._pipeline, stream, shard_id), producer)
         known = self._shards.get((stream, shard_id))
-        if known is not None and known.fence.epoch > fence.epoch:
+        if known is not None and known.producer.follows(producer):
             # Raised here meanwhile.
             known, shard = shard, known
         self._shards[stream, shard_id] = shard

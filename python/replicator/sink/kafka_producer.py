@@ -67,6 +67,14 @@ class Producer:
         assert self._identity is not None, "it was never opened"
         return self._identity[1]
 
+    def follows(self, other: Producer) -> bool:
+        """True when it is known to have taken the id over from the other. Brokers that forgot an
+        id, or counted it to the end, begin again with another producer id, at epoch 0."""
+        assert self._identity is not None, "it was never opened"
+        assert other._identity is not None, "it was never opened"
+        (ours, epoch), (theirs, before) = self._identity, other._identity
+        return ours == theirs and epoch > before
+
     @property
     def failure(self) -> BaseException | None:
         """What ended its sending for good. Whoever asks something of it after that is told

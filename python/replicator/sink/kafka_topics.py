@@ -155,17 +155,17 @@ async def look(client: AIOKafkaAdminClient, needs: Sequence[Wanted]) -> dict[str
 
 
 def _topic(need: Wanted, partitions: Sequence[Any], settings: Mapping[str, str]) -> Topic:
-    bytes_max = max(need.bytes_min, MESSAGE_BYTES_MAX)
-    # A batch goes into one segment. Services that host Kafka show some settings only.
-    limits = [settings.get(name) for name in ("max.message.bytes", "segment.bytes")]
-    if any(limits):
-        bytes_max = min(int(limit) for limit in limits if limit)
+    # Services that host Kafka, or only speak its protocol, tell some settings only.
+    limit = settings.get("max.message.bytes")
+    bytes_max = int(limit or max(need.bytes_min, MESSAGE_BYTES_MAX))
+    # A batch goes into one segment.
+    bytes_max = min(bytes_max, int(settings.get("segment.bytes") or bytes_max))
     return Topic(
         need.name,
         len(partitions),
         bytes_max,
         settings.get("cleanup.policy", ""),
-        bool(limits[0]),
+        bool(limit),
         _risk(min((len(each["replicas"]) for each in partitions), default=0), settings),
     )
 

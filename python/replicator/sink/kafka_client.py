@@ -218,6 +218,8 @@ def mapped(doing: str) -> Iterator[None]:
             f"{doing}: not done in time: brokers are away or slow, or their logs say why they "
             "don't take it (no room on a disk, too few replicas in sync)",
         ) from error
+    except UnicodeDecodeError:
+        raise
     except UnicodeError as error:  # of a host that is no name
         raise FatalError(
             "kafka_settings", f"{doing}: {error}: correct the hosts of bootstrap_servers"

@@ -94,8 +94,12 @@ class KafkaSchemas:
         limit = self._settings.columns_max
         if not self._settings.auto_register or len(columns) >= limit:
             return columns
-        unplanned = await in_thread(changes.nbytes, changes.unplanned, plan, table)
-        return schemas.grown(columns, unplanned, limit)
+
+        def grown() -> Columns:
+            return schemas.grown(columns, changes.unplanned(plan, table), limit)
+
+        found: Columns = await in_thread(changes.nbytes, grown)
+        return found
 
     async def _resolved(self, table: str, ours: Columns, changes: ChangeBatch) -> _Known:
         subject = self._subject(table)

@@ -29,9 +29,7 @@ class SASLConfig(Settings):
     password: SecretStr = Field(SecretStr(""), description="Best from PASSWORD_FILE.")
     aws: AWSConfig | None = Field(None, description="Of MSK's IAM: Region, profile or role.")
     token_endpoint: str = Field(
-        "",
-        pattern=r"^(https?://[^/@]+(/.*)?)?$",
-        description="URL of an OAuth 2.0 server that gives tokens to clients; without a password.",
+        "", description="URL of an OAuth 2.0 server that gives tokens to clients."
     )
     client_id: str = Field("", description="Our name there.")
     client_secret: SecretStr = Field(SecretStr(""), description="Best from CLIENT_SECRET_FILE.")
@@ -40,6 +38,16 @@ class SASLConfig(Settings):
         default_factory=dict,
         description="SASL extensions; Confluent Cloud wants logicalCluster and identityPoolId.",
     )
+
+    @field_validator("token_endpoint")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/@]+(/.*)?", value):
+            raise ValueError(
+                "https://host/path is wanted; a name and a password stand in client_id and "
+                "client_secret"
+            )
+        return value
 
     @model_validator(mode="after")
     def _is_complete(self) -> SASLConfig:

@@ -284,3 +284,34 @@ async def test_a_plan_is_completed_as_it_is_however_much_memory_there_is(
     assert sorted(times_each(bucket).values()) == [1] * len(changes)
     assert second._windows.held == 0
     await second.close()
+
+
+async def test_a_plan_that_is_being_completed_forgets_nothing_for_others(bucket: S3Server) -> None:
+    """Regression: another shard that wanted room had it forget what the plan left out."""
+    changes = [item(n) for n in range(40)]
+    usual = bucket.before
+
+    async def gone(request: Request) -> None:
+        if request.operation == "PutObject" and request.key.startswith("data/"):
+            raise Refusal("ServiceUnavailable", "as scripted", 503)
+
+    first = await opened(bucket)
+    fence = await begun(first, "shard")
+    await archive.write(first, pending(fence, changes))
+    bucket.before = gone
+    with pytest.raises(TransientError):
+        await archive.write(first, pending(fence, [*changes, item(45)], first=41))
+    await first.close()
+    bucket.before = usual
+    second = S3Sink(archive.settings(bucket.url), windows=Windows(10_000))
+    await second.open([archive.PRODUCTS])
+    fence = await begun(second, "shard", owner="another")
+    other = await begun(second, "other", owner="another")
+    for at, some in ((1, changes), (41, [*changes, item(45)])):
+        await archive.write(second, pending(fence, some, first=at))
+        await archive.write(second, pending(other, [item(1_000 + at)], first=at))
+    for one in (fence, other):
+        await archive.write(second, pending(one, [], first=82, then=SHARD_END))
+    assert set(times_each(bucket).values()) == {1}
+    assert len(times_each(bucket)) == 43
+    await second.close()

@@ -106,7 +106,8 @@ class _Shard:
         return self.memory.forgotten
 
     def limit(self, bytes_max: int | None) -> None:
-        self.memory.limit(bytes_max)
+        # What an open plan leaves out must stay known until it is completed.
+        self.memory.limit(bytes_max if self.open is None else None)
 
 
 class S3Writer:

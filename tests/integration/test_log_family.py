@@ -315,3 +315,53 @@ async def test_a_plan_that_is_being_completed_forgets_nothing_for_others(bucket:
     assert set(times_each(bucket).values()) == {1}
     assert len(times_each(bucket)) == 43
     await second.close()
+
+
+# ---- memories that children begin with
+
+
+async def test_what_is_inherited_counts_at_once_and_is_given_back(
+    rig: Rig, bucket: S3Server
+) -> None:
+    """Regression: nobody knew of it before the child's first write."""
+    windows = Windows(1 << 30)
+    archived = S3Sink(archive.settings(bucket.url), windows=windows)
+    await archived.open([archive.PRODUCTS])
+    kafka = await rig.worker()
+    kafka._windows = windows
+    sinks: list[tuple[Any, bytes]] = [(archived, item(1)), (kafka, product(1))]
+    for sink, change in sinks:
+        fence = await begun(sink, "parent")
+        writer = sink.writer(fence)
+        await writer.write(writer.encode([pending(fence, [change], then=SHARD_END)]))
+        assert windows.held == 0
+        child = await begun(sink, "child", ["parent"])
+        await sink.position(child)
+        assert windows.held > 100
+        windows.limit = 100
+        await begun(sink, "child", ["parent"])
+        assert windows.held <= 100
+        windows.limit = 1 << 30
+        await sink.close()
+        assert windows.held == 0
+
+
+async def test_a_memory_of_another_version_is_passed_over(
+    rig: Rig, bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it ended the worker, with an error of no class."""
+    sink = await opened(bucket)
+    await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))
+    (key,) = bucket.objects(prefix="_replicator/memories/")
+    bucket.buckets["archive"][key].body = b"rwindow9 and more"
+    child = await begun(sink, "child", ["parent"])
+    assert (await archive.write(sink, pending(child, [item(2)], then=SHARD_END))).rows == 1
+    await sink.close()
+
+    async def remembered(_: Any) -> bytes:
+        return b"rwindow9 and more"
+
+    kafka = await rig.worker()
+    monkeypatch.setattr(kafka._positions, "remembered", remembered)
+    child = await begun(kafka, "child", ["parent"])
+    assert (await write(kafka, pending(child, [product(2)]))).rows == 1

@@ -266,7 +266,9 @@ class KafkaSink:
                 raise fence_lost(fence)
             return None if log is None else log.start
         claim = shard.claim(log, before or self._inherited(shard))
-        memory = shard.log or await self._memory(shard, log or LogPosition(TRIM_HORIZON))
+        memory = shard.log
+        if memory is None:
+            memory = await self._memory(shard, log or LogPosition(TRIM_HORIZON))
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
         except Fenced:
@@ -275,7 +277,11 @@ class KafkaSink:
         except BaseException:
             shard.is_over = True
             raise
-        shard.stored, shard.log = claim, memory
+        shard.stored = claim
+        if shard.log is None:
+            shard.log = memory
+            if not shard.is_over:
+                self._windows.begin(memory)
         return None if log is None else log.start
 
     async def move(

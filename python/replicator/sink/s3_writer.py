@@ -157,6 +157,7 @@ class S3Writer:
         self._shard = _Shard(
             fence, memory, windows, standing.ordinal, standing.stored, standing.open
         )
+        self._windows.begin(self._shard, is_bound=standing.open is None)
 
     def end(self) -> None:
         """The shard ended, or its fence is dead. May be called twice."""

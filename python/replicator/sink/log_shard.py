@@ -222,8 +222,8 @@ class LogShard:
             known, batch = batch.split(before.sequence_number)
             self._window.refill(known, self._stored.given_us)
             if self._stored.given_us is None and known.last_event_us is not None:
-                # All of it was given, and `given_us` must never say less: whoever begins after that
-                # would give some again.
+                # Stored by an older version: all of it was given, and `given_us` must never say
+                # less, or whoever begins after that gives some again.
                 self._window.advance(known.last_event_us + self._reorder_us + 1_000)
             self._remember(known, begun_at, pending.received_at)
             self._is_refilling = not self._stored.is_reached(pending.next)

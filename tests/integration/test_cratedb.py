@@ -349,9 +349,10 @@ async def test_who_is_never_quicker_waits_longer_each_time_and_gives_up(
         waits.clear()
         writer = sink.writer(fence)
         payload = writer.encode([pending(fence, [product("a", 1)])])
-        with pytest.raises(TransientError) as contended, mapped("merging"):
-            (part,) = payload.tables
-            await CrateMerge(part.table).merge(sink._session, part)
+        (part,) = payload.tables
+        merge = CrateMerge(part.table)
+        with pytest.raises(TransientError) as contended:
+            await merge.merge(sink._session, part)
         assert contended.value.code == "crate_contended"
         assert 5 <= len(waits) <= 20
         assert waits[0] < 0.1 < waits[-1] <= 1.0

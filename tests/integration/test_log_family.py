@@ -11,7 +11,7 @@ import pytest
 
 from replicator.core.windows import Windows
 from replicator.errors import TransientError
-from replicator.model import SHARD_END, Fence, after
+from replicator.model import SHARD_END, TRIM_HORIZON, Fence, after
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.kafka_positions import MEMORY_SECONDS, Stored
 from replicator.sink.s3 import S3Sink
@@ -98,6 +98,18 @@ async def test_a_long_memory_lies_in_several_records_and_is_removed_in_time(
     assert parts(sink, "parent") == 0
     assert parts(sink, "child") > 10
     assert await rig.seen() == [n * 1_000_000 for n in range(20)]
+
+
+async def test_a_shard_that_ends_again_much_later_is_remembered_again(rig: Rig) -> None:
+    """Regression: its end removed what it had remembered long ago behind what it remembered now."""
+    sink = await rig.worker()
+    now_us = sink._now_us()
+    await write(sink, pending(await begun(sink, "parent"), [product(1)], then=SHARD_END))
+    sink._now_us = lambda: now_us + (MEMORY_SECONDS + 60) * 1_000_000
+    await sink.move(STREAM, {"parent": TRIM_HORIZON}, "operator")
+    await write(sink, pending(await begun(sink, "parent"), [product(1)], then=SHARD_END))
+    child = await begun(sink, "child", ["parent"])
+    assert (await write(sink, pending(child, [product(1)]))).duplicates == 1
 
 
 def parts(sink: KafkaSink, shard: str) -> int:

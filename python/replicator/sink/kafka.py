@@ -42,7 +42,7 @@ from replicator.sink.kafka_positions import (
     reached,
 )
 from replicator.sink.kafka_producer import KafkaProducers, Producer
-from replicator.sink.kafka_redrive import KafkaLetters, stream_of
+from replicator.sink.kafka_redrive import KafkaLetters, Meant, stream_of
 from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
@@ -315,12 +315,13 @@ class KafkaSink:
         self, ids: Sequence[str], owner: str, *, redrive: bool
     ) -> Sequence[StoredLetter]:
         ended: list[StoredLetter] = []
-        for place in await self._dead.places(ids):
-            ended += await self._end_letters(place, ids, owner, redrive=redrive)
+        meant = await self._dead.meant(ids)
+        for place in meant.places:
+            ended += await self._end_letters(place, meant, owner, redrive=redrive)
         return ended
 
     async def _end_letters(
-        self, place: Key, ids: Sequence[str], owner: str, *, redrive: bool
+        self, place: Key, meant: Meant, owner: str, *, redrive: bool
     ) -> Sequence[StoredLetter]:
         stream = stream_of(place)
         tries = 0
@@ -329,7 +330,7 @@ class KafkaSink:
             fence = await self.fence(stream, place[3], owner)
             shard = self._shards[stream, place[3]]
             try:
-                return await self._dead.end(place, shard, ids, redrive=redrive)
+                return await self._dead.end(place, shard, meant, redrive=redrive)
             except Fenced:
                 # Whoever lost the shard to us may have been quick to take it again.
                 if tries == _TRIES_MAX:

@@ -174,6 +174,27 @@ async def test_a_copy_in_a_child_is_left_out_of_the_bucket(bucket: S3Server) -> 
     await sink.close()
 
 
+async def test_who_its_parents_are_is_not_forgotten_while_others_begin(bucket: S3Server) -> None:
+    """Regression: a child whose shard moved on meanwhile, as by a worker that was just fenced, began
+    without its parents."""
+    sink = await opened(bucket)
+    await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))
+    child = await sink.fence(STREAM, "child", "me")
+    usual = bucket.before
+
+    async def moved(request: Request) -> None:
+        bucket.before = usual
+        sink.writer(child).end()
+        await sink.fence(STREAM, "other", "me")
+
+    bucket.before = moved
+    sink.inherit(child, ["parent"])
+    await sink.position(child)
+    result = await archive.write(sink, pending(child, [item(1)], then=SHARD_END))
+    assert result.duplicates == 1
+    await sink.close()
+
+
 async def test_a_plan_of_a_child_is_completed_with_what_its_parent_remembered(
     bucket: S3Server,
 ) -> None:

@@ -513,7 +513,10 @@ async def test_errors_of_the_way_are_mapped(database: CrateDatabase) -> None:
         database.stand_in.on_request = None
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"rows":[],"rowcount":1,"results":[]}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"{}", b'{"rows":[],"rowcount":1,"results":[]}', b'{"results":[{},null]}'],
+)
 async def test_an_answer_that_is_no_cratedbs_counts_for_nothing(body: bytes) -> None:
     """Regression: dead letters without an answer each were taken for stored."""
 

@@ -175,7 +175,7 @@ async def test_a_copy_in_a_child_is_left_out_of_the_bucket(bucket: S3Server) -> 
 
 
 async def test_who_its_parents_are_is_not_forgotten_while_others_begin(bucket: S3Server) -> None:
-    """Regression: a child whose shard moved on meanwhile, as by a worker that was just fenced, began
+    """Regression: a child that moved on meanwhile, as by a worker that was just fenced, began
     without its parents."""
     sink = await opened(bucket)
     await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))

@@ -81,7 +81,10 @@ class CrateSession:
         results = answer.get("results") or ()
         if count not in {None, len(results)}:
             raise self._no_crate(f"{len(results)} answers for {count} rows")
-        return [_failure(result) for result in results]
+        try:
+            return [_failure(result) for result in results]
+        except (KeyError, TypeError):
+            raise self._no_crate("an answer of a row without rowcount") from None
 
     async def look_up(
         self, statement: str, one_key: str, keys: Sequence[Sequence[object]]

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from aiohttp.test_utils import TestServer
 from replicator.errors import FatalError, TransientError
 from replicator.model import SinkHeld, Stream, TableSchema, after
 from replicator.sink.crate import CrateSink
-from replicator.sink.crate_errors import mapped
+from replicator.sink.crate_errors import CrateError, mapped
+from replicator.sink.crate_merge import CrateMerge
 from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.testing.crate_server import CrateServer
@@ -40,9 +42,12 @@ async def database() -> AsyncIterator[CrateDatabase]:
 
 @asynccontextmanager
 async def opened(
-    database: CrateDatabase, tables: Sequence[TableSchema] = (PRODUCTS,), **changes: Any
+    database: CrateDatabase,
+    tables: Sequence[TableSchema] = (PRODUCTS,),
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    **changes: Any,
 ) -> AsyncIterator[CrateSink]:
-    sink = CrateSink(database.settings(**changes))
+    sink = CrateSink(database.settings(**changes), sleep=sleep)
     try:
         await sink.open(tables)
         yield sink
@@ -314,6 +319,45 @@ async def test_who_lost_the_shard_in_the_middle_of_a_write_moves_no_position(
             await mine.position(old)
 
 
+async def test_who_is_never_quicker_waits_longer_each_time_and_gives_up(
+    database: CrateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it asked again and again without a pause."""
+    waits: list[float] = []
+
+    async def slept(seconds: float) -> None:
+        waits.append(seconds)
+
+    conflict = {"code": 4092, "message": "another was quicker"}
+
+    async def quicker(body: bytes) -> dict[str, Any]:
+        asked = json.loads(body)
+        if "bulk_args" in asked:
+            return {"results": [{"rowcount": -2, "error": conflict} for _ in asked["bulk_args"]]}
+        if asked["stmt"].startswith("SELECT"):
+            return {"rows": [], "rowcount": 0}
+        raise CrateError.of(conflict)
+
+    async with opened(database, sleep=slept) as sink:
+        fence = await sink.fence(STREAM, "shard-1", "me")
+        monkeypatch.setattr(sink._session, "_post", quicker)
+        with pytest.raises(TransientError) as lost:
+            await sink.fence(STREAM, "shard-1", "me")
+        assert "another was quicker" in str(lost.value)
+        assert 5 <= len(waits) <= 10
+        assert waits[0] < 0.1 < waits[-1] <= 1.0
+        waits.clear()
+        writer = sink.writer(fence)
+        payload = writer.encode([pending(fence, [product("a", 1)])])
+        (part,) = payload.tables
+        merge = CrateMerge(part.table)
+        with pytest.raises(TransientError) as contended:
+            await merge.merge(sink._session, part)
+        assert contended.value.code == "crate_contended"
+        assert 5 <= len(waits) <= 20
+        assert waits[0] < 0.1 < waits[-1] <= 1.0
+
+
 async def test_a_second_lease_store_is_refused_while_the_first_is_at_work(
     database: CrateDatabase,
 ) -> None:
@@ -469,7 +513,10 @@ async def test_errors_of_the_way_are_mapped(database: CrateDatabase) -> None:
         database.stand_in.on_request = None
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"rows":[],"rowcount":1,"results":[]}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"{}", b'{"rows":[],"rowcount":1,"results":[]}', b'{"results":[{},null]}'],
+)
 async def test_an_answer_that_is_no_cratedbs_counts_for_nothing(body: bytes) -> None:
     """Regression: dead letters without an answer each were taken for stored."""
 

@@ -12,7 +12,7 @@ import pytest
 
 from replicator import config as configuration
 from replicator.errors import FatalError, LeaseLost
-from replicator.model import Fence
+from replicator.model import SHARD_END, Fence
 from replicator.sink.kafka import KafkaSink
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.kinesis_server import KinesisServer
@@ -109,6 +109,40 @@ async def test_a_key_is_written_again_in_order_and_goes_on(rig: Rig) -> None:
     again = pending(fence, [*CHANGES, change("a", 8), change("c", 9)])
     assert dict((await write(other, again)).rejected_by_code) == {"key_quarantined": 1}
     assert await of_key(rig, "a") == [1, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("named", [0, 1])
+async def test_a_key_that_waits_in_a_child_too_is_written_again_in_order(
+    rig: Rig, named: int
+) -> None:
+    """Regression: the child's letters went before its parent's, and its key stayed quarantined."""
+    sink = await rig.worker(compression="none", **SMALL)
+
+    async def begun(sink: KafkaSink, shard: str, *parents: str) -> Fence:
+        fence = await sink.fence(STREAM, shard, "me")
+        sink.inherit(fence, parents)
+        await sink.position(fence)
+        return fence
+
+    parent = await begun(sink, "shard-1")
+    large = [change("a", 1, 3_000), change("c", 1, 3_000)]
+    await write(sink, pending(parent, large, then=SHARD_END))
+    child = await begun(sink, "shard-2", "shard-1")
+    await write(sink, pending(child, [change("a", 2)], then=SHARD_END))
+    await begun(sink, "shard-3", "shard-2")
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    operator = await rig.worker(tables=())
+    waiting = [one for one in await operator.letters() if '"a"' in str(one.key)]
+    one = sorted(waiting, key=lambda one: one.shard)[named]
+    ended = await operator.end_letters([one.id], "operator", redrive=True)
+    assert [letter.shard for letter in ended] == ["shard-1", "shard-2"]
+    assert [letter.shard for letter in await operator.letters()] == ["shard-1"], "another key's"
+    grandchild = await begun(sink, "shard-3", "shard-2")
+    result = await write(sink, pending(grandchild, [change("a", 3), change("c", 3)]))
+    assert dict(result.rejected_by_code) == {"key_quarantined": 1}
+    records = [r for r in await rig.records() if json.loads(r.key)["id"] == "a"]
+    seconds = [(int(r.headers["version"]) - BASE_US) // 1_000_000 for r in records]
+    assert seconds == [1, 2, 3]
 
 
 async def test_what_is_dropped_is_over_and_its_key_goes_on(rig: Rig) -> None:

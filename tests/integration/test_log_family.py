@@ -11,7 +11,7 @@ import pytest
 
 from replicator.core.windows import Windows
 from replicator.errors import TransientError
-from replicator.model import SHARD_END, Fence, after
+from replicator.model import SHARD_END, TRIM_HORIZON, Fence, after
 from replicator.sink.kafka import KafkaSink
 from replicator.sink.kafka_positions import MEMORY_SECONDS, Stored
 from replicator.sink.s3 import S3Sink
@@ -100,6 +100,18 @@ async def test_a_long_memory_lies_in_several_records_and_is_removed_in_time(
     assert await rig.seen() == [n * 1_000_000 for n in range(20)]
 
 
+async def test_a_shard_that_ends_again_much_later_is_remembered_again(rig: Rig) -> None:
+    """Regression: its end removed what it had remembered long ago behind what it remembered now."""
+    sink = await rig.worker()
+    now_us = sink._now_us()
+    await write(sink, pending(await begun(sink, "parent"), [product(1)], then=SHARD_END))
+    sink._now_us = lambda: now_us + (MEMORY_SECONDS + 60) * 1_000_000
+    await sink.move(STREAM, {"parent": TRIM_HORIZON}, "operator")
+    await write(sink, pending(await begun(sink, "parent"), [product(1)], then=SHARD_END))
+    child = await begun(sink, "child", ["parent"])
+    assert (await write(sink, pending(child, [product(1)]))).duplicates == 1
+
+
 def parts(sink: KafkaSink, shard: str) -> int:
     found = [parts for key, parts in sink._positions._parts.items() if key[3] == shard]
     return sum(map(len, found))
@@ -159,6 +171,27 @@ async def test_a_copy_in_a_child_is_left_out_of_the_bucket(bucket: S3Server) -> 
     again = pending(grandchild, [changes[5], item(6), item(7)], then=SHARD_END)
     await archive.write(sink, again)
     assert sorted(times_each(bucket).values()) == [1] * 8
+    await sink.close()
+
+
+async def test_who_its_parents_are_is_not_forgotten_while_others_begin(bucket: S3Server) -> None:
+    """Regression: a child that moved on meanwhile, as by a worker that was just fenced, began
+    without its parents."""
+    sink = await opened(bucket)
+    await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))
+    child = await sink.fence(STREAM, "child", "me")
+    usual = bucket.before
+
+    async def moved(request: Request) -> None:
+        bucket.before = usual
+        sink.writer(child).end()
+        await sink.fence(STREAM, "other", "me")
+
+    bucket.before = moved
+    sink.inherit(child, ["parent"])
+    await sink.position(child)
+    result = await archive.write(sink, pending(child, [item(1)], then=SHARD_END))
+    assert result.duplicates == 1
     await sink.close()
 
 
@@ -284,3 +317,84 @@ async def test_a_plan_is_completed_as_it_is_however_much_memory_there_is(
     assert sorted(times_each(bucket).values()) == [1] * len(changes)
     assert second._windows.held == 0
     await second.close()
+
+
+async def test_a_plan_that_is_being_completed_forgets_nothing_for_others(bucket: S3Server) -> None:
+    """Regression: another shard that wanted room had it forget what the plan left out."""
+    changes = [item(n) for n in range(40)]
+    usual = bucket.before
+
+    async def gone(request: Request) -> None:
+        if request.operation == "PutObject" and request.key.startswith("data/"):
+            raise Refusal("ServiceUnavailable", "as scripted", 503)
+
+    first = await opened(bucket)
+    fence = await begun(first, "shard")
+    await archive.write(first, pending(fence, changes))
+    bucket.before = gone
+    with pytest.raises(TransientError):
+        await archive.write(first, pending(fence, [*changes, item(45)], first=41))
+    await first.close()
+    bucket.before = usual
+    second = S3Sink(archive.settings(bucket.url), windows=Windows(10_000))
+    await second.open([archive.PRODUCTS])
+    fence = await begun(second, "shard", owner="another")
+    other = await begun(second, "other", owner="another")
+    for at, some in ((1, changes), (41, [*changes, item(45)])):
+        await archive.write(second, pending(fence, some, first=at))
+        await archive.write(second, pending(other, [item(1_000 + at)], first=at))
+    for one in (fence, other):
+        await archive.write(second, pending(one, [], first=82, then=SHARD_END))
+    assert set(times_each(bucket).values()) == {1}
+    assert len(times_each(bucket)) == 43
+    await second.close()
+
+
+# ---- memories that children begin with
+
+
+async def test_what_is_inherited_counts_at_once_and_is_given_back(
+    rig: Rig, bucket: S3Server
+) -> None:
+    """Regression: nobody knew of it before the child's first write."""
+    windows = Windows(1 << 30)
+    archived = S3Sink(archive.settings(bucket.url), windows=windows)
+    await archived.open([archive.PRODUCTS])
+    kafka = await rig.worker()
+    kafka._windows = windows
+    sinks: list[tuple[Any, bytes]] = [(archived, item(1)), (kafka, product(1))]
+    for sink, change in sinks:
+        fence = await begun(sink, "parent")
+        writer = sink.writer(fence)
+        await writer.write(writer.encode([pending(fence, [change], then=SHARD_END)]))
+        assert windows.held == 0
+        child = await begun(sink, "child", ["parent"])
+        await sink.position(child)
+        assert windows.held > 100
+        windows.limit = 100
+        await begun(sink, "child", ["parent"])
+        assert windows.held <= 100
+        windows.limit = 1 << 30
+        await sink.close()
+        assert windows.held == 0
+
+
+async def test_a_memory_of_another_version_is_passed_over(
+    rig: Rig, bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it ended the worker, with an error of no class."""
+    sink = await opened(bucket)
+    await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))
+    (key,) = bucket.objects(prefix="_replicator/memories/")
+    bucket.buckets["archive"][key].body = b"rwindow9 and more"
+    child = await begun(sink, "child", ["parent"])
+    assert (await archive.write(sink, pending(child, [item(2)], then=SHARD_END))).rows == 1
+    await sink.close()
+
+    async def remembered(_: Any) -> bytes:
+        return b"rwindow9 and more"
+
+    kafka = await rig.worker()
+    monkeypatch.setattr(kafka._positions, "remembered", remembered)
+    child = await begun(kafka, "child", ["parent"])
+    assert (await write(kafka, pending(child, [product(2)]))).rows == 1

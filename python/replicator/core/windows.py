@@ -84,6 +84,11 @@ class Windows:
             self.early += window.early - early
             self.forgotten += window.forgotten - forgotten
 
+    def begin(self, window: Window, *, is_bound: bool = True) -> None:
+        """What it holds from the beginning counts as what it takes. Nobody works at it."""
+        with self.taking(window, 0, is_bound=is_bound):
+            pass
+
     def release(self, window: Window) -> None:
         """It holds nothing any more. May be called twice."""
         if window in self._held:

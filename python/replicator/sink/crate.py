@@ -6,9 +6,10 @@ repetition harmless (laws 6 and 7).
 
 from __future__ import annotations
 
+import asyncio
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from replicator.errors import TransientError
 from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
@@ -29,11 +30,14 @@ class CrateSink:
     """Keeps the newest image per key in CrateDB 5.5 or newer."""
 
     def __init__(
-        self, settings: CrateSettings, monotonic: Callable[[], float] = time.monotonic
+        self,
+        settings: CrateSettings,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._monotonic = monotonic
-        self._session = CrateSession(settings)
+        self._session = CrateSession(settings, sleep)
         self._state = CrateState(settings)
         self._tables: tuple[CrateTable, ...] = ()
         self._writers: tuple[CrateWriter, ...] = ()

@@ -118,11 +118,13 @@ class _Run:
         args = await asyncio.to_thread(orjson.loads, bulk_args)
         keys: list[_Key] = [tuple(row[: len(self._table.keys)]) for row in args]
         self._count_written(keys, [row for row in range(len(keys)) if row not in failed])
-        for _ in range(_ROUNDS_MAX):
+        for attempt in range(_ROUNDS_MAX):
             failed = await self._look(failed, keys, args)
             if not failed:
                 return
             failed = await self._again(failed, keys, args)
+            if failed:
+                await self._session.pause(attempt)
         raise TransientError(
             "crate_contended", f"{self._table.full_name}: others change the same rows all the time"
         )

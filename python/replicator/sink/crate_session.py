@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import random
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from replicator.core.retry import Backoff
 from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_errors import CrateError, mapped
 from replicator.sink.crate_settings import CrateSettings
@@ -26,13 +28,21 @@ LOOKED_UP_TOGETHER: Final = 100
 """Keys of one column in one look-up. Of several columns the server takes fewer than 99 and tries
 all their combinations: ten are quick."""
 _REQUESTS_AT_ONCE: Final = 8
+_CONFLICTS: Final = Backoff(0.02, 1.0)
 
 
 class CrateSession:
     """One pool of connections to one address, opened by its first request."""
 
-    def __init__(self, settings: CrateSettings) -> None:
+    def __init__(
+        self,
+        settings: CrateSettings,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         self._settings = settings
+        self._sleep = sleep
+        self._jitter = jitter
         self._client: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
@@ -71,7 +81,10 @@ class CrateSession:
         results = answer.get("results") or ()
         if count not in {None, len(results)}:
             raise self._no_crate(f"{len(results)} answers for {count} rows")
-        return [_failure(result) for result in results]
+        try:
+            return [_failure(result) for result in results]
+        except (KeyError, TypeError):
+            raise self._no_crate("an answer of a row without rowcount") from None
 
     async def look_up(
         self, statement: str, one_key: str, keys: Sequence[Sequence[object]]
@@ -94,6 +107,10 @@ class CrateSession:
         parts = [keys[at : at + length] for at in range(0, len(keys), length)]
         found = await together([some(part) for part in parts])
         return [row for rows in found for row in rows]
+
+    async def pause(self, attempt: int) -> None:
+        """The wait after the conflict number `attempt` (from 0) with others who write the same."""
+        await self._sleep(_CONFLICTS.next(attempt, self._jitter()))
 
     async def close(self) -> None:
         """May be called twice; a request opens it again."""

@@ -165,6 +165,7 @@ class CrateState:
                 # Somebody else was quicker, several times over.
                 if error.code not in CONFLICT or attempt == _FENCE_ATTEMPTS - 1:
                     raise
+                await session.pause(attempt)
             else:
                 return epoch, _parsed(position)
         raise AssertionError("the last attempt returns or raises")

@@ -42,7 +42,7 @@ from replicator.sink.kafka_positions import (
     reached,
 )
 from replicator.sink.kafka_producer import KafkaProducers, Producer
-from replicator.sink.kafka_redrive import KafkaLetters, stream_of
+from replicator.sink.kafka_redrive import KafkaLetters, Meant, stream_of
 from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
@@ -266,7 +266,9 @@ class KafkaSink:
                 raise fence_lost(fence)
             return None if log is None else log.start
         claim = shard.claim(log, before or self._inherited(shard))
-        memory = shard.log or await self._memory(shard, log or LogPosition(TRIM_HORIZON))
+        memory = shard.log
+        if memory is None:
+            memory = await self._memory(shard, log or LogPosition(TRIM_HORIZON))
         try:
             await self._store(shard.producer, shard.key, claim, f"claiming {fence.shard_id}")
         except Fenced:
@@ -275,7 +277,11 @@ class KafkaSink:
         except BaseException:
             shard.is_over = True
             raise
-        shard.stored, shard.log = claim, memory
+        shard.stored = claim
+        if shard.log is None:
+            shard.log = memory
+            if not shard.is_over:
+                self._windows.begin(memory)
         return None if log is None else log.start
 
     async def move(
@@ -309,12 +315,13 @@ class KafkaSink:
         self, ids: Sequence[str], owner: str, *, redrive: bool
     ) -> Sequence[StoredLetter]:
         ended: list[StoredLetter] = []
-        for place in await self._dead.places(ids):
-            ended += await self._end_letters(place, ids, owner, redrive=redrive)
+        meant = await self._dead.meant(ids)
+        for place in meant.places:
+            ended += await self._end_letters(place, meant, owner, redrive=redrive)
         return ended
 
     async def _end_letters(
-        self, place: Key, ids: Sequence[str], owner: str, *, redrive: bool
+        self, place: Key, meant: Meant, owner: str, *, redrive: bool
     ) -> Sequence[StoredLetter]:
         stream = stream_of(place)
         tries = 0
@@ -323,7 +330,7 @@ class KafkaSink:
             fence = await self.fence(stream, place[3], owner)
             shard = self._shards[stream, place[3]]
             try:
-                return await self._dead.end(place, shard, ids, redrive=redrive)
+                return await self._dead.end(place, shard, meant, redrive=redrive)
             except Fenced:
                 # Whoever lost the shard to us may have been quick to take it again.
                 if tries == _TRIES_MAX:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -36,6 +36,10 @@ _HELD_CODES: Final = frozenset({"record_too_large", "key_quarantined"})
 _POLL_MS: Final = 200
 
 
+Quarantine: TypeAlias = tuple[Key, str | None, str | None]
+"""Of a table's key, in a whole stream: children begin with their parents'."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A letter that waits, where it stands in its topic, and its shard's place among the
@@ -47,9 +51,21 @@ class Waiting:
     place: Key
 
     @property
-    def held_by(self) -> tuple[Key, str | None, str | None] | None:
-        """What it waits for the end of, if it does: a shard's quarantine of a table's key."""
-        return (self.place, self.letter.table, self.letter.key) if self.letter.is_held else None
+    def held_by(self) -> Quarantine | None:
+        """What it waits for the end of, if it does."""
+        letter = self.letter
+        return (_whole(self.place), letter.table, letter.key) if letter.is_held else None
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """What an operator ends: these letters (without ids all), the quarantines of their keys, and
+    the shards of both. Parents come before their children, whose changes are newer: a service's ids
+    of shards rise."""
+
+    ids: frozenset[str]
+    quarantines: frozenset[Quarantine]
+    places: tuple[Key, ...]
 
 
 class KafkaLetters:
@@ -113,34 +129,41 @@ class KafkaLetters:
         is_held = letter.code in _HELD_CODES and stored is not None and (table, key) in stored.aside
         return replace(letter, key=key, is_held=is_held)
 
-    async def places(self, ids: Sequence[str]) -> Sequence[Key]:
-        """The shards of these letters; without ids of all, and of all keys that are quarantined.
+    async def meant(self, ids: Sequence[str]) -> Meant:
+        """What these ids stand for; without ids all keys that are quarantined are meant, too.
         Raises FatalError for one that isn't there."""
         waiting = await self.waiting()
         known = {one.letter.id for one in waiting}
         for missing in (each for each in ids if each not in known):
             raise FatalError("usage_letter", f"no dead letter {missing} waits here")
-        places = {one.place for one in waiting if not ids or one.letter.id in ids}
-        if not ids:
-            shards = self._positions.shards(self._pipeline)
-            places |= {place for place, stored in shards.items() if stored.aside}
-        return sorted(places)
+        named = [one for one in waiting if not ids or one.letter.id in ids]
+        quarantines = {one.held_by for one in named if one.held_by is not None}
+        places = {one.place for one in waiting if one in named or one.held_by in quarantines}
+        for place, stored in self._positions.shards(self._pipeline).items():
+            aside = ((_whole(place), *each) for each in stored.aside)
+            if any(not ids or each in quarantines for each in aside):
+                places.add(place)
+        return Meant(frozenset(ids), frozenset(quarantines), tuple(sorted(places)))
 
     async def end(
-        self, place: Key, shard: KafkaShard, ids: Sequence[str], *, redrive: bool
+        self, place: Key, shard: KafkaShard, meant: Meant, *, redrive: bool
     ) -> Sequence[StoredLetter]:
         """Ends those of one shard (with `redrive` and no ids, all that are held) under its fence,
         which was just raised. Raises Fenced when that is no longer the newest."""
-        waiting = [one for one in await self.waiting() if one.place == place]
-        named = [one for one in waiting if one.letter.id in ids or (not ids and not redrive)]
-        quarantines = {one.held_by for one in (named if ids else waiting)} - {None}
-        ending = [one for one in waiting if one in named or one.held_by in quarantines]
+        ids = meant.ids
+        ending = [
+            one
+            for one in await self.waiting()
+            if one.place == place
+            if one.letter.id in ids
+            or (one.held_by in meant.quarantines if ids else one.letter.is_held or not redrive)
+        ]
         letters = [one.letter for one in ending]
         stored = shard.claim(self._positions.log(place), self._positions.shard(place))
-        ended = {(one.table, one.key) for one in letters}
+        kept = (each for each in stored.aside if ids)
         stored = replace(
             stored,
-            aside=tuple(each for each in stored.aside if ids and each not in ended),
+            aside=tuple(each for each in kept if (_whole(place), *each) not in meant.quarantines),
             dead_letters=Counter(stored.dead_letters) - Counter(one.code for one in letters),
         )
         batches = await self._batches(letters) if redrive else ()
@@ -231,6 +254,11 @@ async def _messages(options: Options, topic: Topic, timeout_seconds: float) -> l
         await reader.stop()
         await watermarks.stop()
     return found
+
+
+def _whole(place: Key) -> Key:
+    """That of the shard's stream."""
+    return (*place[:3], "")
 
 
 def stream_of(place: Key) -> Stream:

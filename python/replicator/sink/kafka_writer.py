@@ -208,7 +208,7 @@ class KafkaWriter:
         async with room.producers.use(shard.producer) as driver:
             await driver.begin_transaction()
             sent, topic = Sent(shard.producer), room.config.positions_topic
-            for key, value in (*parts, *self._outdated(due)):
+            for key, value in (*self._outdated(due), *parts):
                 sent.add(await driver.send(topic, value, key, partition=PARTITION))
             sent.add(await send_position(driver, topic, shard.key, stored))
             if is_once:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from replicator._core import Window
 from replicator.model import SHARD_END, TRIM_HORIZON, Pending, Position, after
 from replicator.sink.position import furthest
@@ -24,6 +26,7 @@ from replicator.sink.position import furthest
 if TYPE_CHECKING:
     from replicator._core import ChangeBatch, Rejection
 
+log = structlog.get_logger()
 
 _NO_LIMIT: Final = 2**62
 # What is remembered of one change, at most (`rust/src/window/memory.rs`), without its own bytes.
@@ -131,8 +134,8 @@ class LogShard:
     ) -> None:
         """See `_core.Window` for the limits. A shard without a stored position has
         `LogPosition(TRIM_HORIZON)`, or the start that was resolved for it. `inherited` is what its
-        parents remembered, when the position `inherits`; what another version stored is passed
-        over."""
+        parents remembered, when the position `inherits`; what another version stored is said and
+        passed over, for an upgrade that is taken back must not stop."""
         self._window = Window(
             reorder_us=reorder_us,
             duplicate_us=duplicate_us,
@@ -156,8 +159,17 @@ class LogShard:
         self._inherited_us: int | None = None
         for remembered in inherited:
             if remembered:
-                newest_us = self._window.inherit(remembered)
-                self._inherited_us = _later(self._inherited_us, newest_us)
+                try:
+                    newest_us = self._window.inherit(remembered)
+                except ValueError:
+                    log.warning(
+                        "memory_unreadable",
+                        version=remembered[:8],
+                        action="a shard begins without what its parents remembered, which "
+                        "another version stored: a copy of their last changes is written again",
+                    )
+                else:
+                    self._inherited_us = _later(self._inherited_us, newest_us)
         if self._inherited_us is not None:
             self._added.append(_Added(self._next, self._inherited_us))
 
@@ -210,8 +222,8 @@ class LogShard:
             known, batch = batch.split(before.sequence_number)
             self._window.refill(known, self._stored.given_us)
             if self._stored.given_us is None and known.last_event_us is not None:
-                # All of it was given, and `given_us` must never say less: whoever begins after that
-                # would give some again.
+                # Stored by an older version: all of it was given, and `given_us` must never say
+                # less, or whoever begins after that gives some again.
                 self._window.advance(known.last_event_us + self._reorder_us + 1_000)
             self._remember(known, begun_at, pending.received_at)
             self._is_refilling = not self._stored.is_reached(pending.next)

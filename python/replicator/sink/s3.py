@@ -169,12 +169,14 @@ class S3Sink:
         self.writer(fence).parents = tuple(parents)
 
     async def position(self, fence: Fence) -> Position | None:
+        # Before anything is waited for: a writer goes when its shard is seen to have moved on.
+        parents = self.writer(fence).parents
         _, plans = await self._ready()
         await plans.require(fence)
         standing = await plans.standing(fence.stream, fence.shard_id)
         inherited: Sequence[bytes] = ()
         if standing.stored is None or standing.stored.inherits:
-            inherited = await plans.remembered(fence.stream, self.writer(fence).parents)
+            inherited = await plans.remembered(fence.stream, parents)
         self._start(fence, standing, inherited)
         return None if standing.stored is None else standing.stored.start
 

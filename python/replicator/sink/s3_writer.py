@@ -106,7 +106,8 @@ class _Shard:
         return self.memory.forgotten
 
     def limit(self, bytes_max: int | None) -> None:
-        self.memory.limit(bytes_max)
+        # What an open plan leaves out must stay known until it is completed.
+        self.memory.limit(bytes_max if self.open is None else None)
 
 
 class S3Writer:
@@ -156,6 +157,7 @@ class S3Writer:
         self._shard = _Shard(
             fence, memory, windows, standing.ordinal, standing.stored, standing.open
         )
+        self._windows.begin(self._shard, is_bound=standing.open is None)
 
     def end(self) -> None:
         """The shard ended, or its fence is dead. May be called twice."""

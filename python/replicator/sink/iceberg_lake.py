@@ -29,7 +29,7 @@ from replicator._core import ChangeBatch, Columns
 from replicator.aws import AWSSettings, aws_errors, make_session
 from replicator.errors import FatalError, TransientError
 from replicator.sink.iceberg_errors import DATABASE, mapped
-from replicator.sink.iceberg_table import named, require_partitions
+from replicator.sink.iceberg_table import By, named, require_partitions
 
 # Of a table that we make: the metadata's own files don't pile up.
 _PROPERTIES: Final = {
@@ -71,6 +71,13 @@ class Wanted:
     def text(self) -> str:
         """The name, as people write it."""
         return ".".join(self.name)
+
+    @property
+    def by(self) -> By | None:
+        """What it is partitioned by."""
+        if self.column is None:
+            return None
+        return By(self.column, DayTransform if self.buckets is None else BucketTransform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +175,6 @@ class Lake:
                 if table is None:
                     self._create(wanted)
                 elif (missing := lacks(wanted, table)) == Lacks():
-                    if wanted.column is not None:
-                        kind = DayTransform if wanted.buckets is None else BucketTransform
-                        require_partitions(table, wanted.column, kind)
                     return table
                 else:
                     _evolve(table, missing)
@@ -206,7 +210,9 @@ class Lake:
 
 
 def lacks(wanted: Wanted, table: Table) -> Lacks:
-    """What the table lacks. Raises FatalError when it can't be given."""
+    """What the table lacks. Raises FatalError when it can't be given, or the table can't be written
+    for another reason."""
+    require_partitions(table, wanted.by)
     schema = table.schema()
     added: list[NestedField] = []
     widened: list[tuple[str, IcebergType]] = []

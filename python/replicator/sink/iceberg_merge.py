@@ -17,11 +17,19 @@ import pyarrow.compute as pc
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
+from pyiceberg.transforms import BucketTransform
 from pyiceberg.types import StringType
 
 from replicator._core import Rows
 from replicator.sink.iceberg_errors import mapped
-from replicator.sink.iceberg_table import Staged, named, stage
+from replicator.sink.iceberg_table import (
+    By,
+    Staged,
+    named,
+    require_columns,
+    require_partitions,
+    stage,
+)
 
 # Behind the key's columns.
 _COLUMNS: Final = (
@@ -62,6 +70,9 @@ def merge(table: Table, rows: Rows, keys: Sequence[str]) -> tuple[Merged, Staged
     Nothing is written where none is."""
     new = _table_of(rows, keys)
     names = key_columns(keys)
+    by = By(names[0], BucketTransform)
+    require_partitions(table, by)
+    require_columns(table, new.column_names)
     buckets = _buckets(table, new[names[0]])
     tasks = _tasks(table, None if buckets is None else set(pc.unique(buckets).to_pylist()))
     with mapped(f"reading files of {named(table)}"):
@@ -82,7 +93,7 @@ def merge(table: Table, rows: Rows, keys: Sequence[str]) -> tuple[Merged, Staged
             (bucket, result.filter(pc.equal(buckets, bucket)))
             for bucket in sorted(pc.unique(buckets).to_pylist())
         ]
-    staged = stage(table, parts)
+    staged = stage(table, parts, by)
     return merged, Staged(staged.files, staged.spec_id, tuple(task.file for task in tasks))
 
 

@@ -17,7 +17,7 @@ from replicator._core import ChangeBatch, Columns, Rejection
 from replicator.model import DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.iceberg_shards import FencedShard, Lost, Room, require
 from replicator.sink.iceberg_state import SinkState
-from replicator.sink.iceberg_table import DAY_US, Staged, discard, keep, rows_of, stage
+from replicator.sink.iceberg_table import BY_DAY, DAY_US, Staged, discard, keep, rows_of, stage
 from replicator.sink.in_thread import in_thread
 from replicator.sink.log_shard import LogPosition, Taken, growth
 from replicator.sink.matched import matched
@@ -148,7 +148,9 @@ class IcebergWriter:
             wrote = _Wrote(sum(len(part) for _, part in parts), unmatched)
             staged = await asyncio.to_thread(
                 lambda: stage(
-                    table, [(us // DAY_US, rows_of(self._parquet(part))) for us, part in parts]
+                    table,
+                    [(us // DAY_US, rows_of(self._parquet(part))) for us, part in parts],
+                    BY_DAY,
                 )
             )
         counts = Counter(each.code for _, each in refused)

@@ -1,0 +1,127 @@
+"""The Iceberg sink at a table that somebody else partitions anew, or takes columns from, while it
+writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyiceberg.table.update.spec import UpdateSpec
+from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransform, MonthTransform
+
+from replicator.errors import FatalError
+from replicator.model import SHARD_END
+from replicator.sink.iceberg import IcebergSink
+from tests.changes import STREAM, pending, put
+from tests.lake import LETTERS, NOON_US, PRODUCTS, loaded, rows, settings, write
+
+LOG, ITEMS = ("lake", "changes"), ("lake", "items")
+MODES: dict[str, dict[str, Any]] = {
+    "log": {"tables": ("products",)},
+    "state": {"mode": "state", "table": "lake.items", "buckets": 2},
+}
+APPLE: Any = {"id": {"S": "apple"}}
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    async with AsyncExitStack() as stack:
+
+        async def made(mode: str, **changes: Any) -> IcebergSink:
+            told = settings(tmp_path, **MODES[mode], **changes)
+            sink = IcebergSink(told, monotonic=lambda: 0.0)
+            stack.push_async_callback(sink.close)
+            await sink.open([PRODUCTS])
+            return sink
+
+        yield made
+
+
+def _by_month(update: UpdateSpec) -> None:
+    update.remove_field("event_day")
+    update.add_field("event_time", MonthTransform(), "event_month")
+
+
+def _by_day_and_event(update: UpdateSpec) -> None:
+    update.add_field("event", IdentityTransform(), "event_name")
+
+
+def _by_another(update: UpdateSpec) -> None:
+    update.remove_field("bucket")
+    update.add_field("version", BucketTransform(4), "other_bucket")
+
+
+def _letters_by_day(update: UpdateSpec) -> None:
+    update.add_field("at", DayTransform(), "at_day")
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "change"),
+    [
+        ("log", LOG, _by_month),
+        ("log", LOG, _by_day_and_event),
+        ("state", ITEMS, _by_another),
+        ("log", LETTERS, _letters_by_day),
+    ],
+)
+async def test_no_file_is_filed_under_a_value_that_its_partition_is_not_about(
+    mode: str,
+    name: tuple[str, ...],
+    change: Callable[[UpdateSpec], None],
+    make: Any,
+    tmp_path: Path,
+) -> None:
+    """Regression: a month got a day's number, so whoever asked for the month found nothing."""
+    sink = await make(mode)
+    with loaded(tmp_path, name).update_spec() as update:
+        change(update)
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    with pytest.raises(FatalError) as raised:
+        records = [put("products", APPLE, NOON_US), b"broken"]
+        await write(sink, pending(fence, records, then=SHARD_END))
+    assert raised.value.code == "iceberg_partitions"
+    assert len(rows(tmp_path, name)) == 0
+    assert await sink.positions(STREAM) == {}
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "change"),
+    [("log", LOG, _by_month), ("state", ITEMS, _by_another), ("log", LETTERS, _letters_by_day)],
+)
+async def test_a_partitioning_that_cannot_be_written_is_planned_as_a_problem(
+    mode: str,
+    name: tuple[str, ...],
+    change: Callable[[UpdateSpec], None],
+    make: Any,
+    tmp_path: Path,
+) -> None:
+    """Regression: `check` said that the table is there, and `run` refused it."""
+    sink = await make(mode)
+    with loaded(tmp_path, name).update_spec() as update:
+        change(update)
+    (problem,) = (await sink.plan([PRODUCTS])).problems
+    assert (problem.subject, problem.code) == (f"table {'.'.join(name)}", "iceberg_partitions")
+    with pytest.raises(FatalError) as raised:
+        await make(mode)
+    assert raised.value.code == "iceberg_partitions"
+
+
+@pytest.mark.parametrize(("mode", "name"), [("log", LOG), ("state", ITEMS)])
+async def test_a_column_that_is_taken_away_is_named(
+    mode: str, name: tuple[str, ...], make: Any, tmp_path: Path
+) -> None:
+    """Regression: it came through as the driver's own ValueError."""
+    sink = await make(mode)
+    with loaded(tmp_path, name).update_schema() as update:
+        update.delete_column("item")
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    with pytest.raises(FatalError, match="item") as raised:
+        await write(sink, pending(fence, [put("products", APPLE, NOON_US)], then=SHARD_END))
+    assert raised.value.code == "iceberg_columns_missing"
+    again = await make(mode)
+    fence = await again.fence(STREAM, "shard-1", "me")
+    await write(again, pending(fence, [put("products", APPLE, NOON_US)], then=SHARD_END))
+    assert len(rows(tmp_path, name)) == 1, "who begins anew makes it again"

@@ -1,8 +1,9 @@
-"""The Iceberg sink at a table that somebody else partitions anew, or takes columns from, while it
-writes."""
+"""The Iceberg sink at a table that somebody else changes while it writes (how it is partitioned, its
+columns), or where very many shards have positions."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransfor
 from replicator.errors import FatalError
 from replicator.model import SHARD_END
 from replicator.sink.iceberg import IcebergSink
+from replicator.sink.iceberg_state import SinkState
 from tests.changes import STREAM, pending, put
 from tests.lake import LETTERS, NOON_US, PRODUCTS, loaded, rows, settings, write
 
@@ -79,8 +81,8 @@ async def test_no_file_is_filed_under_a_value_that_its_partition_is_not_about(
     with loaded(tmp_path, name).update_spec() as update:
         change(update)
     fence = await sink.fence(STREAM, "shard-1", "me")
+    records = [put("products", APPLE, NOON_US), b"broken"]
     with pytest.raises(FatalError) as raised:
-        records = [put("products", APPLE, NOON_US), b"broken"]
         await write(sink, pending(fence, records, then=SHARD_END))
     assert raised.value.code == "iceberg_partitions"
     assert len(rows(tmp_path, name)) == 0
@@ -125,3 +127,22 @@ async def test_a_column_that_is_taken_away_is_named(
     fence = await again.fence(STREAM, "shard-1", "me")
     await write(again, pending(fence, [put("products", APPLE, NOON_US)], then=SHARD_END))
     assert len(rows(tmp_path, name)) == 1, "who begins anew makes it again"
+
+
+async def test_what_thousands_of_shards_have_stored_is_read_beside_the_event_loop(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = await make("log")
+    await sink.fence(STREAM, "shard-1", "me")
+    readers: set[threading.Thread] = set()
+    read = SinkState.from_text
+
+    def noted(text: str | None) -> SinkState:
+        readers.add(threading.current_thread())
+        return read(text)
+
+    monkeypatch.setattr(SinkState, "from_text", noted)
+    assert await sink.positions(STREAM) == {}
+    await sink.fence(STREAM, "shard-2", "me")
+    assert readers
+    assert threading.current_thread() not in readers

@@ -201,7 +201,8 @@ def require_partitions(table: Table, by: By | None) -> None:
         raise FatalError(
             "iceberg_partitions",
             f"{named(table)} is partitioned otherwise than this sink can write. What to do: "
-            f"{'' if by is None else f'partition it by {by.text}, or '}don't partition it",
+            + ("" if by is None else f"partition it by {by.text}, or ")
+            + "don't partition it",
         )
 
 
@@ -211,8 +212,8 @@ def require_columns(table: Table, names: Sequence[str]) -> None:
     if lost := [name for name in names if name not in known]:
         raise FatalError(
             "iceberg_columns_missing",
-            f"{named(table)} has no column {', '.join(lost)} any more. What to do: start again, and "
-            "with create it is added (a column of that name that was renamed stays beside it)",
+            f"{named(table)} has no column {', '.join(lost)} any more. What to do: start again: "
+            "with create it is added (one that was renamed stays beside it)",
         )
 
 

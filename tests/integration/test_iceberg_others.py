@@ -1,5 +1,5 @@
-"""The Iceberg sink at a table that somebody else changes while it writes (how it is partitioned, its
-columns), or where very many shards have positions."""
+"""The Iceberg sink at a table that somebody else changes while it writes (its columns, how it is
+partitioned), or where very many shards have positions."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from pyiceberg.table.update.spec import UpdateSpec
 from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransform, MonthTransform
@@ -146,3 +147,21 @@ async def test_what_thousands_of_shards_have_stored_is_read_beside_the_event_loo
     await sink.fence(STREAM, "shard-2", "me")
     assert readers
     assert threading.current_thread() not in readers
+
+
+def test_the_view_in_the_readme_shows_the_newest_item() -> None:
+    """Regression: numbers of DynamoDB Streams differ in length, and were compared as text."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (view,) = [sql for sql in readme.split("```sql\n") if "row_number()" in sql.split("```")[0]]
+    nines, more = "9" * 21, "1" + "0" * 21
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE SCHEMA shop; CREATE TABLE shop.products AS SELECT * FROM (VALUES"
+            f" ('a', TIMESTAMP '2026-11-21 08:00:00', 'MODIFY', '{nines}', '{nines}', 'older'),"
+            f" ('a', TIMESTAMP '2026-11-21 08:00:00', 'MODIFY', '{more}', '{more}', 'newest'),"
+            f" ('b', TIMESTAMP '2026-11-21 08:00:00', 'INSERT', '{nines}', '{nines}', 'gone'),"
+            f" ('b', TIMESTAMP '2026-11-21 08:00:00', 'REMOVE', '{more}', '{more}', NULL)"
+            ') AS rows("key", event_time, event, version, sequence_number, item)'
+        )
+        found = connection.execute(view.split("```")[0]).fetchall()
+    assert [row[5] for row in found] == ["newest"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from pyiceberg.table.update.spec import UpdateSpec
 from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransform, MonthTransform
 
+from replicator.aws import AWSSettings
 from replicator.errors import FatalError
 from replicator.model import SHARD_END
 from replicator.sink.iceberg import IcebergSink
@@ -165,3 +167,31 @@ def test_the_view_in_the_readme_shows_the_newest_item() -> None:
         )
         found = connection.execute(view.split("```")[0]).fetchall()
     assert [row[5] for row in found] == ["newest"]
+
+
+async def test_a_bucket_that_isnt_there_is_not_waited_for(
+    tmp_path: Path, ministack_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it was tried again for ever."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    aws = AWSSettings(region="eu-north-1", endpoint_url=ministack_url)
+    catalog = {**settings(tmp_path).catalog, "warehouse": "s3://nobody-made-it/warehouse"}
+    sink = IcebergSink(settings(tmp_path, catalog=catalog, aws=aws))
+    with pytest.raises(FatalError, match="nobody-made-it") as raised:
+        await sink.open([PRODUCTS])
+    assert raised.value.code == "iceberg_warehouse_missing"
+    await sink.close()
+
+
+async def test_the_statements_quote_names_that_sql_would_take_apart(tmp_path: Path) -> None:
+    """Regression: `CREATE TABLE lake.my-products` is no statement."""
+    table = replace(PRODUCTS, name="my-products")
+    told = settings(tmp_path, table="lake.{table}", tables=("my-products",), create=False)
+    sink = IcebergSink(told)
+    _, ddl = (await sink.plan([table])).ddl
+    assert ddl.startswith("CREATE TABLE lake.`my-products` (`table` string")
+    state = replace(told, mode="state", tables=("my-products",))
+    table = replace(table, keys=(("product-id", "S"),))
+    _, ddl = (await IcebergSink(state).plan([table])).ddl
+    assert ddl.endswith("PARTITIONED BY (bucket(16, `product-id`))")

@@ -244,6 +244,7 @@ def lacks(wanted: Wanted, table: Table) -> Lacks:
 
 def ddl(wanted: Wanted, table: Table | None) -> tuple[str, ...]:
     """The statements (Spark's) that make what is missing."""
+    name = ".".join(each if each.isidentifier() else f"`{each}`" for each in wanted.name)
     if table is None:
         columns = ", ".join(
             f"`{each.name}` {_spark(each.field_type)}{' NOT NULL' if each.required else ''}"
@@ -253,16 +254,16 @@ def ddl(wanted: Wanted, table: Table | None) -> tuple[str, ...]:
         if wanted.buckets is not None:
             by = f"bucket({wanted.buckets}, `{wanted.column}`)"
         partitions = "" if wanted.column is None else f" PARTITIONED BY ({by})"
-        return (f"CREATE TABLE {wanted.text} ({columns}) USING iceberg{partitions}",)
+        return (f"CREATE TABLE {name} ({columns}) USING iceberg{partitions}",)
     missing = lacks(wanted, table)
     return (
         *(
-            f"ALTER TABLE {wanted.text} ADD COLUMN `{each.name}` {_spark(each.field_type)}"
+            f"ALTER TABLE {name} ADD COLUMN `{each.name}` {_spark(each.field_type)}"
             for each in missing.added
         ),
         *(
-            f"ALTER TABLE {wanted.text} ALTER COLUMN `{name}` TYPE {_spark(kind)}"
-            for name, kind in missing.widened
+            f"ALTER TABLE {name} ALTER COLUMN `{column}` TYPE {_spark(kind)}"
+            for column, kind in missing.widened
         ),
     )
 

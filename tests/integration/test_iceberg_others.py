@@ -19,7 +19,9 @@ from replicator.aws import AWSSettings
 from replicator.errors import FatalError
 from replicator.model import SHARD_END
 from replicator.sink.iceberg import IcebergSink
+from replicator.sink.iceberg_shards import Room
 from replicator.sink.iceberg_state import SinkState
+from replicator.sink.iceberg_table import Staged
 from tests.changes import STREAM, pending, put
 from tests.lake import LETTERS, NOON_US, PRODUCTS, loaded, rows, settings, write
 
@@ -195,3 +197,26 @@ async def test_the_statements_quote_names_that_sql_would_take_apart(tmp_path: Pa
     table = replace(table, keys=(("product-id", "S"),))
     _, ddl = (await IcebergSink(state).plan([table])).ddl
     assert ddl.endswith("PARTITIONED BY (bucket(16, `product-id`))")
+
+
+@pytest.mark.parametrize("mode", ["log", "state"])
+async def test_a_fence_lost_meanwhile_repeats_no_dead_letter_of_other_shards(
+    mode: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the write was tried without the lost shard, dead letters and all."""
+    sink, other = await make(mode), await make(mode)
+    lost, kept = [await sink.fence(STREAM, f"shard-{n}", "me") for n in (1, 2)]
+    staged = Room.staged_letters
+
+    async def overtaken(room: Room, refused: Any) -> Staged:
+        files = await staged(room, refused)
+        if room.shards is not other._shards:
+            await other.fence(STREAM, "shard-1", "another")
+        return files
+
+    monkeypatch.setattr(Room, "staged_letters", overtaken)
+    result = await write(sink, pending(lost, [b"one"]), pending(kept, [b"two"], then=SHARD_END))
+    assert result.lost == {"shard-1"}
+    assert await sink.positions(STREAM) == {"shard-2": SHARD_END}
+    assert rows(tmp_path, LETTERS)["raw"].to_pylist().count(b"two") == 1
+    assert (await sink.report()).dead_letters == {"malformed_json": 1}

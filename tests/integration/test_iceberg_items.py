@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
+from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.transforms import BucketTransform
+from pyiceberg.types import StringType
 
 from replicator.errors import FatalError
 from replicator.model import SHARD_END, TableSchema, after
@@ -75,6 +78,53 @@ async def test_what_is_known_already_writes_no_file(worker: Worker, tmp_path: Pa
     assert (await write(sink, pending(fence, [change], first=2))).duplicates == 1
     assert _files(tmp_path) == before
     assert await sink.positions(STREAM) == {"shard-1": after(number(2))}
+
+
+async def test_a_commit_holds_one_bucket_at_a_time_and_rewrites_none_in_vain(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: all buckets of a commit, which may be the whole table, were read at once, and all
+    of them written for one newer row."""
+    sink = await worker(buckets=8)
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    keys = [{"id": {"S": f"item-{n}"}} for n in range(200)]
+    await write(sink, pending(fence, [put("products", key, NOON_US) for key in keys]))
+    before, read = _files(tmp_path), []
+    to_table = ArrowScan.to_table
+
+    def noted(scan: ArrowScan, tasks: Any) -> Any:
+        found = to_table(scan, tasks)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(ArrowScan, "to_table", noted)
+    older = [put("products", key, NOON_US - 1) for key in keys[1:]]
+    newer = put("products", keys[0], NOON_US + 1)
+    result = await write(sink, pending(fence, [*older, newer], first=201))
+    assert (result.rows, result.superseded) == (1, 199)
+    monkeypatch.undo()
+    assert (sum(read), len(read)) == (200, 8)
+    assert max(read) < 100
+    assert len(before & _files(tmp_path)) == 7
+
+
+async def test_what_others_keep_beside_an_item_stays_while_it_doesnt_change(
+    worker: Worker, tmp_path: Path
+) -> None:
+    """Regression: a rewrite of its bucket emptied their columns."""
+    sink = await worker(buckets=1)
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    keys = [{"id": {"S": str(n)}} for n in range(3)]
+    await write(sink, pending(fence, [put("products", key, NOON_US) for key in keys]))
+    with loaded(tmp_path, ITEMS).update_schema() as update:
+        update.add_column("note", StringType())
+    table = loaded(tmp_path, ITEMS)
+    items = table.scan().to_arrow().drop_columns("note")
+    table.overwrite(items.append_column("note", pa.array(["theirs"] * 3)))
+    change = put("products", keys[1], NOON_US + 1, n={"N": "2"})
+    assert (await write(sink, pending(fence, [change], first=4))).rows == 1
+    found = {row["id"]: row["note"] for row in rows(tmp_path, ITEMS).to_pylist()}
+    assert found == {"0": "theirs", "1": None, "2": "theirs"}
 
 
 async def test_others_may_rewrite_the_table_meanwhile(worker: Worker, tmp_path: Path) -> None:

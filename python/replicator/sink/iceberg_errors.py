@@ -80,6 +80,9 @@ def _meaning(error: BaseException, doing: str) -> ReplicatorError:
     said = f"{doing}: {type(error).__name__}: {text}"
     if any(sign in text for sign in ("ACCESS_DENIED", "AccessDenied", "InvalidAccessKeyId")):
         return FatalError("iceberg_denied", f"{said}. What to do: {_CREDENTIALS}.")
+    if any(sign in text for sign in ("NO_SUCH_BUCKET", "NoSuchBucket")):
+        advice = "make the bucket, or correct the catalog's warehouse"
+        return FatalError("iceberg_warehouse_missing", f"{said}. What to do: {advice}.")
     for kind, code, advice in _FATAL:
         if isinstance(error, kind):
             return FatalError(code, f"{said}. What to do: {advice}.")

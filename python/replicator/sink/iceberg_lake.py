@@ -29,7 +29,7 @@ from replicator._core import ChangeBatch, Columns
 from replicator.aws import AWSSettings, aws_errors, make_session
 from replicator.errors import FatalError, TransientError
 from replicator.sink.iceberg_errors import DATABASE, mapped
-from replicator.sink.iceberg_table import named, require_partitions
+from replicator.sink.iceberg_table import By, named, require_partitions
 
 # Of a table that we make: the metadata's own files don't pile up.
 _PROPERTIES: Final = {
@@ -71,6 +71,13 @@ class Wanted:
     def text(self) -> str:
         """The name, as people write it."""
         return ".".join(self.name)
+
+    @property
+    def by(self) -> By | None:
+        """What it is partitioned by."""
+        if self.column is None:
+            return None
+        return By(self.column, DayTransform if self.buckets is None else BucketTransform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +175,6 @@ class Lake:
                 if table is None:
                     self._create(wanted)
                 elif (missing := lacks(wanted, table)) == Lacks():
-                    if wanted.column is not None:
-                        kind = DayTransform if wanted.buckets is None else BucketTransform
-                        require_partitions(table, wanted.column, kind)
                     return table
                 else:
                     _evolve(table, missing)
@@ -206,7 +210,9 @@ class Lake:
 
 
 def lacks(wanted: Wanted, table: Table) -> Lacks:
-    """What the table lacks. Raises FatalError when it can't be given."""
+    """What the table lacks. Raises FatalError when it can't be given, or the table can't be written
+    for another reason."""
+    require_partitions(table, wanted.by)
     schema = table.schema()
     added: list[NestedField] = []
     widened: list[tuple[str, IcebergType]] = []
@@ -238,6 +244,7 @@ def lacks(wanted: Wanted, table: Table) -> Lacks:
 
 def ddl(wanted: Wanted, table: Table | None) -> tuple[str, ...]:
     """The statements (Spark's) that make what is missing."""
+    name = ".".join(each if each.isidentifier() else f"`{each}`" for each in wanted.name)
     if table is None:
         columns = ", ".join(
             f"`{each.name}` {_spark(each.field_type)}{' NOT NULL' if each.required else ''}"
@@ -247,16 +254,16 @@ def ddl(wanted: Wanted, table: Table | None) -> tuple[str, ...]:
         if wanted.buckets is not None:
             by = f"bucket({wanted.buckets}, `{wanted.column}`)"
         partitions = "" if wanted.column is None else f" PARTITIONED BY ({by})"
-        return (f"CREATE TABLE {wanted.text} ({columns}) USING iceberg{partitions}",)
+        return (f"CREATE TABLE {name} ({columns}) USING iceberg{partitions}",)
     missing = lacks(wanted, table)
     return (
         *(
-            f"ALTER TABLE {wanted.text} ADD COLUMN `{each.name}` {_spark(each.field_type)}"
+            f"ALTER TABLE {name} ADD COLUMN `{each.name}` {_spark(each.field_type)}"
             for each in missing.added
         ),
         *(
-            f"ALTER TABLE {wanted.text} ALTER COLUMN `{name}` TYPE {_spark(kind)}"
-            for name, kind in missing.widened
+            f"ALTER TABLE {name} ALTER COLUMN `{column}` TYPE {_spark(kind)}"
+            for column, kind in missing.widened
         ),
     )
 

@@ -1,14 +1,16 @@
 """The newest item of each key: newer rows over older ones, by writing their buckets' files anew.
 
 PyIceberg writes no deletes beside data, so a file with a changed key is written anew as a whole.
-All of it is columns at once; only rows of a stored instant (law 3) are looked at one by one. It
+Their comparison is of columns at once; only rows of a stored instant (law 3) are looked at one by
+one. (The core gives rows as JSON, so that a write's newest rows are Python's for a moment.) It
 blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -17,11 +19,19 @@ import pyarrow.compute as pc
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
+from pyiceberg.transforms import BucketTransform
 from pyiceberg.types import StringType
 
 from replicator._core import Rows
 from replicator.sink.iceberg_errors import mapped
-from replicator.sink.iceberg_table import Staged, named, stage
+from replicator.sink.iceberg_table import (
+    By,
+    Staged,
+    named,
+    require_columns,
+    require_partitions,
+    stage,
+)
 
 # Behind the key's columns.
 _COLUMNS: Final = (
@@ -43,6 +53,14 @@ class Merged:
     superseded: int = 0
     ambiguous: int = 0
 
+    def __add__(self, more: Merged) -> Merged:
+        return Merged(
+            self.rows + more.rows,
+            self.duplicates + more.duplicates,
+            self.superseded + more.superseded,
+            self.ambiguous + more.ambiguous,
+        )
+
 
 def key_columns(keys: Sequence[str]) -> list[str]:
     """The names of the key's columns: an attribute that is called as one of ours gets a `_`."""
@@ -59,37 +77,31 @@ def state_schema(keys: Sequence[str]) -> pa.Schema:
 
 def merge(table: Table, rows: Rows, keys: Sequence[str]) -> tuple[Merged, Staged]:
     """Writes the files that hold the rows where they are newer, and says which ones they replace.
-    Nothing is written where none is."""
+    Of a bucket where none is, nothing is written. Memory holds one bucket at a time."""
     new = _table_of(rows, keys)
     names = key_columns(keys)
-    buckets = _buckets(table, new[names[0]])
-    tasks = _tasks(table, None if buckets is None else set(pc.unique(buckets).to_pylist()))
-    with mapped(f"reading files of {named(table)}"):
-        scan = ArrowScan(
-            table_metadata=table.metadata,
-            io=table.io,
-            projected_schema=table.schema().select(*new.column_names),
-            row_filter=AlwaysTrue(),
-        )
-        stored = scan.to_table(tasks).select(new.column_names).cast(new.schema)
-    merged, result = _merged(stored, new, rows, names)
-    if result is None:
-        return merged, Staged()
-    buckets = _buckets(table, result[names[0]])
-    parts = [(0, result)]
-    if buckets is not None:
-        parts = [
-            (bucket, result.filter(pc.equal(buckets, bucket)))
-            for bucket in sorted(pc.unique(buckets).to_pylist())
-        ]
-    staged = stage(table, parts)
-    return merged, Staged(staged.files, staged.spec_id, tuple(task.file for task in tasks))
+    by = By(names[0], BucketTransform)
+    require_partitions(table, by)
+    require_columns(table, new.column_names)
+    merged, staged = Merged(), Staged(spec_id=table.spec().spec_id)
+    for tasks, some in _parts(table, _buckets(table, new[names[0]]), len(new)):
+        stored = _stored(table, tasks)
+        one, result = _merged(stored, new, some, rows, names)
+        merged += one
+        if result is not None:
+            files = stage(table, _by_bucket(table, result, names[0]), by).files
+            removed = tuple(task.file for task in tasks)
+            staged = replace(staged, files=staged.files + files, removed=staged.removed + removed)
+    return merged, staged if staged.files else Staged()
 
 
 def _merged(
-    stored: pa.Table, new: pa.Table, rows: Rows, names: Sequence[str]
+    found: pa.Table, every: pa.Table, some: pa.Array, rows: Rows, names: Sequence[str]
 ) -> tuple[Merged, pa.Table | None]:
-    """What the rows become, and what the files hold then; None: as before."""
+    """What `some` of the rows (their places among `every`) become, and what the files hold then;
+    None: as before."""
+    new = every.take(some)
+    stored = found.select(new.column_names).cast(new.schema)
     stored_keys, new_keys = _one_key(stored, names), _one_key(new, names)
     at = pc.index_in(stored_keys, value_set=new_keys)
     there = pc.is_valid(at)
@@ -106,7 +118,7 @@ def _merged(
         [
             (row, item, _us(version), chain)
             for row, item, version, chain in zip(
-                at.filter(tied).to_pylist(),
+                some.take(at.filter(tied)).to_pylist(),
                 *(before.filter(tied)[name].to_pylist() for name in ("item", "version", "chain")),
                 strict=True,
             )
@@ -123,7 +135,7 @@ def _merged(
     )
     if not len(added) and not settled.rows:
         return merged, None
-    changed = new.take(pa.array(settled.rows, pa.int64()))
+    changed = every.take(pa.array(settled.rows, pa.int64()))
     for name, values in (
         ("item", pa.array(settled.items, pa.string())),
         ("version", pa.array([_version(each) for each in settled.versions], pa.string())),
@@ -133,8 +145,11 @@ def _merged(
         place = new.schema.get_field_index(name)
         changed = changed.set_column(place, new.schema.field(place), values)
     replaced = pa.concat_tables([added, changed])
-    kept = stored.filter(pc.invert(pc.is_in(stored_keys, value_set=_one_key(replaced, names))))
-    return merged, pa.concat_tables([kept, replaced]).combine_chunks()
+    stays = pc.invert(pc.is_in(stored_keys, value_set=_one_key(replaced, names)))
+    kept, beside = stored.filter(stays), found.drop_columns(new.column_names).filter(stays)
+    for field in beside.schema:  # what others keep in columns of their own
+        kept = kept.append_column(field, beside[field.name])
+    return merged, pa.concat_tables([kept, replaced], promote_options="default").combine_chunks()
 
 
 def _table_of(rows: Rows, keys: Sequence[str]) -> pa.Table:
@@ -152,24 +167,54 @@ def _table_of(rows: Rows, keys: Sequence[str]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def _parts(
+    table: Table, buckets: Any, count: int
+) -> Iterator[tuple[Sequence[FileScanTask], pa.Array]]:
+    """Files, and the rows (their places) that may be in them: bucket by bucket. Where a file may
+    hold several, as one of another partitioning may, all at once."""
+    with mapped(f"looking for files of {named(table)}"):
+        tasks: list[FileScanTask] = list(table.scan().plan_files())
+    if buckets is None:
+        yield tasks, pa.array(range(count), pa.int64())
+        return
+    spec_id, wanted = table.spec().spec_id, sorted(pc.unique(buckets).to_pylist())
+    by_bucket: dict[int, list[FileScanTask]] = {bucket: [] for bucket in wanted}
+    others = [task for task in tasks if task.file.spec_id != spec_id]
+    for task in tasks:
+        if task.file.spec_id == spec_id and task.file.partition[0] in by_bucket:
+            by_bucket[task.file.partition[0]].append(task)
+    if others:
+        yield [*others, *chain(*by_bucket.values())], pa.array(range(count), pa.int64())
+        return
+    for bucket, own in by_bucket.items():
+        yield own, pc.cast(pc.indices_nonzero(pc.equal(buckets, bucket)), pa.int64())
+
+
+def _stored(table: Table, tasks: Sequence[FileScanTask]) -> pa.Table:
+    with mapped(f"reading files of {named(table)}"):
+        scan = ArrowScan(
+            table_metadata=table.metadata,
+            io=table.io,
+            projected_schema=table.schema(),
+            row_filter=AlwaysTrue(),
+        )
+        return scan.to_table(tasks)
+
+
+def _by_bucket(table: Table, rows: pa.Table, key: str) -> list[tuple[int, pa.Table]]:
+    """As `stage` takes them."""
+    if (buckets := _buckets(table, rows[key])) is None:
+        return [(0, rows)]
+    found = sorted(pc.unique(buckets).to_pylist())
+    return [(bucket, rows.filter(pc.equal(buckets, bucket))) for bucket in found]
+
+
 def _buckets(table: Table, keys: pa.ChunkedArray) -> Any:
     """The bucket of each key; None of a table that isn't partitioned."""
     spec = table.spec()
     if spec.is_unpartitioned():
         return None
     return spec.fields[0].transform.pyarrow_transform(StringType())(keys.combine_chunks())
-
-
-def _tasks(table: Table, buckets: set[int] | None) -> list[FileScanTask]:
-    """The files that hold these buckets; those of another partitioning may."""
-    with mapped(f"looking for files of {named(table)}"):
-        tasks: list[FileScanTask] = list(table.scan().plan_files())
-    if buckets is None:
-        return tasks
-    spec_id = table.spec().spec_id
-    return [
-        task for task in tasks if task.file.spec_id != spec_id or task.file.partition[0] in buckets
-    ]
 
 
 def _one_key(table: pa.Table, names: Sequence[str]) -> Any:

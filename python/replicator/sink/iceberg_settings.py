@@ -19,7 +19,7 @@ MEBIBYTE = 1_048_576
 # Bytes and seconds cut; this is only so that a commit never counts without end.
 ROWS_MAX = 1_000_000
 # A namespace, more of them, and a table, which may be made of the source's name.
-_NAME = re.compile(r"[^.{}\s]+(\.[^.{}\s]+)*\.[^.{}\s]*(\{table\})?[^.{}\s]*")
+_NAME = re.compile(r"([^.{}\s]+\.)+(?=\S)[^.{}\s]*(\{table\})?[^.{}\s]*")
 
 
 class CommitConfig(Settings):
@@ -81,6 +81,13 @@ class IcebergConfig(SinkConfig):
             raise ValueError(
                 f"{value!r}: write namespace.table, {{table}} in the table's part only"
             )
+        return value
+
+    @field_validator("dead_letters_table")
+    @classmethod
+    def _is_one(cls, value: str | None) -> str | None:
+        if value is not None and "{" in value:
+            raise ValueError(f"{value!r}: it is one table, so its name is without {{table}}")
         return value
 
     @model_validator(mode="after")

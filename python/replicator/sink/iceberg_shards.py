@@ -129,7 +129,7 @@ class Room:
             for fence, each in refused
         ]
         table = await self.letters.table()
-        return await asyncio.to_thread(stage, table, [(0, letters(rows))])
+        return await asyncio.to_thread(stage, table, [(0, letters(rows))], None)
 
 
 class Lost(Exception):

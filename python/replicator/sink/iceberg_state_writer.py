@@ -16,7 +16,7 @@ from typing import TypeAlias
 from pyiceberg.table import Table
 
 from replicator._core import Rejection, Rows
-from replicator.model import DeadLetter, Pending, TableSchema, WriteResult
+from replicator.model import DeadLetter, Fence, Pending, TableSchema, WriteResult
 from replicator.sink.iceberg_commits import Commits
 from replicator.sink.iceberg_merge import Merged, merge
 from replicator.sink.iceberg_shards import FencedShard, Lost, Room, require
@@ -70,7 +70,7 @@ class IcebergStateWriter:
         known, lost = self._room.known(payload.pending)
         for shard, _ in known:
             shard.is_sure = False
-        merged: list[Merged] = []
+        merged, told = list[Merged](), set[Fence]()
         while True:
             if lost:
                 kept = [one for one in payload.pending if one.fence.shard_id not in lost]
@@ -80,7 +80,7 @@ class IcebergStateWriter:
             due = self._due(payload.pending)
             try:
                 if is_asked := not self._is_idle(payload, due):
-                    merged = await self._commit(payload, due)
+                    merged = await self._commit(payload, due, told)
                 break
             except Lost as error:
                 lost |= self._room.forget(error)
@@ -88,9 +88,10 @@ class IcebergStateWriter:
             shard.is_sure = True
         return replace(self._result(payload, merged, lost), is_asked=is_asked or bool(lost))
 
-    async def _commit(self, payload: StatePayload, due: _Due) -> list[Merged]:
+    async def _commit(self, payload: StatePayload, due: _Due, told: set[Fence]) -> list[Merged]:
         """Makes it durable: tables, dead letters, positions, in this order. Raises `Lost` when
-        nothing was, or nothing that a fence keeps out."""
+        nothing was, or nothing that a fence keeps out; `told` are the fences whose dead letters
+        are there already."""
         room, shards = self._room, [shard for shard, _ in due]
         require((await room.commits.look()).mine, shards)
         merging = {
@@ -105,10 +106,12 @@ class IcebergStateWriter:
             else:
                 await target.change(lambda state: (state, None), build=one)
         refused = [(payload.pending[one.part].fence, one) for one in payload.rejections]
-        letters = await room.staged_letters(refused) if refused else Staged()
-        if room.letters is not room.commits and refused:
+        untold = [each for each in refused if each[0] not in told]
+        letters = await room.staged_letters(untold) if untold else Staged()
+        if room.letters is not room.commits and untold:
             await room.letters.change(lambda state: (state, None), letters)
             letters = Staged()
+            told |= {fence for fence, _ in untold}
         counts = Counter(each.code for _, each in refused)
         logs = {shard.key: log for shard, log in due}
 

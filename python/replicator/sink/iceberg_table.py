@@ -40,6 +40,22 @@ class Conflict(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class By:
+    """What a table of ours is partitioned by: a column, and how."""
+
+    column: str
+    kind: type[Transform[Any, Any]]
+
+    @property
+    def text(self) -> str:
+        """As Spark's SQL says it."""
+        return f"days({self.column})" if self.kind is DayTransform else f"bucket(16, {self.column})"
+
+
+BY_DAY: Final = By("event_time", DayTransform)
+
+
+@dataclass(frozen=True, slots=True)
 class Staged:
     """Data files that no snapshot names yet, and what they were written by; `removed` are those
     whose place they take."""
@@ -90,21 +106,24 @@ def rows_of(parquet: bytes) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(parquet)).read()
 
 
-def stage(table: Table, parts: Sequence[tuple[int, pa.Table]]) -> Staged:
+def stage(table: Table, parts: Sequence[tuple[int, pa.Table]], by: By | None) -> Staged:
     """Writes data files: (the partition's value, rows), with the table's field ids, which every
-    reader understands. What came apart already is not looked at again."""
+    reader understands. What came apart already, by `by`, is not looked at again. Raises FatalError
+    when others changed the table so that these rows don't go in."""
     metadata, write_uuid = table.metadata, uuid.uuid4()
     spec = metadata.spec()
+    require_partitions(table, by)
     tasks = []
-    for index, (value, rows) in enumerate(parts):
-        schema = pyarrow_to_schema(
-            rows.schema,
-            name_mapping=metadata.schema().name_mapping,
-            format_version=metadata.format_version,
-        )
-        key = _partition(spec, metadata, value)
-        tasks.append(WriteTask(write_uuid, index, schema, rows.to_batches(), partition_key=key))
     with mapped(f"writing files of {named(table)}"):
+        for index, (value, rows) in enumerate(parts):
+            require_columns(table, rows.schema.names)
+            schema = pyarrow_to_schema(
+                rows.schema,
+                name_mapping=metadata.schema().name_mapping,
+                format_version=metadata.format_version,
+            )
+            key = _partition(spec, metadata, value)
+            tasks.append(WriteTask(write_uuid, index, schema, rows.to_batches(), partition_key=key))
         files = tuple(write_file(table.io, metadata, iter(tasks)))
     return Staged(files, spec.spec_id)
 
@@ -170,19 +189,31 @@ def commit(table: Table, staged: Sequence[Staged], summary: Mapping[str, str]) -
     return table
 
 
-def require_partitions(table: Table, column: str, kind: type[Transform[Any, Any]]) -> None:
-    """Raises FatalError unless it is partitioned by this alone, or not at all."""
+def require_partitions(table: Table, by: By | None) -> None:
+    """Raises FatalError unless it is partitioned by this alone, or not at all: a file would be
+    filed under a value of something else, where no reader looks for its rows."""
     spec, schema = table.spec(), table.schema()
     if spec.is_unpartitioned():
         return
     (first, *others) = spec.fields
-    is_ours = isinstance(first.transform, kind)
-    if others or not is_ours or schema.find_column_name(first.source_id) != column:
-        wanted = f"days({column})" if kind is DayTransform else f"bucket(16, {column})"
+    source = schema.find_column_name(first.source_id)
+    if others or by is None or source != by.column or not isinstance(first.transform, by.kind):
         raise FatalError(
             "iceberg_partitions",
             f"{named(table)} is partitioned otherwise than this sink can write. What to do: "
-            f"partition it by {wanted}, or not at all",
+            + ("" if by is None else f"partition it by {by.text}, or ")
+            + "don't partition it",
+        )
+
+
+def require_columns(table: Table, names: Sequence[str]) -> None:
+    """Raises FatalError where the table has lost one of these."""
+    known = set(table.schema().column_names)
+    if lost := [name for name in names if name not in known]:
+        raise FatalError(
+            "iceberg_columns_missing",
+            f"{named(table)} has no column {', '.join(lost)} any more. What to do: start again: "
+            "with create it is added (one that was renamed stays beside it)",
         )
 
 

@@ -17,7 +17,7 @@ from replicator._core import ChangeBatch, Columns, Rejection
 from replicator.model import DeadLetter, Fence, Pending, WriteResult
 from replicator.sink.iceberg_shards import FencedShard, Lost, Room, require
 from replicator.sink.iceberg_state import SinkState
-from replicator.sink.iceberg_table import DAY_US, Staged, discard, keep, rows_of, stage
+from replicator.sink.iceberg_table import BY_DAY, DAY_US, Staged, discard, keep, rows_of, stage
 from replicator.sink.in_thread import in_thread
 from replicator.sink.log_shard import LogPosition, Taken, growth
 from replicator.sink.matched import matched
@@ -97,10 +97,10 @@ class IcebergWriter:
                 stack.enter_context(self._room.windows.taking(shard.memory, growth(several)))
             nbytes = sum(one.batch.nbytes for _, several in known for one in several)
             due = await in_thread(nbytes, self._take, known)
-        wrote = _Wrote()
+        wrote, told = _Wrote(), set[Fence]()
         while is_asked := bool(due) and not self._is_idle(due):
             try:
-                wrote = await self._commit(due)
+                wrote = await self._commit(due, told)
                 break
             except Lost as error:
                 lost |= self._room.forget(error)
@@ -132,15 +132,18 @@ class IcebergWriter:
 
     # ---- commits
 
-    async def _commit(self, due: Sequence[_Due]) -> _Wrote:
-        """Makes it durable. Raises `Lost` when nothing was."""
+    async def _commit(self, due: Sequence[_Due], told: set[Fence]) -> _Wrote:
+        """Makes it durable. Raises `Lost` when nothing but dead letters was: `told` are the fences
+        that have theirs stored already."""
         room = self._room
         shards = [one.shard for one in due]
         if refused := [each for one in due for each in one.rejections]:
             # Before the position that passes them. Who dies between the two stores them again.
             require((await room.commits.look()).mine, shards)
-            letters = await room.staged_letters(refused)
-            await room.letters.change(lambda state: (state, None), letters)
+            if letters := [each for each in refused if each[0] not in told]:
+                files = await room.staged_letters(letters)
+                await room.letters.change(lambda state: (state, None), files)
+                told |= {fence for fence, _ in letters}
         staged, wrote = Staged(), _Wrote()
         if changes := [each for one in due for each in one.changes]:
             table = await room.commits.table()
@@ -148,7 +151,9 @@ class IcebergWriter:
             wrote = _Wrote(sum(len(part) for _, part in parts), unmatched)
             staged = await asyncio.to_thread(
                 lambda: stage(
-                    table, [(us // DAY_US, rows_of(self._parquet(part))) for us, part in parts]
+                    table,
+                    [(us // DAY_US, rows_of(self._parquet(part))) for us, part in parts],
+                    BY_DAY,
                 )
             )
         counts = Counter(each.code for _, each in refused)

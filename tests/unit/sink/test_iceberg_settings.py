@@ -44,6 +44,8 @@ def test_the_catalog_is_passed_on_as_text_and_never_shown() -> None:
         ({"table": "products"}, "namespace.table"),
         ({"table": "{table}.log"}, "namespace.table"),
         ({"table": "shop.{tabel}"}, "namespace.table"),
+        ({"table": "shop."}, "namespace.table"),
+        ({"dead_letters_table": "ops.{table}"}, "one table"),
         ({"columns": {"price": "money"}}, "money"),
         ({"mode": "state", "columns": {"price": "text"}}, "columns: they are the log's"),
         ({"mode": "state", "filter": ['{"eventName": ["REMOVE"]}']}, "eventName"),

@@ -372,6 +372,7 @@ class S3Writer:
                 "bytes_max": settings.batching.bytes_max,
                 "delay_seconds": settings.batching.delay_seconds,
                 **shard.windows,
+                "inherited": shard.memory.is_heir,
                 **self._selection.told(),
             },
             remembered=self._plans.memory_key(fence.stream, fence.shard_id, ordinal)

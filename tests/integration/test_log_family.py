@@ -230,6 +230,36 @@ async def test_a_plan_of_a_child_is_completed_with_what_its_parent_remembered(
     await second.close()
 
 
+async def test_a_plan_that_was_decided_without_a_memory_is_completed_without_it(
+    bucket: S3Server,
+) -> None:
+    """Regression: by a worker of another version, say. What it didn't know was taken for missing,
+    and the shard stopped."""
+    first = await opened(bucket)
+    await archive.write(first, pending(await begun(first, "parent"), [item(1)], then=SHARD_END))
+    (key,) = bucket.objects(prefix="_replicator/memories/")
+    stored = bucket.buckets["archive"][key]
+    body, stored.body = stored.body, b"rwindow9 and more"
+    child = await begun(first, "child", ["parent"])
+    usual = bucket.before
+
+    async def gone(request: Request) -> None:
+        if request.operation == "PutObject" and request.key.startswith("data/"):
+            raise Refusal("ServiceUnavailable", "as scripted", 503)
+
+    bucket.before = gone
+    with pytest.raises(TransientError):
+        await archive.write(first, pending(child, [item(1), item(2)], then=SHARD_END))
+    await first.close()
+    bucket.before, stored.body = usual, body
+    second = await opened(bucket)
+    child = await begun(second, "child", ["parent"], "another")
+    await archive.write(second, pending(child, [item(1), item(2)], then=SHARD_END))
+    assert await second.positions(STREAM) == {"parent": SHARD_END, "child": SHARD_END}
+    assert sum(times_each(bucket).values()) == 3
+    await second.close()
+
+
 async def test_a_memory_that_somebody_removed_is_not_waited_for(bucket: S3Server) -> None:
     sink = await opened(bucket)
     await archive.write(sink, pending(await begun(sink, "parent"), [item(1)], then=SHARD_END))

@@ -203,6 +203,31 @@ async def test_when_one_look_fails_no_other_goes_on(server: S3Server) -> None:
     await sink.close()
 
 
+async def test_a_write_of_before_ends_nothing_of_the_newer_fence(server: S3Server) -> None:
+    """Regression: it took the shard's new memory along, and the next write had to begin anew."""
+    sink = await opened(server)
+    old, late = await sink.fence(STREAM, "shard-1", "me"), await sink.fence(STREAM, "shard-1", "me")
+    assert await sink.position(late) is None
+    assert (await write(sink, pending(old, [PRODUCT]))).lost == {"shard-1"}
+    assert (await write(sink, pending(late, [PRODUCT], then=SHARD_END))).rows == 1
+    # And one that fails when its shard was fenced anew meanwhile.
+    old = await sink.fence(STREAM, "shard-2", "me")
+    usual = server.before
+
+    async def fenced(request: Request) -> None:
+        nonlocal late
+        if request.operation == "PutObject" and "/plans/" in request.key:
+            server.before = usual
+            late = await sink.fence(STREAM, "shard-2", "me")
+            raise Refusal("AccessDenied", "no", 403)
+
+    server.before = fenced
+    with pytest.raises(FatalError):
+        await write(sink, pending(old, [PRODUCT], then=SHARD_END))
+    assert (await write(sink, pending(late, [PRODUCT], then=SHARD_END))).rows == 1
+    await sink.close()
+
+
 # ---- plans that were left incomplete, and another configuration by then
 
 REMOVALS = '{"eventName": ["REMOVE"]}'

@@ -10,8 +10,8 @@ from replicator.core.windows import Windows
 
 class Budget:
     """What is asked for, with what the `windows` of log sinks hold, never passes `limit`, but for
-    one take that is larger: it is granted while nothing else was taken, so that one record always
-    fits. No more than half of the limit is the windows'."""
+    one take that is larger than the windows leave: it is granted while nothing else was taken, so
+    that one record always fits. No more than half of the limit is the windows'."""
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""

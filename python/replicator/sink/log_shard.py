@@ -179,6 +179,11 @@ class LogShard:
         return self._stored
 
     @property
+    def is_heir(self) -> bool:
+        """True when it began with what its parents remembered."""
+        return self._inherited_us is not None
+
+    @property
     def nbytes(self) -> int:
         """Memory held, at most."""
         return self._window.nbytes

@@ -175,7 +175,9 @@ class S3Sink:
         await plans.require(fence)
         standing = await plans.standing(fence.stream, fence.shard_id)
         inherited: Sequence[bytes] = ()
-        if standing.stored is None or standing.stored.inherits:
+        # What a plan's worker didn't know, who completes the plan must not leave out.
+        is_told = standing.open is None or standing.open.settings.get("inherited", False)
+        if is_told and (standing.stored is None or standing.stored.inherits):
             inherited = await plans.remembered(fence.stream, parents)
         self._start(fence, standing, inherited)
         return None if standing.stored is None else standing.stored.start

@@ -165,6 +165,11 @@ class S3Writer:
             self._windows.release(self._shard)
             self._shard = None
 
+    def _end(self, shard: _Shard) -> None:
+        """Not what began under a newer fence meanwhile."""
+        if self._shard is shard:
+            self.end()
+
     def look(self, standing: Standing) -> None:
         """Where the shard stands: further than it was brought here, it is another worker's."""
         shard = self._shard
@@ -183,7 +188,8 @@ class S3Writer:
         fence = payload.pending[0].fence
         is_mixed = any(one.fence != fence for one in payload.pending)
         if is_mixed or not await self._plans.holds(fence):
-            self.end()
+            if self._shard is not None and self._shard.fence == fence:
+                self.end()
             return WriteResult(lost=frozenset({fence.shard_id}))
         if payload.is_done:
             return WriteResult()
@@ -199,7 +205,7 @@ class S3Writer:
         try:
             result = await self._write(shard, payload.pending)
         except BaseException:
-            self.end()
+            self._end(shard)
             raise
         shard.is_sure, payload.is_done = True, True
         return result
@@ -366,6 +372,7 @@ class S3Writer:
                 "bytes_max": settings.batching.bytes_max,
                 "delay_seconds": settings.batching.delay_seconds,
                 **shard.windows,
+                "inherited": shard.memory.is_heir,
                 **self._selection.told(),
             },
             remembered=self._plans.memory_key(fence.stream, fence.shard_id, ordinal)
@@ -390,7 +397,7 @@ class S3Writer:
         shard.ordinal, shard.open = plan.ordinal, None
         shard.stored, shard.stored_at = LogPosition.from_json(plan.after), self._monotonic()
         if shard.stored.position == SHARD_END:
-            self.end()  # its memory is as large as what it remembers
+            self._end(shard)  # its memory is as large as what it remembers
         return plan.count
 
     async def _put(self, key: str, body: bytes, content_type: str, *, is_data: bool = True) -> None:

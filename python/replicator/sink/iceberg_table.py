@@ -23,7 +23,7 @@ from pyiceberg.table import Table, Transaction, WriteTask
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.table.update import AssertTableUUID
+from pyiceberg.table.update import AssertTableUUID, TableUpdate
 from pyiceberg.transforms import DayTransform, Transform
 
 from replicator.errors import FatalError
@@ -157,10 +157,25 @@ def discard(table: Table, staged: Staged) -> None:
             pass
 
 
+class _Transaction(Transaction):
+    """PyIceberg's own copies the table's whole history whenever it is asked for its metadata, some
+    twenty times a commit; they change with what is staged only."""
+
+    _known: tuple[tuple[TableUpdate, ...], TableMetadata] | None = None
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        if not self._updates:
+            return self._table.metadata
+        if self._known is None or self._known[0] is not self._updates:
+            self._known = (self._updates, super().table_metadata)
+        return self._known[1]
+
+
 def commit(table: Table, staged: Sequence[Staged], summary: Mapping[str, str]) -> Table:
     """One snapshot upon the one that this `table` shows, or nothing: raises Conflict when that
     isn't the current one any more, TransientError when nobody knows. Gives the table as it is."""
-    transaction = Transaction(table)
+    transaction = _Transaction(table)
     update = transaction.update_snapshot(snapshot_properties=dict(summary))
     removed = [file for each in staged for file in each.removed]
     producer = update.overwrite() if removed else update.merge_append()

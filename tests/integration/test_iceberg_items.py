@@ -190,3 +190,19 @@ async def test_several_tables_have_names_of_their_own(worker: Worker) -> None:
     order = put("orders", {"customer": {"S": "ann"}, "number": {"N": "7"}}, NOON_US)
     assert (await write(sink, pending(fence, [order], then=SHARD_END))).rows == 1
     assert await sink.holds_data()
+
+
+async def test_manifests_of_files_that_are_gone_dont_pile_up(
+    worker: Worker, tmp_path: Path
+) -> None:
+    """Regression: each commit left one behind, and read all of them."""
+    sink = await worker(buckets=1)
+    fence = await sink.fence(STREAM, "shard-1", "me")
+    for n in range(6):
+        change = put("products", {"id": {"S": str(n % 2)}}, NOON_US + n)
+        await write(sink, pending(fence, [change], first=n + 1))
+    table = loaded(tmp_path, ITEMS)
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    assert len(snapshot.manifests(table.io)) == 2, "what came, and what went, with the last one"
+    assert len(rows(tmp_path, ITEMS)) == 2

@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from pyiceberg.table.update import update_table_metadata
 from pyiceberg.table.update.spec import UpdateSpec
 from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransform, MonthTransform
 
@@ -220,3 +221,20 @@ async def test_a_fence_lost_meanwhile_repeats_no_dead_letter_of_other_shards(
     assert await sink.positions(STREAM) == {"shard-2": SHARD_END}
     assert rows(tmp_path, LETTERS)["raw"].to_pylist().count(b"two") == 1
     assert (await sink.report()).dead_letters == {"malformed_json": 1}
+
+
+async def test_a_commit_copies_the_tables_history_seldom(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: sixteen times, so that after a day of commits each took a second more."""
+    sink, copies = await make("log"), 0
+    fence = await sink.fence(STREAM, "shard-1", "me")
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal copies
+        copies += 1
+        return update_table_metadata(*arguments, **options)
+
+    monkeypatch.setattr("pyiceberg.table.update_table_metadata", counted)
+    await write(sink, pending(fence, [put("products", APPLE, NOON_US)], then=SHARD_END))
+    assert 0 < copies <= 2

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import pyarrow_to_schema, write_file
-from pyiceberg.manifest import DataFile
+from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey, PartitionSpec
 from pyiceberg.table import Table, Transaction, WriteTask
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
-from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.table.update import AssertTableUUID
+from pyiceberg.table.snapshots import Operation, Snapshot
+from pyiceberg.table.update import AssertTableUUID, TableUpdate
+from pyiceberg.table.update.snapshot import _OverwriteFiles, _SnapshotProducer
 from pyiceberg.transforms import DayTransform, Transform
 
 from replicator.errors import FatalError
@@ -157,13 +158,44 @@ def discard(table: Table, staged: Staged) -> None:
             pass
 
 
+class _Transaction(Transaction):
+    """PyIceberg's own copies the table's whole history whenever it is asked for its metadata, some
+    twenty times a commit; they change with what is staged only."""
+
+    _known: tuple[tuple[TableUpdate, ...], TableMetadata] | None = None
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        if not self._updates:
+            return self._table.metadata
+        if self._known is None or self._known[0] is not self._updates:
+            self._known = (self._updates, super().table_metadata)
+        return self._known[1]
+
+
+class _Overwrite(_OverwriteFiles):
+    """Leaves out the manifests of before that name no file that is still there, as Java's writers
+    do: PyIceberg keeps them all, one more with each commit."""
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        return [
+            each
+            for each in manifests
+            if each.has_added_files()
+            or each.has_existing_files()
+            or each.added_snapshot_id == self.snapshot_id
+        ]
+
+
 def commit(table: Table, staged: Sequence[Staged], summary: Mapping[str, str]) -> Table:
     """One snapshot upon the one that this `table` shows, or nothing: raises Conflict when that
     isn't the current one any more, TransientError when nobody knows. Gives the table as it is."""
-    transaction = Transaction(table)
+    transaction = _Transaction(table)
     update = transaction.update_snapshot(snapshot_properties=dict(summary))
     removed = [file for each in staged for file in each.removed]
-    producer = update.overwrite() if removed else update.merge_append()
+    producer: _SnapshotProducer[Any] = update.merge_append()
+    if removed:
+        producer = _Overwrite(Operation.OVERWRITE, transaction, table.io, None, dict(summary))
     for file in removed:
         producer.delete_data_file(file)
     for each in staged:

@@ -86,7 +86,8 @@ def merge(table: Table, rows: Rows, keys: Sequence[str]) -> tuple[Merged, Staged
     merged, staged = Merged(), Staged(spec_id=table.spec().spec_id)
     for tasks, some in _parts(table, _buckets(table, new[names[0]]), len(new)):
         stored = _stored(table, tasks)
-        one, result = _merged(stored, new, some, rows, names)
+        with mapped(f"merging into {named(table)}"):
+            one, result = _merged(stored, new, some, rows, names)
         merged += one
         if result is not None:
             files = stage(table, _by_bucket(table, result, names[0]), by).files

@@ -250,13 +250,7 @@ def _answer(files: Sequence[Path], span: Span, sql: str) -> Answer:
 
     with _connected() as connection:
         if files:
-            names = ", ".join(f"'{path}'" for path in files)
-            columns = ", ".join(f'{source} AS "{name}"' for name, source in _COLUMNS.items())
-            known = ", ".join(source.partition("::")[0] for source in _COLUMNS.values())
-            connection.execute(
-                f"CREATE VIEW changes AS SELECT * FROM (SELECT {columns}, * EXCLUDE ({known})"  # noqa: S608 names of our own
-                f" FROM read_parquet([{names}], union_by_name = true)) WHERE {_where(span)}"
-            )
+            connection.execute(_view(connection, files, span))
         else:
             connection.execute(_NOTHING)
         try:
@@ -265,6 +259,52 @@ def _answer(files: Sequence[Path], span: Span, sql: str) -> Answer:
             return Answer(columns_found, tuple(answer.fetchall()))
         except duckdb.Error as error:
             raise FatalError("usage_query", f"DuckDB refuses the query: {error}") from error
+
+
+# What becomes one type by itself, with all digits.
+_NUMBERS = ("BIGINT", "DECIMAL")
+
+
+def _view(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], span: Span) -> str:
+    """The view over files with different columns: by their names, and where one has several
+    types, as text."""
+    own = {source.partition("::")[0].strip('"') for source in _COLUMNS.values()}
+    shapes: dict[tuple[tuple[str, str], ...], list[Path]] = {}
+    for path in files:
+        described = f"DESCRIBE SELECT * FROM read_parquet('{path}')"  # noqa: S608 a path of our own
+        found = connection.execute(described).fetchall()
+        shape = tuple((name, kind) for name, kind, *_ in found if name not in own)
+        shapes.setdefault(shape, []).append(path)
+    kinds: dict[str, set[str]] = {}
+    for name, kind in itertools.chain.from_iterable(shapes):
+        kinds.setdefault(name.lower(), set()).add(kind)
+    selects = []
+    for shape, paths in shapes.items():
+        columns = [f'{source} AS "{name}"' for name, source in _COLUMNS.items()]
+        for name, kind in shape:
+            alias = f"{name}_" if name.lower() in _COLUMNS else name
+            others = kinds[name.lower()]
+            is_text = len(others) > 1 and not all(each.startswith(_NUMBERS) for each in others)
+            value = _value(_quoted(name), kind, is_text=is_text)
+            columns.append(f"{value} AS {_quoted(alias)}")
+        names = ", ".join(f"'{path}'" for path in paths)
+        selects.append(f"SELECT {', '.join(columns)} FROM read_parquet([{names}])")  # noqa: S608 quoted
+    union = " UNION ALL BY NAME ".join(selects)
+    return f"CREATE VIEW changes AS SELECT * FROM ({union}) WHERE {_where(span)}"  # noqa: S608 as above
+
+
+def _value(column: str, kind: str, *, is_text: bool) -> str:
+    if kind == "TIMESTAMP WITH TIME ZONE":  # see `_COLUMNS`
+        column = f"{column}::TIMESTAMP"
+    if not is_text or kind == "VARCHAR":
+        return column
+    if kind == "BLOB":
+        return f"to_base64({column})"
+    return f"to_json({column})::VARCHAR" if kind.endswith("[]") else f"{column}::VARCHAR"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 _PLAIN = """

@@ -80,7 +80,7 @@ async def filled(config: Config, more: Sequence[bytes] = ()) -> None:
         {"compression": "none"},
         {"format": "plain"},
         {"format": "plain", "compression": "zstd"},
-        {"format": "parquet", "prefix": "x/"},
+        {"format": "parquet", "prefix": "x/", "columns_max": 0},
     ],
     ids=str,
 )

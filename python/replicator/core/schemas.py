@@ -1,4 +1,4 @@
-"""Schemas of values for a registry: grown from items, written, and read back.
+"""Schemas of values for a registry, and of objects: grown from items, written, and read back.
 
 Columns are an item's attributes with their types (`_core.Columns`), in order. A column keeps its
 type for good, and what doesn't fit it goes to the rest; so a schema only ever gets optional
@@ -51,6 +51,25 @@ def grown(columns: Columns, unplanned: Sequence[tuple[str, str, int]], columns_m
             seen.setdefault(name, Counter())[_BY_TAG[tag]] += count
     more = ((name, types.most_common(1)[0][0]) for name, types in seen.items())
     return (*columns, *more)[: max(columns_max, len(columns))]
+
+
+def distinct(
+    columns: Columns, unplanned: Sequence[tuple[str, str, int]], taken: Sequence[str]
+) -> list[tuple[str, str, int]]:
+    """Without attributes that differ from a column, from one of `taken`, or from one before them
+    in capitals alone: to readers of tables they are one, https://docs.aws.amazon.com/athena/latest/ug/tables-databases-columns-names.html
+    (Who has the very name of `taken` gets a `_`, as the core gives it.)"""
+    names, lower = {*taken}, {name.lower() for name in taken}
+    known = dict.fromkeys(name for name, _ in columns)
+    kept: dict[str, bool] = {}
+    for attribute in dict.fromkeys((*known, *(name for name, _, _ in unplanned))):
+        name = attribute
+        while name in names:
+            name += "_"
+        kept[attribute] = attribute not in known and name.lower() not in lower
+        names.add(name)
+        lower.add(name.lower())
+    return [each for each in unplanned if kept[each[0]]]
 
 
 def joined(

@@ -7,6 +7,7 @@ shape whatever their format is, and DuckDB reads them there: it needs no extensi
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import itertools
 import re
@@ -300,6 +301,8 @@ def _value(column: str, kind: str, *, is_text: bool) -> str:
         return column
     if kind == "BLOB":
         return f"to_base64({column})"
+    if kind == "BLOB[]":
+        column = f"[to_base64(each) FOR each IN {column}]"
     return f"to_json({column})::VARCHAR" if kind.endswith("[]") else f"{column}::VARCHAR"
 
 
@@ -359,6 +362,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC).isoformat()  # `time` is UTC
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, dict):

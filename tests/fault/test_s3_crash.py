@@ -7,7 +7,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -38,7 +38,10 @@ def history(seed: int) -> list[bytes]:
     for n in range(36):
         us += chance.randrange(700_000)
         key = {"id": {"S": f"item-{n % 7}"}}
-        more = {f"since_{n // 12}": {"BOOL": True}, "n": {"N": str(n)}}
+        more: dict[str, Mapping[str, Any]] = {
+            f"since_{n // 12}": {"BOOL": True},
+            "n": {"N": str(n)},
+        }
         records.append(put("products", key, us - chance.randrange(900_000), **more))
         if chance.random() < 0.2:
             records.append(chance.choice(records[-4:]))

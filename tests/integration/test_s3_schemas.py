@@ -84,10 +84,8 @@ async def test_columns_grow_in_mid_stream_and_others_read_all(
     told = [[name for name, _ in plan["columns"]["products"]] for plan in plans(server)]
     assert told == [["id", "stock"], ["id", "stock"], ["id", "stock", "colour", "tags"]]
     path = folder_of(server, tmp_path)
-    found = duckdb.sql(
-        f"SELECT id, stock, colour, tags FROM read_parquet('{path}/*', union_by_name = true)"
-        " ORDER BY id"
-    ).fetchall()
+    sql = f"SELECT id, stock, colour, tags FROM read_parquet('{path}/*', union_by_name = true)"
+    found = duckdb.connect().execute(f"{sql} ORDER BY id").fetchall()
     assert found == [
         ("001", "5", None, None),
         ("002", "0.10000000000000000000000000000000000001", None, None),

@@ -24,6 +24,7 @@ import orjson
 from replicator import _core
 from replicator.aws import AWSSettings
 from replicator.config import Config
+from replicator.core.schemas import REST
 from replicator.core.start import resolved
 from replicator.errors import FatalError
 from replicator.model import Ago, PositionKind
@@ -150,6 +151,7 @@ async def _fetched(archive: S3Archive, each: ArchivedObject, folder: Path, numbe
 def _write_parquet(each: ArchivedObject, data: bytes, path: Path) -> None:
     if each.key.endswith(".parquet"):
         path.write_bytes(data)
+        _make_plain(path)
         return
     text = _unpacked(each.key, data)
     if text.lstrip()[:9] == b'{"table":':  # `plain`: no whole change
@@ -164,6 +166,35 @@ def _write_parquet(each: ArchivedObject, data: bytes, path: Path) -> None:
             "something else writes there, or ask for a narrower time",
         )
     path.write_bytes(batch.parquet(compression="none"))
+
+
+def _make_plain(path: Path) -> None:
+    """Images beside typed columns are in DynamoDB's JSON; here they are plain, as in all others."""
+    with _connected() as connection:
+        described = f"DESCRIBE SELECT * FROM read_parquet('{path}')"  # noqa: S608 a path of our own
+        if REST not in {name for name, *_ in connection.execute(described).fetchall()}:
+            return
+        images = f"SELECT item, old FROM read_parquet('{path}')"  # noqa: S608 as above
+        rows = connection.execute(images).fetchall()
+        lines = [_line(n, item, old) for n, (item, old) in enumerate(rows)]
+        batch = _core.decode(_core.Records.pack(lines), keep_all=True)
+        assert len(batch) == len(rows), batch.rejections
+        plain, merged = path.with_suffix(".plain"), path.with_suffix(".merged")
+        plain.write_bytes(batch.parquet(compression="none"))
+        connection.execute(_MERGED.format(source=path, plain=plain, path=merged))
+    plain.unlink()
+    merged.replace(path)
+
+
+def _line(number: int, item: str | None, old: str | None) -> bytes:
+    """A change that has these images."""
+    images = {"NewImage": item, "OldImage": old}
+    members = "".join(f',"{name}":{text}' for name, text in images.items() if text is not None)
+    return (
+        f'{{"eventID":"{number}","eventName":"{"REMOVE" if item is None else "MODIFY"}",'
+        f'"tableName":"t","dynamodb":{{"ApproximateCreationDateTime":{number},'
+        f'"Keys":{{"n":{{"N":"{number}"}}}}{members}}}}}'
+    ).encode()
 
 
 def _records(text: bytes) -> _core.Records:
@@ -317,6 +348,12 @@ COPY (
         NULL::VARCHAR AS sequence_number, item::VARCHAR AS item, old::VARCHAR AS old
     FROM read_json('{source}', format = 'newline_delimited', columns = {{'table': 'VARCHAR',
         event: 'VARCHAR', key: 'JSON', version: 'VARCHAR', item: 'JSON', old: 'JSON'}})
+) TO '{path}' (FORMAT parquet)
+"""
+_MERGED = """
+COPY (
+    SELECT whole.* REPLACE (plain.item AS item, plain.old AS old)
+    FROM read_parquet('{source}') AS whole POSITIONAL JOIN read_parquet('{plain}') AS plain
 ) TO '{path}' (FORMAT parquet)
 """
 _NOTHING = """

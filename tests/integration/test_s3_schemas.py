@@ -262,7 +262,7 @@ async def test_the_limit_and_the_switch(server: S3Server) -> None:
     assert not row.keys() & {"new", "id", "extra"}
 
 
-async def test_names_are_told_apart_by_workers_that_know_no_capitals(server: S3Server) -> None:
+async def test_names_are_told_apart_by_readers_that_know_no_capitals(server: S3Server) -> None:
     worker = await Worker.of(server)
     item = {name: {"S": name} for name in ("Stock", "stock", "Event", "event", "Extra", "extra")}
     await worker.put(item)

@@ -67,11 +67,18 @@ class S3Schemas:
 
     async def _of(self, table: str, batches: Sequence[ChangeBatch]) -> Columns:
         known = self._known.get(table)
-        if known is not None and await self._grown(known, table, batches) == known:
+        if known is not None and await self._is_enough(known, table, batches):
             return known
         async with self._locks.setdefault(table, asyncio.Lock()):
-            self._known[table] = found = await self._resolved(table, batches)
-            return found
+            known = self._known.get(table)  # another shard may have been quicker
+            if known is None or not await self._is_enough(known, table, batches):
+                known = self._known[table] = await self._resolved(table, batches)
+            return known
+
+    async def _is_enough(
+        self, columns: Columns, table: str, batches: Sequence[ChangeBatch]
+    ) -> bool:
+        return await self._grown(columns, table, batches) == columns
 
     async def _resolved(self, table: str, batches: Sequence[ChangeBatch]) -> Columns:
         """The newest version, or the next one when that lacks something."""

@@ -17,10 +17,11 @@ from replicator.core.plan import Encoding
 from replicator.core.prefix import Prefix
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END
+from replicator.settings import AttributesConfig
 from replicator.sink.s3 import S3Sink
 from replicator.testing.json_server import Refusal
 from replicator.testing.s3_server import Request, S3Server, StoredObject
-from tests.archive import NOON_US, opened, plans, rows, schemas, write
+from tests.archive import NOON_US, ORDERS, PRODUCTS, opened, plans, rows, schemas, settings, write
 from tests.changes import STREAM, pending, put, remove
 from tests.columns import exact, expected
 
@@ -273,6 +274,13 @@ async def test_names_are_told_apart_by_readers_that_know_no_capitals(server: S3S
     assert exact(row["extra"]).keys() == {"stock", "Event", "Extra", "extra"}
 
 
+async def test_what_a_sink_may_not_see_has_no_column(server: S3Server) -> None:
+    worker = await Worker.of(server, attributes=AttributesConfig(exclude=("secret",)))
+    await worker.put({"secret": {"S": "x"}, "open": {"S": "y"}})
+    assert schemas(server) == [{"id": "text", "open": "text"}]
+    assert not any(b"secret" in body for body in server.objects(prefix="data/").values())
+
+
 async def test_tables_have_a_schema_each_or_one_where_they_lie_together(server: S3Server) -> None:
     async def both(**overrides: Any) -> None:
         worker = await Worker.of(server, **overrides)
@@ -304,6 +312,22 @@ async def test_what_somebody_else_put_there_is_named(server: S3Server, body: byt
     with pytest.raises(FatalError) as found:
         await worker.put({"a": {"S": "1"}})
     assert (found.value.code, key in found.value.message) == ("state_unreadable", True)
+
+
+async def test_a_check_tells_of_the_columns(server: S3Server) -> None:
+    await (await Worker.of(server)).put({"a": {"S": "1"}})
+
+    async def said(**overrides: Any) -> list[str]:
+        sink = S3Sink(settings(server.url, **{"encoding": Encoding("parquet"), **overrides}))
+        planned = await sink.plan([PRODUCTS, ORDERS])
+        return [each.message for each in planned.findings if each.subject == "schema"]
+
+    assert await said(prefix=BY_TABLE) == [
+        "objects of products: version 1, with 2 columns",
+        "objects of orders: no columns yet",
+    ]
+    assert await said() == ["objects of all tables: no columns yet"]
+    assert await said(columns_max=0) == await said(encoding=Encoding()) == []
 
 
 def refusing(where: str) -> Callable[[Request], Awaitable[None]]:

@@ -80,8 +80,9 @@ class S3Sink:
         settings, encoding = self._settings, self._settings.encoding
         async with self._briefly() as (bucket, plans):
             await bucket.require_access(f"{settings.state_prefix}check")
+            columns = await S3Schemas(bucket, settings).findings(tables)
         form = f"{encoding.format}, {encoding.compression}"
-        found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})")]
+        found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})"), *columns]
         if settings.lacks:
             lacks = ", ".join(settings.lacks)
             found.append(

@@ -23,6 +23,7 @@ from replicator._core import Columns as ColumnPlan
 from replicator.core import schemas
 from replicator.core.plan import TOGETHER, numbered, ordinal_of
 from replicator.core.schemas import REST, Columns
+from replicator.model import SinkFinding, TableSchema
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_settings import S3Settings
 
@@ -64,6 +65,19 @@ class S3Schemas:
         for table, _, batch in parts:
             batches.setdefault(table or TOGETHER, []).append(batch)
         return {table: await self._of(table, some) for table, some in batches.items()}
+
+    async def findings(self, tables: Sequence[TableSchema]) -> list[SinkFinding]:
+        """What a check says of the tables' columns. Raises TransientError and FatalError."""
+        if not self._settings.follows_items:
+            return []
+        is_apart = self._settings.prefix.by_table
+        found = []
+        for table in [each.name for each in tables] if is_apart else [TOGETHER]:
+            number, columns = await self._newest(self._folder(table))
+            whose = f"objects of {table or 'all tables'}"
+            said = f"version {number}, with {len(columns)} columns" if number else "no columns yet"
+            found.append(SinkFinding("schema", f"{whose}: {said}"))
+        return found
 
     async def _of(self, table: str, batches: Sequence[ChangeBatch]) -> Columns:
         known = self._known.get(table)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from replicator.aws import AWSSettings
 from replicator.core.plan import Encoding
@@ -54,6 +57,20 @@ def lines(server: S3Server, prefix: str = "data/") -> Mapping[str, list[dict[str
         key: [json.loads(line) for line in gzip.decompress(body).splitlines()]
         for key, body in server.objects(prefix=prefix).items()
     }
+
+
+def rows(server: S3Server, prefix: str = "data/") -> Mapping[str, list[dict[str, Any]]]:
+    """Every row of the Parquet files in the bucket, by the object's key."""
+    return {
+        key: pq.ParquetFile(io.BytesIO(body)).read().to_pylist()
+        for key, body in server.objects(prefix=prefix).items()
+    }
+
+
+def schemas(server: S3Server, table: str = "products") -> list[dict[str, str]]:
+    """All versions of a table's columns, the oldest first."""
+    found = server.objects(prefix=f"_replicator/schemas/test!shop!archive/{table}/")
+    return [dict(json.loads(body)["columns"]) for _, body in sorted(found.items(), reverse=True)]
 
 
 def times_each(server: S3Server) -> Counter[str]:

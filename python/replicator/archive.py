@@ -7,6 +7,7 @@ shape whatever their format is, and DuckDB reads them there: it needs no extensi
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import itertools
 import re
@@ -23,6 +24,7 @@ import orjson
 from replicator import _core
 from replicator.aws import AWSSettings
 from replicator.config import Config
+from replicator.core.schemas import REST
 from replicator.core.start import resolved
 from replicator.errors import FatalError
 from replicator.model import Ago, PositionKind
@@ -149,6 +151,7 @@ async def _fetched(archive: S3Archive, each: ArchivedObject, folder: Path, numbe
 def _write_parquet(each: ArchivedObject, data: bytes, path: Path) -> None:
     if each.key.endswith(".parquet"):
         path.write_bytes(data)
+        _make_plain(path)
         return
     text = _unpacked(each.key, data)
     if text.lstrip()[:9] == b'{"table":':  # `plain`: no whole change
@@ -163,6 +166,35 @@ def _write_parquet(each: ArchivedObject, data: bytes, path: Path) -> None:
             "something else writes there, or ask for a narrower time",
         )
     path.write_bytes(batch.parquet(compression="none"))
+
+
+def _make_plain(path: Path) -> None:
+    """Images beside typed columns are in DynamoDB's JSON; here they are plain, as in all others."""
+    with _connected() as connection:
+        described = f"DESCRIBE SELECT * FROM read_parquet('{path}')"  # noqa: S608 a path of our own
+        if REST not in {name for name, *_ in connection.execute(described).fetchall()}:
+            return
+        images = f"SELECT item, old FROM read_parquet('{path}')"  # noqa: S608 as above
+        rows = connection.execute(images).fetchall()
+        lines = [_line(n, item, old) for n, (item, old) in enumerate(rows)]
+        batch = _core.decode(_core.Records.pack(lines), keep_all=True)
+        assert len(batch) == len(rows), batch.rejections
+        plain, merged = path.with_suffix(".plain"), path.with_suffix(".merged")
+        plain.write_bytes(batch.parquet(compression="none"))
+        connection.execute(_MERGED.format(source=path, plain=plain, path=merged))
+    plain.unlink()
+    merged.replace(path)
+
+
+def _line(number: int, item: str | None, old: str | None) -> bytes:
+    """A change that has these images."""
+    images = {"NewImage": item, "OldImage": old}
+    members = "".join(f',"{name}":{text}' for name, text in images.items() if text is not None)
+    return (
+        f'{{"eventID":"{number}","eventName":"{"REMOVE" if item is None else "MODIFY"}",'
+        f'"tableName":"t","dynamodb":{{"ApproximateCreationDateTime":{number},'
+        f'"Keys":{{"n":{{"N":"{number}"}}}}{members}}}}}'
+    ).encode()
 
 
 def _records(text: bytes) -> _core.Records:
@@ -250,13 +282,7 @@ def _answer(files: Sequence[Path], span: Span, sql: str) -> Answer:
 
     with _connected() as connection:
         if files:
-            names = ", ".join(f"'{path}'" for path in files)
-            columns = ", ".join(f'{source} AS "{name}"' for name, source in _COLUMNS.items())
-            known = ", ".join(source.partition("::")[0] for source in _COLUMNS.values())
-            connection.execute(
-                f"CREATE VIEW changes AS SELECT * FROM (SELECT {columns}, * EXCLUDE ({known})"  # noqa: S608 names of our own
-                f" FROM read_parquet([{names}], union_by_name = true)) WHERE {_where(span)}"
-            )
+            connection.execute(_view(connection, files, span))
         else:
             connection.execute(_NOTHING)
         try:
@@ -267,6 +293,54 @@ def _answer(files: Sequence[Path], span: Span, sql: str) -> Answer:
             raise FatalError("usage_query", f"DuckDB refuses the query: {error}") from error
 
 
+# What becomes one type by itself, with all digits.
+_NUMBERS = ("BIGINT", "DECIMAL")
+
+
+def _view(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], span: Span) -> str:
+    """The view over files with different columns: by their names, and where one has several
+    types, as text."""
+    own = {source.partition("::")[0].strip('"') for source in _COLUMNS.values()}
+    shapes: dict[tuple[tuple[str, str], ...], list[Path]] = {}
+    for path in files:
+        described = f"DESCRIBE SELECT * FROM read_parquet('{path}')"  # noqa: S608 a path of our own
+        found = connection.execute(described).fetchall()
+        shape = tuple((name, kind) for name, kind, *_ in found if name not in own)
+        shapes.setdefault(shape, []).append(path)
+    kinds: dict[str, set[str]] = {}
+    for name, kind in itertools.chain.from_iterable(shapes):
+        kinds.setdefault(name.lower(), set()).add(kind)
+    selects = []
+    for shape, paths in shapes.items():
+        columns = [f'{source} AS "{name}"' for name, source in _COLUMNS.items()]
+        for name, kind in shape:
+            alias = f"{name}_" if name.lower() in _COLUMNS else name
+            others = kinds[name.lower()]
+            is_text = len(others) > 1 and not all(each.startswith(_NUMBERS) for each in others)
+            value = _value(_quoted(name), kind, is_text=is_text)
+            columns.append(f"{value} AS {_quoted(alias)}")
+        names = ", ".join(f"'{path}'" for path in paths)
+        selects.append(f"SELECT {', '.join(columns)} FROM read_parquet([{names}])")  # noqa: S608 quoted
+    union = " UNION ALL BY NAME ".join(selects)
+    return f"CREATE VIEW changes AS SELECT * FROM ({union}) WHERE {_where(span)}"  # noqa: S608 as above
+
+
+def _value(column: str, kind: str, *, is_text: bool) -> str:
+    if kind == "TIMESTAMP WITH TIME ZONE":  # see `_COLUMNS`
+        column = f"{column}::TIMESTAMP"
+    if not is_text or kind == "VARCHAR":
+        return column
+    if kind == "BLOB":
+        return f"to_base64({column})"
+    if kind == "BLOB[]":
+        column = f"[to_base64(each) FOR each IN {column}]"
+    return f"to_json({column})::VARCHAR" if kind.endswith("[]") else f"{column}::VARCHAR"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 _PLAIN = """
 COPY (
     SELECT "table", event, NULL::VARCHAR AS event_id, key::VARCHAR AS key, version,
@@ -274,6 +348,12 @@ COPY (
         NULL::VARCHAR AS sequence_number, item::VARCHAR AS item, old::VARCHAR AS old
     FROM read_json('{source}', format = 'newline_delimited', columns = {{'table': 'VARCHAR',
         event: 'VARCHAR', key: 'JSON', version: 'VARCHAR', item: 'JSON', old: 'JSON'}})
+) TO '{path}' (FORMAT parquet)
+"""
+_MERGED = """
+COPY (
+    SELECT whole.* REPLACE (plain.item AS item, plain.old AS old)
+    FROM read_parquet('{source}') AS whole POSITIONAL JOIN read_parquet('{plain}') AS plain
 ) TO '{path}' (FORMAT parquet)
 """
 _NOTHING = """
@@ -319,6 +399,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC).isoformat()  # `time` is UTC
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, dict):

@@ -6,14 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import pytest
 
 from replicator.aws import aws_client
+from replicator.core.plan import Encoding, Format
 from replicator.core.prefix import Prefix
 from replicator.errors import LeaseLost, TransientError
 from replicator.model import SHARD_END, Fence, Pending, Position, after
@@ -21,7 +24,7 @@ from replicator.sink.s3 import S3Sink
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans
 from replicator.testing.s3_server import Request, S3Server
-from tests.archive import HOUR_US, NOON_US, plans, settings, times_each, write
+from tests.archive import HOUR_US, NOON_US, plans, rows, schemas, settings, times_each, write
 from tests.changes import STREAM, number, pending, put
 
 SHARD = "shard-1"
@@ -35,7 +38,11 @@ def history(seed: int) -> list[bytes]:
     for n in range(36):
         us += chance.randrange(700_000)
         key = {"id": {"S": f"item-{n % 7}"}}
-        records.append(put("products", key, us - chance.randrange(900_000), n={"N": str(n)}))
+        more: dict[str, Mapping[str, Any]] = {
+            f"since_{n // 12}": {"BOOL": True},
+            "n": {"N": str(n)},
+        }
+        records.append(put("products", key, us - chance.randrange(900_000), **more))
         if chance.random() < 0.2:
             records.append(chance.choice(records[-4:]))
     records.insert(chance.randrange(len(records)), b"broken")
@@ -45,11 +52,16 @@ def history(seed: int) -> list[bytes]:
 class World:
     """One bucket, one shard's records, and workers that read it."""
 
-    def __init__(self, server: S3Server, client: Any, records: Sequence[bytes]) -> None:
+    def __init__(
+        self, server: S3Server, client: Any, records: Sequence[bytes], form: Format = "change"
+    ) -> None:
         self.server = server
         self._client = client
         self._records = records
-        self._settings = settings(server.url, prefix=Prefix.parse("data/"))
+        self._form = form
+        self._settings = settings(
+            server.url, prefix=Prefix.parse("data/{table}/"), encoding=Encoding(form)
+        )
 
     def sink(self) -> S3Sink:
         sink = S3Sink(self._settings)
@@ -97,7 +109,7 @@ class World:
 
     def check(self) -> None:
         """Each change once, the bad record once, and nothing that no plan names."""
-        times = times_each(self.server)
+        times = times_each(self.server) if self._form == "change" else self._times_each_typed()
         good = [record for record in self._records if record != b"broken"]
         assert set(times) == {json.loads(record)["eventID"] for record in good}
         assert set(times.values()) == {1}
@@ -108,16 +120,36 @@ class World:
         named |= {plan["letters"]["key"] for plan in plans(self.server) if plan["letters"]}
         assert named == {*self.server.objects(prefix="data/"), *self.server.objects(prefix="err")}
 
+    def _times_each_typed(self) -> Counter[str]:
+        """Of Parquet, whose columns are those of a version of the one schema, and grew only."""
+        versions = schemas(self.server)
+        for older, newer in pairwise(versions):
+            assert list(newer.items())[: len(older)] == list(older.items())
+        for plan in plans(self.server):
+            assert all(dict(each) in versions for each in plan["columns"].values())
+        times: Counter[str] = Counter()
+        for some in rows(self.server).values():
+            for row in some:
+                times[row["event_id"]] += 1
+                n = int(row["n"])
+                assert row[f"since_{n // 12}"] is True
+                assert json.loads(row["extra"]) == {}
+        return times
+
+
+Worlds: TypeAlias = Callable[..., World]
+"""By a seed and a format."""
+
 
 @pytest.fixture
-async def world(credentials: None) -> AsyncIterator[Callable[[int], World]]:
+async def world(credentials: None) -> AsyncIterator[Worlds]:
     async with S3Server() as server, aws_client(settings(server.url).aws, "s3") as client:
 
-        def fresh(seed: int) -> World:
+        def fresh(seed: int, form: Format = "change") -> World:
             server.buckets["archive"].clear()
             server.requests.clear()
             server.before = server.after = _pass
-            return World(server, client, history(seed))
+            return World(server, client, history(seed), form)
 
         yield fresh
 
@@ -155,14 +187,15 @@ async def _unless_done(task: asyncio.Task[None], reached: asyncio.Event) -> bool
     return reached.is_set()
 
 
+@pytest.mark.parametrize("form", ["change", "parquet"])
 @pytest.mark.parametrize("cuts", [((7, 2), (5, 2)), ((5, 3), (3, 100))])
 async def test_killed_at_any_request(
-    world: Callable[[int], World], cuts: tuple[tuple[int, int], tuple[int, int]]
+    world: Worlds, cuts: tuple[tuple[int, int], tuple[int, int]], form: Format
 ) -> None:
     """Killed before a request is the same as after the one before it, of which it knows nothing."""
     first, second = cuts
     for nth in range(1, 200):
-        here = world(nth)
+        here = world(nth, form)
         stop = Stop(here.server, nth)
         task = asyncio.ensure_future(here.work(*first))
         was_reached = await _unless_done(task, stop.reached)
@@ -179,11 +212,11 @@ async def test_killed_at_any_request(
     raise AssertionError("it never came to its end")
 
 
-@pytest.mark.parametrize("writes", [1, 1_000])
-async def test_a_zombie_wakes_at_any_request(world: Callable[[int], World], writes: int) -> None:
+@pytest.mark.parametrize(("writes", "form"), [(1, "change"), (1_000, "change"), (1, "parquet")])
+async def test_a_zombie_wakes_at_any_request(world: Worlds, writes: int, form: Format) -> None:
     """The other worker has done some writes, or all, when it wakes; a third one ends it."""
     for nth in range(1, 200):
-        here = world(nth)
+        here = world(nth, form)
         stop = Stop(here.server, nth)
         zombie = asyncio.ensure_future(here.work(7, 2))
         if not await _unless_done(zombie, stop.reached):
@@ -199,10 +232,11 @@ async def test_a_zombie_wakes_at_any_request(world: Callable[[int], World], writ
     raise AssertionError("it never came to its end")
 
 
-async def test_workers_that_take_the_shard_from_each_other(world: Callable[[int], World]) -> None:
+@pytest.mark.parametrize("form", ["change", "parquet"])
+async def test_workers_that_take_the_shard_from_each_other(world: Worlds, form: Format) -> None:
     """Three at once, each with cuts of its own: nobody knows who decides which plan."""
     for seed in range(5):
-        here = world(seed)
+        here = world(seed, form)
 
         async def greedy(size: int, cut: int, here: World = here) -> None:
             for _ in range(6):

@@ -58,7 +58,9 @@ def config(server: S3Server, folder: Path, **sink: Any) -> Config:
     return configuration.load(path, {})
 
 
-async def filled(config: Config, more: Sequence[bytes] = ()) -> None:
+async def filled(
+    config: Config, more: Sequence[bytes] = (), *, history: Sequence[bytes] = HISTORY, n: int = 1
+) -> None:
     (sink_config,) = config.pipelines[0].sinks
     assert isinstance(sink_config, S3Config)
     settings = archive.settings_of(config, Asked())
@@ -67,8 +69,8 @@ async def filled(config: Config, more: Sequence[bytes] = ()) -> None:
     )
     sink = S3Sink(settings)
     await sink.open([PRODUCTS, ORDERS])
-    fence = await sink.fence(STREAM, "shard-1", "me")
-    await write(sink, pending(fence, [*HISTORY, *more], then=SHARD_END))
+    fence = await sink.fence(STREAM, f"shard-{n}", "me")
+    await write(sink, pending(fence, [*history, *more], then=SHARD_END))
     await sink.close()
 
 
@@ -81,6 +83,7 @@ async def filled(config: Config, more: Sequence[bytes] = ()) -> None:
         {"format": "plain"},
         {"format": "plain", "compression": "zstd"},
         {"format": "parquet", "prefix": "x/"},
+        {"format": "parquet", "prefix": "{table}/", "columns_max": 0},
     ],
     ids=str,
 )
@@ -160,10 +163,60 @@ async def test_data_is_found_beside_what_is_none(
 async def test_typed_columns_stand_beside_the_images(server: S3Server, tmp_path: Path) -> None:
     settings = config(server, tmp_path, format="parquet", columns={"stock": "bigint"})
     await filled(settings)
-    sql = "SELECT sum(stock), list(old->'stock'->>'N' ORDER BY time) FROM changes"
+    sql = "SELECT sum(stock), list(old->>'stock' ORDER BY time) FROM changes"
     assert (await archive.queried(settings, Asked(table="products"), sql)).rows == (
         (9, [None, "5", "4"]),
     )
+
+
+async def test_columns_that_grew_are_asked_together_with_objects_of_before(
+    server: S3Server, tmp_path: Path
+) -> None:
+    """Of types that DuckDB doesn't make one, and of names that the view has too."""
+    prefix = {"format": "parquet", "prefix": "{table}/"}
+    await filled(config(server, tmp_path, **prefix, columns_max=0))
+    kinds: list[dict[str, Any]] = [
+        {"N": "5"},
+        {"BOOL": True},
+        {"SS": ["b", "a"]},
+        {"BS": ["AQ=="]},
+        {"B": "/w=="},
+    ]
+    settings = config(server, tmp_path, **prefix)
+    for n, kind in enumerate(kinds, 2):
+        tables = ("products", "orders") if n % 2 else ("orders", "products")
+        records = [
+            put(tables[0], {"id": {"S": f"{n}"}}, NOON_US + n, **{f"c{n}": kind}, time=kind),
+            put(tables[1], {"id": {"S": f"{n}"}}, NOON_US + n, **{f"c{n}": {"S": "x"}}),
+        ]
+        await filled(settings, history=records, n=n)
+    told = config(server, tmp_path, **prefix, columns={"c2": "bigint", "at": "timestamptz"})
+    records = [put("orders", APPLE, NOON_US, at={"S": "2026-01-31T12:00:00Z"}, c2={"N": "2"})]
+    await filled(told, history=records, n=7)
+
+    async def asked(sql: str, table: str | None = None) -> Any:
+        return (await archive.queried(settings, Asked(table=table), sql)).rows
+
+    assert await asked("SELECT count(*), count(extra), count(id) FROM changes") == ((15, 11, 11),)
+    assert await asked("SELECT c2 FROM changes WHERE c2 IS NOT NULL ORDER BY 1") == (
+        ("2",),
+        ("5",),
+        ("x",),
+    )
+    both = 'SELECT c{} FROM changes WHERE c{} IS NOT NULL ORDER BY "table"'
+    texts = [("x", "true"), ('["a","b"]', "x"), ("x", '["AQ=="]'), ("/w==", "x")]
+    for n, wanted in enumerate(texts, 3):
+        assert await asked(both.format(n, n)) == tuple((each,) for each in wanted)
+    assert await asked("SELECT c6 FROM changes WHERE c6 IS NOT NULL", "orders") == ((b"\xff",),)
+    assert await asked("SELECT time_ FROM changes WHERE time_ IS NOT NULL ORDER BY time") == (
+        ("5",),
+        ("true",),
+    )
+    assert len(await asked("SELECT * FROM changes")) == 15
+    printed = b"".join([each async for each in archive.printed(settings, Asked(table="orders"))])
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert [line["c6"] for line in lines if line.get("c6")] == ["/w=="]
+    assert [line["at"] for line in lines if line.get("at")] == ["2026-01-31T12:00:00+00:00"]
 
 
 async def test_whole_changes_are_printed_as_they_were_written(

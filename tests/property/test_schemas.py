@@ -17,6 +17,7 @@ from replicator._core import Columns as Plan
 from replicator.core.schemas import (
     Columns,
     columns_of,
+    distinct,
     grown,
     is_written,
     joined,
@@ -118,3 +119,30 @@ def test_joining_loses_nothing_and_settles(a: Columns, b: Columns, told: Columns
     assert dict(both).keys() == dict(a).keys() | dict(b).keys()
     assert [name for name, _ in both[: len(a)]] == [name for name, _ in a]
     assert joined(both, b, dict(told)) == both == joined(both, a, dict(told))
+
+
+@given(plans, met, st.lists(names, max_size=3))
+def test_grown_columns_are_told_apart_without_capitals(
+    columns: Columns, found: Any, taken: list[str]
+) -> None:
+    """By the names that the core gives them (`columns.rs`), of which those of before may not be."""
+    kept = distinct(columns, found, taken)
+    assert [each for each in found if each in kept] == kept
+    more = grown(columns, kept, 300)
+    made = list(taken)
+    for attribute, _ in more:
+        name = attribute
+        while name in made:
+            name += "_"
+        made.append(name)
+    before = {name.lower() for name in made[: len(taken) + len(columns)]}
+    added = [name.lower() for name in made[len(taken) + len(columns) :]]
+    assert len({*added} - before) == len(added)
+    assert not distinct(more, kept, taken) or len(more) == 300
+
+
+def test_capitals_alone_tell_no_columns_apart() -> None:
+    found = [(name, "S", 1) for name in ("Stock", "stock", "STOCK", "item", "Item", "item_")]
+    assert [name for name, *_ in distinct((("id", "text"),), found, ["item"])] == [
+        *("Stock", "item", "item_"),
+    ]

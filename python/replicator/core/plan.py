@@ -19,8 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from replicator.core.schemas import Columns
+
 ORDINAL_MAX = 10**12 - 1
 VERSION = 1
+TOGETHER = ""
+"""Stands for a table's name where tables don't lie apart."""
 
 Format: TypeAlias = Literal["change", "plain", "raw", "parquet"]
 Compression: TypeAlias = Literal["gzip", "zstd", "none"]
@@ -31,11 +35,11 @@ _SUFFIXES: Mapping[str, str] = {"gzip": ".gz", "zstd": ".zst", "none": ""}
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How changes become an object's bytes: the same plan gives the same bytes. `columns` are the
-    typed ones of Parquet, (attribute, type)."""
+    typed ones of Parquet that are told, (attribute, type)."""
 
     format: Format = "change"
     compression: Compression = "gzip"
-    columns: tuple[tuple[str, str], ...] = ()
+    columns: Columns = ()
 
     @property
     def suffix(self) -> str:
@@ -89,6 +93,15 @@ class Plan:
     completes it must do so alike."""
     remembered: str | None = None
     """With the shard's end: the object that its children begin with."""
+    columns: Mapping[str, Columns] = field(default_factory=dict)
+    """By table the typed columns of its objects, where they follow the items."""
+
+    def columns_of(self, each: PlannedObject) -> Columns | None:
+        """The typed columns of one of its objects, which may be none; None where it has no place
+        for any."""
+        if (followed := self.columns.get(each.table or TOGETHER)) is not None:
+            return followed
+        return self.encoding.columns or None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -118,17 +131,22 @@ class Plan:
             raise ValueError(f"version {data.get('plan')!r} of plans is not known here")
         try:
             # (Plans of before lack some.)
-            told = {"late": 0, "known": 0, "remembered": None, **data}
+            told = {"late": 0, "known": 0, "remembered": None, "columns": {}, **data}
             made = {name: told[name] for name in cls.__slots__}
             encoding = dict(made["encoding"])
-            encoding["columns"] = tuple((name, kind) for name, kind in encoding["columns"])
+            encoding["columns"] = _columns(encoding["columns"])
             made["encoding"] = Encoding(**encoding)
+            made["columns"] = {name: _columns(each) for name, each in made["columns"].items()}
             made["objects"] = tuple(PlannedObject(**each) for each in made["objects"])
             letters = made["letters"]
             made["letters"] = None if letters is None else PlannedObject(**letters)
             return cls(**made)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"a member of the plan can't be read: {error}") from None
+
+
+def _columns(told: Iterable[Sequence[str]]) -> Columns:
+    return tuple((name, kind) for name, kind in told)
 
 
 def numbered(ordinal: int) -> str:

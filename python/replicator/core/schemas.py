@@ -1,4 +1,4 @@
-"""Schemas of values for a registry: grown from items, written, and read back.
+"""Schemas of values for a registry, and of objects: grown from items, written, and read back.
 
 Columns are an item's attributes with their types (`_core.Columns`), in order. A column keeps its
 type for good, and what doesn't fit it goes to the rest; so a schema only ever gets optional
@@ -47,10 +47,35 @@ def grown(columns: Columns, unplanned: Sequence[tuple[str, str, int]], columns_m
     gets the type that it mostly came with, once for all; NULL tells none."""
     seen: dict[str, Counter[str]] = {}
     for name, tag, count in unplanned:
-        if tag in _BY_TAG and name != REST and len(name) <= _NAME_CHARACTERS_MAX:
+        if _has_column(name, tag):
             seen.setdefault(name, Counter())[_BY_TAG[tag]] += count
     more = ((name, types.most_common(1)[0][0]) for name, types in seen.items())
     return (*columns, *more)[: max(columns_max, len(columns))]
+
+
+def _has_column(attribute: str, tag: str) -> bool:
+    return tag in _BY_TAG and attribute != REST and len(attribute) <= _NAME_CHARACTERS_MAX
+
+
+def distinct(
+    columns: Columns, unplanned: Sequence[tuple[str, str, int]], taken: Sequence[str]
+) -> list[tuple[str, str, int]]:
+    """Without attributes that differ from a column, from one of `taken`, or from one before them
+    in capitals alone: to readers of tables they are one, https://docs.aws.amazon.com/athena/latest/ug/tables-databases-columns-names.html
+    (Who has the very name of `taken` gets a `_`, as the core gives it.)"""
+    names, lower = {*taken}, {name.lower() for name in taken}
+    known = dict.fromkeys(name for name, _ in columns)
+    met = dict.fromkeys(name for name, tag, _ in unplanned if _has_column(name, tag))
+    kept: set[str] = set()
+    for attribute in (*known, *(name for name in met if name not in known)):
+        name = attribute
+        while name in names:
+            name += "_"
+        if attribute in known or name.lower() not in lower:
+            kept.add(attribute)
+            names.add(name)
+            lower.add(name.lower())
+    return [each for each in unplanned if each[0] in kept and each[0] not in known]
 
 
 def joined(

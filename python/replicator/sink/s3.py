@@ -31,6 +31,7 @@ from replicator.sink.log_shard import LogPosition
 from replicator.sink.projected import require_keys
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_schemas import S3Schemas
 from replicator.sink.s3_settings import S3Settings, is_letters
 from replicator.sink.s3_writer import S3Writer
 
@@ -55,6 +56,7 @@ class S3Sink:
         self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._stack = AsyncExitStack()
         self._opened: tuple[Bucket, S3Plans] | None = None
+        self._schemas: S3Schemas | None = None
         self._tables: frozenset[str] = frozenset()
         self._writers: dict[tuple[Stream, str], S3Writer] = {}
 
@@ -78,8 +80,9 @@ class S3Sink:
         settings, encoding = self._settings, self._settings.encoding
         async with self._briefly() as (bucket, plans):
             await bucket.require_access(f"{settings.state_prefix}check")
+            columns = await S3Schemas(bucket, settings).findings(tables)
         form = f"{encoding.format}, {encoding.compression}"
-        found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})")]
+        found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})"), *columns]
         if settings.lacks:
             lacks = ", ".join(settings.lacks)
             found.append(
@@ -205,12 +208,14 @@ class S3Sink:
         if (known := self._writers.get(key)) is None:
             settings = self._settings
             clocks = (self._monotonic, self._now_us)
-            known = S3Writer(bucket, plans, settings, self._tables, self._windows, *clocks)
+            self._schemas = self._schemas or S3Schemas(bucket, settings)
+            shared = (bucket, plans, self._schemas, settings)
+            known = S3Writer(*shared, self._tables, self._windows, *clocks)
             self._writers[key] = known
         return known
 
     async def close(self) -> None:
-        self._opened = None
+        self._opened = self._schemas = None
         self._end_writers()
         await self._stack.aclose()
 

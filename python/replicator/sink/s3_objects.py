@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import random
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from replicator.aws import aws_errors
 from replicator.core.retry import Backoff
-from replicator.errors import TransientError
+from replicator.errors import FatalError, TransientError
 
 _CONFLICTS_MAX = 6
 _CONFLICTS = Backoff(0.05, 1.0)
@@ -172,6 +172,19 @@ class Bucket:
             if not answer.get("IsTruncated"):
                 return
             token = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[None]:
+        """For what is made of an object of ours, or of its name: FatalError when it can't be."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FatalError(
+                "state_unreadable",
+                f"{self._place(key)} is none of the objects that belong there, or of "
+                f"another version ({error}). What to do: run the version that wrote it, or a later "
+                "one; take away what somebody else put there",
+            ) from error
 
     def _arguments(
         self, key: str, body: bytes, content_type: str, *, is_data: bool

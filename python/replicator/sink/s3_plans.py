@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +116,7 @@ class S3Plans:
         data = await self._bucket.read(self._begun_key(stream))
         if data is None:
             return None
-        with self._reading(self._begun_key(stream)):
+        with self._bucket.reading(self._begun_key(stream)):
             self._beginnings[stream] = begun = _begun(data, is_ours=True)
         return begun
 
@@ -128,7 +127,7 @@ class S3Plans:
         found = []
         async for entry in self._bucket.entries(root):
             if (data := await self._bucket.read(entry.key)) is not None:
-                with self._reading(entry.key):
+                with self._bucket.reading(entry.key):
                     begun = _begun(data, is_ours=entry.key.startswith(f"{root}{self._whose}/"))
                 if begun.is_ours or begun.place == self.place:
                     found.append(begun)
@@ -141,7 +140,7 @@ class S3Plans:
         newest = await self._bucket.first(self._folder("fences", stream, shard_id))
         if newest is None:
             return 0
-        with self._reading(newest):
+        with self._bucket.reading(newest):
             return ordinal_of(newest)
 
     async def raise_fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
@@ -209,7 +208,7 @@ class S3Plans:
             for entry in entries:
                 name, _, kind = entry.key.rpartition(".")
                 shard_id, _, number = name.rpartition("/")[2].rpartition("!")
-                with self._reading(entry.key):
+                with self._bucket.reading(entry.key):
                     ordinal = ordinal_of(number)
                 newest[shard_id, kind] = max(newest.get((shard_id, kind), 0), ordinal)
         ended = {
@@ -294,23 +293,10 @@ class S3Plans:
                 f"s3://{self._bucket.name}/{key} was listed and is gone: plans must never be "
                 "removed. What to do: stop what removes them (a lifecycle rule?), and restore it",
             )
-        with self._reading(key):
+        with self._bucket.reading(key):
             plan = Plan.of(orjson.loads(data))
             _stored(plan.before), _stored(plan.after)
             return plan
-
-    @contextmanager
-    def _reading(self, key: str) -> Iterator[None]:
-        """For what is made of an object of ours, or of its name."""
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FatalError(
-                "state_unreadable",
-                f"s3://{self._bucket.name}/{key} is none of the objects that belong there, or of "
-                f"another version ({error}). What to do: run the version that wrote it, or a later "
-                "one; take away what somebody else put there",
-            ) from error
 
     # ---- names
 

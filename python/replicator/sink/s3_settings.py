@@ -35,7 +35,7 @@ _FIREHOSE = {
 _COMPRESSIONS = {"UNCOMPRESSED": "none", "GZIP": "gzip", "ZSTD": "zstd"}
 
 
-STATE_KINDS = ("begun", "fences", "memories", "plans")
+STATE_KINDS = ("begun", "fences", "memories", "plans", "schemas")
 _LETTERS = re.compile(r"-0-[0-9a-f]{10}\.jsonl")
 
 
@@ -102,7 +102,14 @@ class S3Config(SinkConfig):
     )
     compression: Compression = Field("gzip", description="gzip, zstd or none; Parquet's is zstd.")
     columns: dict[str, str] = Field(
-        {}, description="Parquet: attributes with a typed column of their own, and their types."
+        {}, description="Parquet: types of attributes' columns that are known beforehand."
+    )
+    columns_max: int = Field(
+        300,
+        ge=0,
+        le=1_500,
+        description="Parquet: columns that a table's items may come to; all else is in `extra`. "
+        "0: only `columns` have one.",
     )
     buffering: BufferingConfig = BufferingConfig()
     kms_key: str | None = Field(None, description="KMS key (ARN, id, alias) that encrypts objects.")
@@ -140,8 +147,11 @@ class S3Config(SinkConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> S3Config:
-        if self.columns and self.format != "parquet":
-            raise ValueError("columns: they are Parquet's: write format: parquet, or leave it out")
+        is_told = self.columns or "columns_max" in self.model_fields_set
+        if is_told and self.format != "parquet":
+            raise ValueError(
+                "columns, columns_max: they are Parquet's: write format: parquet, or leave them out"
+            )
         if self.columns:
             Columns(tuple(self.columns.items()))
         if self.duplicate_window_seconds < self.reorder_window_seconds:
@@ -165,6 +175,7 @@ class S3Config(SinkConfig):
             aws=place.aws,
             filters=self.filter,
             attributes=self.attributes,
+            columns_max=self.columns_max,
             reorder_us=round(self.reorder_window_seconds * 1_000_000),
             duplicate_us=round(self.duplicate_window_seconds * 1_000_000),
         )
@@ -193,9 +204,15 @@ class S3Settings:
     aws: AWSSettings = field(default_factory=AWSSettings)
     filters: tuple[str, ...] = ()
     attributes: AttributesConfig | None = None
+    columns_max: int = 300
     reorder_us: int = 1_000_000
     duplicate_us: int = 60_000_000
     window_bytes_max: int = 67_108_864
+
+    @property
+    def follows_items(self) -> bool:
+        """True when typed columns grow with the items."""
+        return self.encoding.format == "parquet" and self.columns_max > 0
 
     @property
     def lacks(self) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ import structlog
 
 from replicator._core import ChangeBatch, Columns, Rejection, compress
 from replicator.core.plan import Encoding, Plan, PlannedObject, are_copies, differences
+from replicator.core.schemas import REST
+from replicator.core.schemas import Columns as TypedColumns
 from replicator.core.windows import Windows
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, DeadLetter, Fence, Pending, WriteResult
@@ -26,6 +28,7 @@ from replicator.sink.log_shard import LogPosition, LogShard, Taken, growth
 from replicator.sink.position import furthest, tip_age_seconds
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_schemas import S3Schemas
 from replicator.sink.s3_selection import Selection
 from replicator.sink.s3_settings import S3Settings
 
@@ -117,6 +120,7 @@ class S3Writer:
         self,
         bucket: Bucket,
         plans: S3Plans,
+        schemas: S3Schemas,
         settings: S3Settings,
         tables: frozenset[str],
         windows: Windows,
@@ -125,6 +129,7 @@ class S3Writer:
     ) -> None:
         self._bucket = bucket
         self._plans = plans
+        self._schemas = schemas
         self._settings = settings
         self._selection = Selection(tables, settings.filters, settings.attributes)
         self._windows = windows
@@ -309,7 +314,8 @@ class S3Writer:
         )
         if not parts and not cut.rejections and self._can_wait(shard, cut):
             return _Wrote(0, unmatched)
-        plan = self._plan(shard, cut, cut.stored, parts)
+        columns = await self._schemas.current(parts)
+        plan = self._plan(shard, cut, parts, columns)
         found = await self._plans.create(shard.fence.stream, plan)
         if found != plan:
             raise TransientError(
@@ -328,8 +334,14 @@ class S3Writer:
             return is_soon or cut.stored == shard.stored
         return shard.stored is not None and cut.stored.position == shard.stored.position
 
-    def _plan(self, shard: _Shard, cut: _Cut, stored: LogPosition, parts: Sequence[_Part]) -> Plan:
-        settings, fence = self._settings, shard.fence
+    def _plan(
+        self,
+        shard: _Shard,
+        cut: _Cut,
+        parts: Sequence[_Part],
+        columns: Mapping[str, TypedColumns],
+    ) -> Plan:
+        settings, fence, stored = self._settings, shard.fence, cut.stored
         ordinal = shard.ordinal + 1
         # Names of their own, even where the state of another time was thrown away.
         whose = f"{settings.pipeline}\0{settings.name}\0{fence.owner}\0{fence.shard_id}\0{ordinal}"
@@ -378,6 +390,7 @@ class S3Writer:
             remembered=self._plans.memory_key(fence.stream, fence.shard_id, ordinal)
             if cut.remembered
             else None,
+            columns=columns,
         )
 
     async def _make(self, shard: _Shard, plan: Plan, cut: _Cut, parts: Sequence[_Part]) -> int:
@@ -391,7 +404,8 @@ class S3Writer:
         batches = {(table, us): batch for table, us, batch in parts}
         for each in plan.objects:
             batch = batches.get((each.table, each.start_us), ChangeBatch.concat(()))
-            body = await asyncio.to_thread(encoded, batch, plan.encoding)
+            columns = plan.columns_of(each)
+            body = await asyncio.to_thread(encoded, batch, plan.encoding, columns)
             await self._put(each.key, body, _content_type(plan.encoding))
         self._plans.completed(shard.fence.stream, plan)
         shard.ordinal, shard.open = plan.ordinal, None
@@ -425,14 +439,14 @@ def _parts(
     ], unmatched
 
 
-def encoded(batch: ChangeBatch, encoding: Encoding) -> bytes:
+def encoded(batch: ChangeBatch, encoding: Encoding, columns: TypedColumns | None) -> bytes:
     """An object's bytes: the same for the same changes."""
     match encoding.format:
         case "parquet":
-            columns = Columns(encoding.columns) if encoding.columns else None
+            plan = None if columns is None else Columns(columns, REST)
             if encoding.compression == "none":
-                return batch.parquet(columns, compression="none")
-            return batch.parquet(columns)
+                return batch.parquet(plan, compression="none")
+            return batch.parquet(plan)
         case "raw":
             data = batch.payloads(b"")
             return data if encoding.compression == "none" else compress(data, encoding.compression)

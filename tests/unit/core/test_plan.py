@@ -7,6 +7,7 @@ import pytest
 
 from replicator.core.plan import (
     ORDINAL_MAX,
+    TOGETHER,
     Encoding,
     Plan,
     PlannedObject,
@@ -26,6 +27,7 @@ PLAN = Plan(
     objects=(PlannedObject("a", 2, 0, "t"), PlannedObject("b", 1, 5)),
     letters=PlannedObject("e", 1, 3),
     settings={"filters": ["x"]},
+    columns={"t": (("id", "text"), ("n", "numeric")), "u": ()},
 )
 
 
@@ -37,11 +39,23 @@ def test_a_plan_is_the_same_after_its_way_through_json() -> None:
 
 def test_a_plan_of_before_is_read() -> None:
     data = PLAN.as_dict()
-    del data["late"], data["known"]
-    assert Plan.of(data) == PLAN
+    del data["late"], data["known"], data["columns"]
+    assert Plan.of(data) == replace(PLAN, columns={})
 
 
-@pytest.mark.parametrize("change", [{"plan": 2}, {"objects": [{"x": 1}]}, {"encoding": {}}])
+def test_an_objects_columns_are_those_that_followed_its_table_or_were_told() -> None:
+    one, together = PLAN.objects
+    assert PLAN.columns_of(one) == (("id", "text"), ("n", "numeric"))
+    assert PLAN.columns_of(replace(one, table="u")) == (), "none yet, and room for what comes"
+    assert PLAN.columns_of(together) == PLAN.encoding.columns
+    follows = replace(PLAN, columns={TOGETHER: (("n", "numeric"),)})
+    assert follows.columns_of(together) == (("n", "numeric"),)
+    assert Plan("s", 1, "", "x", "me").columns_of(one) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"plan": 2}, {"objects": [{"x": 1}]}, {"encoding": {}}, {"columns": []}]
+)
 def test_another_kind_of_plan_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="plan"):
         Plan.of({**PLAN.as_dict(), **change})

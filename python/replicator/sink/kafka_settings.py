@@ -200,6 +200,11 @@ class KafkaConfig(SinkConfig):
             raise ValueError(f"format: {self.format} needs a registry: registry: {{url: …}}")
         if self.value == "item" and not self.tombstones:
             raise ValueError("value: item tells a delete by its tombstone: leave tombstones on")
+        if self.columns and not self.registry.auto_register:
+            raise ValueError(
+                "columns say types of schemas that are registered here: leave them out, or set "
+                "auto_register: true"
+            )
         Columns(tuple(self.columns.items()), REST)
 
     @property

@@ -51,6 +51,14 @@ def config(**settings: Any) -> KafkaConfig:
             "either username and password, or token",
         ),
         ({"format": "avro", "registry": {**REGISTRY, "namespace": "a-b"}}, "match pattern"),
+        (
+            {
+                "format": "avro",
+                "columns": {"a": "text"},
+                "registry": {**REGISTRY, "auto_register": False},
+            },
+            "leave them out, or set auto_register: true",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, Any], said: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ from replicator.cli_options import (
     VersionOption,
     YesOption,
     configure_logging,
+    confirmed,
     print_result,
 )
 from replicator.errors import FatalError
@@ -26,8 +26,6 @@ from replicator.errors import FatalError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from replicator.dead_letters import Confirm
 
 letters_app = typer.Typer(
     no_args_is_help=True,
@@ -93,8 +91,7 @@ def redrive(
 ) -> None:
     """Write them where they belong, with all that waits behind them, in order; then their keys
     go their usual way again. A worker that reads the shard begins it anew."""
-    which, confirm = _which(ids, all_=all_), _confirm(yes=yes)
-    _end(which, pipeline, sink, confirm, config, output, redrive=True)
+    _end(_which(ids, all_=all_), pipeline, sink, config, output, yes=yes, redrive=True)
 
 
 @letters_app.command("drop")
@@ -110,24 +107,27 @@ def drop(
     version: VersionOption = False,
 ) -> None:
     """Give them up, with all that waits behind them; then their keys go their usual way again."""
-    which, confirm = _which(ids, all_=all_), _confirm(yes=yes)
-    _end(which, pipeline, sink, confirm, config, output, redrive=False)
+    _end(_which(ids, all_=all_), pipeline, sink, config, output, yes=yes, redrive=False)
 
 
 def _end(
     ids: Sequence[str],
     pipeline: str | None,
     sink: str | None,
-    confirm: Confirm,
     config: Path,
     output: Output,
     *,
+    yes: bool,
     redrive: bool,
 ) -> None:
     from replicator import dead_letters  # noqa: PLC0415
 
     configure_logging("warning", output)
     settings = configuration.load(config)
+
+    def confirm(what: str) -> bool:
+        return confirmed(what, "Go on?", yes=yes)
+
     ending = dead_letters.end(settings, pipeline, sink, ids, confirm, redrive=redrive)
     if (done := asyncio.run(ending)) is None:
         typer.echo("nothing was changed", err=True)
@@ -139,17 +139,3 @@ def _which(ids: Sequence[str] | None, *, all_: bool) -> Sequence[str]:
     if bool(ids) == all_:
         raise FatalError("usage_letter", "say which: the ids that `list` has, or --all")
     return ids or ()
-
-
-def _confirm(*, yes: bool) -> Confirm:
-    def confirm(question: str) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise FatalError(
-                "usage_confirm",
-                f"nobody can be asked, so nothing was changed. Say --yes: {question}",
-            )
-        return typer.confirm(f"{question}. Go on?", err=True)
-
-    return confirm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,3 +65,17 @@ def configure_logging(level: str, output: Output) -> None:
 def print_result(output: Output, data: Any, text: str) -> None:
     """The result on standard output, in the form that was asked for."""
     typer.echo(orjson.dumps(data).decode() if output is Output.JSON else text)
+
+
+def confirmed(shown: str, question: str, *, yes: bool, undone: str = "changed") -> bool:
+    """True when somebody at a terminal, who is shown what will be done, says so, or `yes`
+    already did. Raises FatalError where nobody can be asked; `undone` says what wasn't done."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise FatalError(
+            "usage_confirm",
+            f"nobody can be asked, so nothing was {undone}. Say --yes to do\n{shown}",
+        )
+    typer.echo(shown, err=True)
+    return typer.confirm(question, err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,9 +18,9 @@ from replicator.cli_options import (
     VersionOption,
     YesOption,
     configure_logging,
+    confirmed,
     print_result,
 )
-from replicator.errors import FatalError
 
 if TYPE_CHECKING:
     from replicator.positions import Confirm, Move
@@ -98,18 +97,7 @@ def reset(
 
 
 def _confirm(*, yes: bool) -> Confirm:
-    def confirm(move: Move) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise FatalError(
-                "usage_confirm",
-                f"nobody can be asked, so nothing was changed. Say --yes to do\n{move.as_text()}",
-            )
-        typer.echo(move.as_text(), err=True)
-        return typer.confirm("Move?", err=True)
-
-    return confirm
+    return lambda move: confirmed(move.as_text(), "Move?", yes=yes)
 
 
 def _done(output: Output, move: Move | None) -> None:

@@ -17,6 +17,7 @@ from replicator.cli_options import (
     OutputOption,
     VersionOption,
     configure_logging,
+    confirmed,
     print_result,
 )
 from replicator.errors import FatalError
@@ -79,15 +80,7 @@ def setup(
         count = estimate.shards
 
     def confirm(report: Report) -> bool:
-        if not remove or yes:
-            return True
-        if not sys.stdin.isatty():
-            raise FatalError(
-                "usage_confirm",
-                f"nobody can be asked, so nothing was removed. Say --yes to do\n{report.as_text()}",
-            )
-        typer.echo(report.as_text(), err=True)
-        return typer.confirm("Remove?", err=True)
+        return confirmed(report.as_text(), "Remove?", yes=yes or not remove, undone="removed")
 
     report = asyncio.run(
         preparation.setup(

@@ -195,12 +195,14 @@ class KafkaWriter:
     async def _write(self, due: _Due) -> WriteResult:
         shard, room = self._shard, self._room
         is_once = room.config.delivery == "exactly_once"
+        present = due.changes.tables  # looks at every change
+        tables = [table for table in room.topics if table in present]
         producer = shard.producer if is_once else room.producers.shared()
         async with room.producers.use(producer) as driver:
-            partitions = await self._partitions(driver, due.changes)
+            partitions = await self._partitions(driver, tables)
         limits = room.limits
         # What stops this shard here must not end a producer that others write by, too.
-        encoded = await self._encoded(partitions, due.changes)
+        encoded = await self._encoded(partitions, due.changes, tables)
         rejections = (*due.rejections, *encoded.rejections)
         self._check_letters(rejections)
         parts = parts_of(shard.key, due.remembered)
@@ -257,20 +259,19 @@ class KafkaWriter:
                 retry_after_seconds=0.0,
             ) from error
 
-    async def _partitions(self, driver: Any, changes: ChangeBatch) -> Mapping[str, int]:
+    async def _partitions(self, driver: Any, tables: Sequence[str]) -> Mapping[str, int]:
         """Those of now: others' producers use a new one at once, too."""
         topics = self._room.topics
-        present = changes.tables  # looks at every change
-        names = {topics[table].name for table in topics if table in present}
+        names = {topics[table].name for table in tables}
         return {name: len(await driver.partitions_for(name)) for name in names}
 
-    async def _encoded(self, partitions: Mapping[str, int], changes: ChangeBatch) -> Encoded:
+    async def _encoded(
+        self, partitions: Mapping[str, int], changes: ChangeBatch, tables: Sequence[str]
+    ) -> Encoded:
         room, stored = self._room, self._shard.stored
         assert stored is not None, "the position is read before the first write"
         known: Mapping[str, Schema] = {}
         if room.schemas is not None:
-            present = changes.tables
-            tables = [table for table in room.topics if table in present]
             known = await room.schemas.current(changes, tables)
         values = Values(room.config, known)
         encoded: Encoded = await in_thread(

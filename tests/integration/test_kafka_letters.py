@@ -25,8 +25,8 @@ from tests.kafka_stack import kafka_config
 from tests.shop import TABLE
 from tests.stack import run_worker, until
 
-LARGE = {"max.message.bytes": "100000", "retention.ms": "-1"}
-SMALL: dict[str, Any] = {"topic_settings": {"max.message.bytes": "2000", "retention.ms": "-1"}}
+LARGE = {"max.message.bytes": "100000"}
+SMALL: dict[str, Any] = {"topic_settings": {"max.message.bytes": "2000"}}
 
 
 @pytest.fixture

@@ -39,9 +39,7 @@ async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
 async def test_a_record_too_large_takes_its_key_to_the_dead_letters_and_no_other(
     rig: Rig,
 ) -> None:
-    sink = await rig.worker(
-        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
-    )
+    sink = await rig.worker(compression="none", topic_settings={"max.message.bytes": "2000"})
     fence = await fenced(sink)
     small = {"n": {"S": "x"}}
     changes = [
@@ -56,9 +54,7 @@ async def test_a_record_too_large_takes_its_key_to_the_dead_letters_and_no_other
     assert dict(result.rejected_by_code) == {"record_too_large": 1, "key_quarantined": 1}
     assert [record.key for record in await rig.records()].count(b'{"id":"a"}') == 1
     # The key stays aside, for the next worker too.
-    other = await rig.worker(
-        compression="none", topic_settings={"max.message.bytes": "2000", "retention.ms": "-1"}
-    )
+    other = await rig.worker(compression="none", topic_settings={"max.message.bytes": "2000"})
     fence = await other.fence(STREAM, "shard-1", "other")
     await other.position(fence)
     later = [
@@ -73,7 +69,7 @@ async def test_a_record_too_large_takes_its_key_to_the_dead_letters_and_no_other
 
 
 async def test_more_quarantined_keys_than_allowed_stop_the_shard(rig: Rig) -> None:
-    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
+    settings = {"max.message.bytes": "2000"}
     sink = await rig.worker(compression="none", topic_settings=settings, quarantine_max=1)
     fence = await fenced(sink)
     large = [

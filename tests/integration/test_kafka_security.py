@@ -176,7 +176,7 @@ async def test_a_limit_that_cannot_be_seen_stops_the_shard_and_is_named(
     """Regression: the topic was asked for its limit again and again."""
     server, security = secured
     await granted(server, security.guest, "hidden", "settings")
-    settings = {"max.message.bytes": "2000", "retention.ms": "-1"}
+    settings = {"max.message.bytes": "2000"}
     await used(sink("hidden", server.address, topic_settings=settings))
     sasl = {"mechanism": "PLAIN", "username": security.guest, "password": security.password}
     made = sink("hidden", server.sasl_address, sasl=sasl, compression="none")

@@ -26,7 +26,9 @@ _POLL_SECONDS: Final = 0.02
 _CLUSTER_ID: Final = "replicator-test-broker"
 
 # One node is broker and controller, every internal topic has one replica, and the log cleaner's
-# buffer fits a small heap (its default alone wants 128 MB).
+# buffer fits a small heap (its default alone wants 128 MB). Records are kept whatever their age,
+# which Kafka counts from the time they bear: tests write changes that are years old, and who cleans
+# comes by thirty seconds after the start, and every five minutes.
 # https://kafka.apache.org/documentation/#brokerconfigs
 _CONFIGURATION: Final = """\
 process.roles=broker,controller
@@ -47,6 +49,7 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=2097152
 auto.create.topics.enable=false
+log.retention.ms=-1
 """
 # Two more ways in, where the plain one stays the administrator's: TLS and a password, or the
 # password alone. Whoever signs in may do what he was granted, and nothing by default.

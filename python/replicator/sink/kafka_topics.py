@@ -244,7 +244,8 @@ def _warnings(found: Iterable[Topic]) -> Iterator[SinkFinding]:
         message = (
             f"the settings of topics {', '.join(hidden)} may not be seen: grant DescribeConfigs, "
             "or take care that their max.message.bytes is Kafka's default or more (dead letters: "
-            f"{DEAD_LETTER_BYTES_MAX}) and their cleanup.policy what it would be if they were made"
+            f"{DEAD_LETTER_BYTES_MAX}), their cleanup.policy what it would be if they were made, "
+            "and their retention.ms longer than the oldest change read is old"
         )
         yield SinkFinding("topics", message, "kafka_settings_hidden", is_warning=True)
 

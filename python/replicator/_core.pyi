@@ -66,8 +66,7 @@ class Rejection:
     @property
     def line(self) -> int: ...  # that it began on, from 1, when it came from a document; else 0
     @property
-    def sub_sequence_number(self) -> int:
-        """Which user record of a KPL aggregate it is, from 0; 0 when it is in none."""
+    def sub_sequence_number(self) -> int: ...  # in a KPL aggregate, from 0; 0 when in none
     @property
     def part(self) -> int: ...  # which of the concatenated batches it came from, from 0
     @property
@@ -81,8 +80,9 @@ class Rejection:
     @property
     def sequence_number(self) -> str: ...  # empty when the source gave none
     @property
-    def table(self) -> str | None:
-        """The table it names, when that much could be read."""
+    def table(self) -> str | None: ...  # that it names, when that much could be read
+    @property
+    def late(self) -> bool: ...  # a window marked it so
 
 @final
 class Records:
@@ -278,14 +278,14 @@ class ChangeBatch:
     @property
     def last_arrival_ms(self) -> int | None: ...
     @property
-    def first_event_us(self) -> int | None:
-        """Earliest creation time, UTC microseconds."""
+    def first_event_us(self) -> int | None: ...  # earliest creation time, UTC microseconds
     @property
     def last_event_us(self) -> int | None: ...
     @staticmethod
     def concat(batches: Sequence[ChangeBatch]) -> ChangeBatch:
         """One batch over several (of several shards, say), ordered and deduped across them,
         sharing their memory. `Rejection.part` is the index in `batches`."""
+    def marked_late(self) -> ChangeBatch: ...  # all of them
     def split(self, sequence_number: str) -> tuple[ChangeBatch, ChangeBatch]:
         """Up to this sequence number, and behind it; duplicates are the first's, if it has any."""
     def newest(

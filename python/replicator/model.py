@@ -289,8 +289,8 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class SinkFinding:
-    """One thing that a sink's `plan` saw: `code` is set when it keeps the sink from starting,
-    `ddl` when something is missing that this statement makes."""
+    """One thing that a sink saw, without changing anything: `code` is set when it keeps the sink
+    from starting, `ddl` when something is missing that this statement makes."""
 
     subject: str
     message: str

@@ -20,6 +20,7 @@ from replicator.model import (
     Position,
     Reached,
     Shard,
+    SinkFinding,
     SinkHeld,
     SinkPlan,
     SinkReport,
@@ -221,6 +222,17 @@ class Inheriting(Protocol):
     def inherit(self, fence: Fence, parents: Sequence[str]) -> None:
         """The fence's shard follows these, of which the sink holds everything. Asked after `fence`
         and before `position`; doesn't block, may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Expiring(Protocol):
+    """What a sink may offer besides: it says when records are deleted, or refused, for the age of
+    their changes."""
+
+    async def expiring(self, tables: Sequence[TableSchema], reach_us: int) -> Sequence[SinkFinding]:
+        """Warnings, when changes come that are up to so old (microseconds). May be called without
+        `open`. Raises TransientError and FatalError."""
         ...
 
 

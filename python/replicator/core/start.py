@@ -9,6 +9,7 @@ from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
     Ago,
+    Horizon,
     Position,
     PositionKind,
     Shard,
@@ -24,6 +25,14 @@ def resolved(start: Start, now_us: int) -> Position:
     if isinstance(start, Ago):
         return at_timestamp(now_us - start.us)
     return at_timestamp(now_us) if start.kind is PositionKind.LATEST else start
+
+
+def reach_us(start: Position, horizon: Horizon) -> int:
+    """How old changes may be that are read from there on, in microseconds: what a start by time
+    says, else all that the stream keeps."""
+    if start.timestamp_us is None:
+        return horizon.retention_us
+    return min(max(horizon.now_us - start.timestamp_us, 0), horizon.retention_us)
 
 
 def position_to_read(stored: Position | None) -> Position:

@@ -23,6 +23,7 @@ from replicator.model import (
     Fence,
     Position,
     Reached,
+    SinkFinding,
     SinkHeld,
     SinkPlan,
     SinkReport,
@@ -104,6 +105,9 @@ class KafkaSink:
             return planned
         found = await self._schemas.findings(tables)
         return replace(planned, findings=(*planned.findings, *found))
+
+    async def expiring(self, tables: Sequence[TableSchema], reach_us: int) -> Sequence[SinkFinding]:
+        return await kafka_topics.expiring(self._options, self._config, tables, reach_us)
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
         _, found = await kafka_topics.plan(self._options, self._config, tables)

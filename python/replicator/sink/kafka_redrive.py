@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -43,12 +44,13 @@ Quarantine: TypeAlias = tuple[Key, str | None, str | None]
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A letter that waits, where it stands in its topic, and its shard's place among the
-    positions."""
+    positions. `is_late`: its change came after a newer one of its key had been given."""
 
     letter: StoredLetter
     partition: int
     record_key: bytes
     place: Key
+    is_late: bool
 
     @property
     def held_by(self) -> Quarantine | None:
@@ -107,7 +109,9 @@ class KafkaLetters:
                 found.pop(message.key, None)
             elif (place := shards.get((headers["stream"], headers["shard"]))) is not None:
                 letter = self._letter(message, headers, place)
-                found[message.key] = Waiting(letter, message.partition, message.key, place)
+                found[message.key] = Waiting(
+                    letter, message.partition, message.key, place, headers.get("late") == "true"
+                )
         return tuple(found.values())
 
     def _letter(self, message: Any, headers: dict[str, str], place: Key) -> StoredLetter:
@@ -166,7 +170,7 @@ class KafkaLetters:
             aside=tuple(each for each in kept if (_whole(place), *each) not in meant.quarantines),
             dead_letters=Counter(stored.dead_letters) - Counter(one.code for one in letters),
         )
-        batches = await self._batches(letters) if redrive else ()
+        batches = await self._batches(ending) if redrive else ()
         pipeline = self._pipeline.encode()
         with mapped(f"ending dead letters of {place[3]}"):
             async with self._producers.use(shard.producer) as driver:
@@ -190,9 +194,10 @@ class KafkaLetters:
                 await driver.commit_transaction()
         return letters
 
-    async def _batches(self, letters: Sequence[StoredLetter]) -> Sequence[tuple[str, KafkaBatch]]:
+    async def _batches(self, ending: Sequence[Waiting]) -> Sequence[tuple[str, KafkaBatch]]:
         """Their changes, as they would have been written."""
         config = self._config
+        letters = [one.letter for one in ending]
         for one in letters:
             if not one.is_held:
                 raise FatalError(
@@ -204,7 +209,7 @@ class KafkaLetters:
         tables = [TableSchema(name, ()) for name in dict.fromkeys(str(x.table) for x in letters)]
         _, found = await kafka_topics.plan(self._options, config, tables)
         topics = {table.name: found[config.topic_of(table.name)] for table in tables}
-        changes = _changes_of(letters)
+        changes = _changes_of(ending)
         if (pattern := config.pattern()) is not None:
             changes = changes.filter(pattern)
         if (projection := config.projection()) is not None:
@@ -268,8 +273,17 @@ def stream_of(place: Key) -> Stream:
     return Stream(arn.split(":", 5)[5].split("/")[1], arn, created_at_s)
 
 
-def _changes_of(letters: Sequence[StoredLetter]) -> ChangeBatch:
-    """What they hold, decoded as it was when it came."""
+def _changes_of(ending: Sequence[Waiting]) -> ChangeBatch:
+    """What they hold, and which of it is late, in order of arrival."""
+    batches = []
+    for is_late, run in groupby(ending, key=lambda one: one.is_late):
+        changes = _decoded([one.letter for one in run])
+        batches.append(changes.marked_late() if is_late else changes)
+    return ChangeBatch.concat(batches)
+
+
+def _decoded(letters: Sequence[StoredLetter]) -> ChangeBatch:
+    """As they were when they came."""
     return decode(
         Records.pack([one.raw for one in letters], [one.position or "0" for one in letters])
     )
@@ -279,5 +293,5 @@ def _key_of(letter: StoredLetter) -> str | None:
     if letter.table is None:
         return None
     # A limit that nothing keeps gives every key.
-    _, keys = _changes_of([letter]).set_aside(letter.table, record_bytes_max=0)
+    _, keys = _decoded([letter]).set_aside(letter.table, record_bytes_max=0)
     return keys[0].decode() if keys else None

@@ -1,17 +1,31 @@
-"""Which stream may follow which into the same rows."""
+"""Which stream may follow which into the same rows, and how far back a start reaches."""
 
 from __future__ import annotations
 
 import pytest
 
-from replicator.core.start import require_comparable, require_start, require_successor
+from replicator.core.start import reach_us, require_comparable, require_start, require_successor
 from replicator.errors import FatalError, TransientError
-from replicator.model import TRIM_HORIZON, Stream
+from replicator.model import TRIM_HORIZON, Horizon, Position, Stream, after, at_timestamp
 
 KINESIS = "arn:aws:kinesis:eu-north-1:000000000000:stream/products"
 KINESIS_2 = "arn:aws-cn:kinesis:cn-north-1:000000000000:stream/kinesis"
 TABLE = "arn:aws:dynamodb:eu-north-1:000000000000:table/products/stream/2026-01-01T00:00:00.000"
 TABLE_2 = "arn:aws:dynamodb:eu-north-1:000000000000:table/products/stream/2026-01-02T00:00:00.000"
+
+
+@pytest.mark.parametrize(
+    ("start", "us"),
+    [
+        (TRIM_HORIZON, 100),
+        (after("5"), 100),
+        (at_timestamp(930), 70),
+        (at_timestamp(1_001), 0),
+        (at_timestamp(1), 100),
+    ],
+)
+def test_a_start_reaches_back_no_further_than_the_stream(start: Position, us: int) -> None:
+    assert reach_us(start, Horizon(now_us=1_000, retention_us=100)) == us
 
 
 @pytest.mark.parametrize(

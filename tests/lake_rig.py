@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, closing
 from decimal import Decimal
 from pathlib import Path
@@ -26,12 +27,14 @@ class LakeRig:
         self._stack = stack
         self._place = place
 
-    async def worker(self, pipeline: str = "shop") -> IcebergSink:
+    async def worker(
+        self, pipeline: str = "shop", tables: Sequence[TableSchema] = (ORDERS, PRODUCTS)
+    ) -> IcebergSink:
         sink = IcebergSink(
             settings(self._place, pipeline=pipeline, mode="state", table="lake.{table}", buckets=4)
         )
         self._stack.push_async_callback(sink.close)
-        await sink.open([ORDERS, PRODUCTS])
+        await sink.open(tables)
         return sink
 
     async def log_worker(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator._core import Columns
+from replicator.core.start import Brought, Joining, joining, require_comparable
 from replicator.core.windows import Windows
 from replicator.errors import FatalError
 from replicator.model import (
@@ -109,7 +110,9 @@ class IcebergSink:
         async with self._briefly() as opened:
             look = await opened.commits.look()
             has_rows = await self._holds_rows(opened)
-            return SinkHeld(stream in look.mine.begun, tuple(self._begun(look)), has_rows)
+            _, rivals = await self._joined(opened, look, stream)
+            is_known = stream in look.mine.begun
+            return SinkHeld(is_known, tuple(self._begun(look)), has_rows, rivals)
 
     async def report(self) -> SinkReport:
         async with self._briefly() as opened:
@@ -128,6 +131,19 @@ class IcebergSink:
 
     async def is_known(self, stream: Stream) -> bool:
         return stream in (await self._look()).mine.begun
+
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        opened = await self._ready()
+        look = await opened.commits.look()
+        found, rivals = await self._joined(opened, look, stream)
+        if not found.is_needed:
+            return ()
+        require_comparable(stream.arn, rivals)
+        # Behind all others, whatever their clocks said.
+        others = [begun.at_us for state in look.all for begun in state.begun.values()]
+        at_us = max(self._now_us(), *(at + 1 for at in others))
+        await opened.commits.change(lambda state: (state.joined(stream, found.added, at_us), None))
+        return found.added
 
     async def begun(self) -> Sequence[str]:
         return self._begun(await self._look())
@@ -253,6 +269,20 @@ class IcebergSink:
         looks = await asyncio.gather(*(each.look() for each in set(opened.tables.values())))
         return any(look.holds_rows for look in looks)
 
+    async def _joined(
+        self, opened: _Opened, look: Look, stream: Stream
+    ) -> tuple[Joining, tuple[str, ...]]:
+        """What a stream finds in the tables, and the rivals in those that hold rows."""
+        each = [(state, of, begun) for state in look.all for of, begun in state.begun.items()]
+        brought = [
+            Brought(of.arn, frozenset(begun.tables), is_mine=of == stream and state == look.mine)
+            for state, of, begun in sorted(each, key=lambda one: one[2].at_us)
+        ]
+        found = joining(stream.arn, self._places, brought)
+        by_place = {self._place_of(name): commits for name, commits in opened.tables.items()}
+        holding = [place for place in found.rivals if (await by_place[place].look()).holds_rows]
+        return found, found.rivals_in(holding)
+
     def _begun(self, look: Look) -> list[str]:
         """The streams of this sink, and of others that go into any of its tables."""
         mine = set(self._places)
@@ -267,7 +297,10 @@ class IcebergSink:
     @property
     def _places(self) -> list[str]:
         """The tables that changes go to."""
-        return sorted({".".join(self._settings.table_of(name)) for name in self._names})
+        return sorted({self._place_of(name) for name in self._names})
+
+    def _place_of(self, name: str) -> str:
+        return ".".join(self._settings.table_of(name))
 
     @property
     def _home(self) -> tuple[str, ...]:

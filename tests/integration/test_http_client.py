@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from replicator.sink.kafka_oauth import ClientTokens
 from replicator.sink.kafka_settings import SASLConfig
 from replicator.sink.registry import Registry
 from replicator.sink.registry_settings import RegistryConfig
+from tests.certificates import Certificate, certificate
 from tests.http_proxy import http_proxy
 
 Ask: TypeAlias = Callable[..., Awaitable[None]]
@@ -83,22 +83,8 @@ async def service(tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[str,
 
 
 @pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A certificate of 127.0.0.1, and a server's context with it."""
-    place = tmp_path_factory.mktemp("tls")
-    key, certificate = place / "key.pem", place / "certificate.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate, key)
-    return certificate, tls
+def known(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return certificate(tmp_path_factory.mktemp("tls"))
 
 
 # ---- what an operator must mend, and what may pass
@@ -118,10 +104,8 @@ async def test_tls_where_there_is_none_is_the_operators(ask: Ask) -> None:
             await ask(f"https://{address}")
 
 
-async def test_an_unknown_certificate_is_the_operators(
-    ask: Ask, certified: tuple[Path, ssl.SSLContext]
-) -> None:
-    async with service(certified[1]) as (address, _):
+async def test_an_unknown_certificate_is_the_operators(ask: Ask, known: Certificate) -> None:
+    async with service(known.tls) as (address, _):
         with pytest.raises(FatalError, match="isn't trusted"):
             await ask(f"https://{address}")
 
@@ -150,15 +134,15 @@ async def test_the_environments_proxy_is_asked(
 
 
 async def test_what_is_encrypted_goes_through_its_tunnel(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch, certified: tuple[Path, ssl.SSLContext]
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, known: Certificate
 ) -> None:
-    async with http_proxy("me:geheim") as proxy, service(certified[1]) as (address, seen):
+    async with http_proxy("me:geheim") as proxy, service(known.tls) as (address, seen):
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:geheim@{proxy.address}")
         with pytest.raises(FatalError, match="isn't trusted"):
             await ask(f"https://{address}")  # the server's own certificate
         assert (proxy.asked, seen) == ([address], [])
         if ask is not ask_token:  # it has the machine's authorities only
-            await ask(f"https://{address}", ca_file=certified[0])
+            await ask(f"https://{address}", ca_file=known.file)
             assert (proxy.asked, len(seen)) == ([address] * 2, 1)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from replicator._core import Pattern
 from replicator.model import TableSchema
+from replicator.sink.clocks import Clocks
 from replicator.sink.iceberg import IcebergSink
 from tests.lake import LETTERS, ORDERS, PRODUCTS, in_order, rows, settings
 
@@ -49,7 +50,7 @@ class LakeRig:
                 reorder_us=reorder_us,
                 pattern=Pattern(filters) if filters else None,
             ),
-            monotonic=lambda: 0.0,
+            clocks=Clocks(monotonic=lambda: 0.0),
         )
         self._stack.push_async_callback(sink.close)
         await sink.open([ORDERS, PRODUCTS])

@@ -6,8 +6,7 @@ PyIceberg is an extra of the package, and it is loaded when it is needed.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
+from replicator.sink.clocks import MACHINE, Clocks
 from replicator.sink.fences import fence_lost
 from replicator.sink.iceberg_settings import IcebergSettings
 from replicator.sink.iceberg_state import ShardRow, SinkState, first
@@ -70,13 +70,10 @@ class IcebergSink:
         settings: IcebergSettings,
         *,
         windows: Windows | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clocks: Clocks = MACHINE,
     ) -> None:
-        self._settings = settings
+        self._settings, self._clocks = settings, clocks
         self._windows = windows or Windows(settings.window_bytes_max)
-        self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._opened: _Opened | None = None
         self._names = frozenset(settings.tables)
         self._tables: tuple[TableSchema, ...] = ()
@@ -117,7 +114,7 @@ class IcebergSink:
     async def report(self) -> SinkReport:
         async with self._briefly() as opened:
             state = (await opened.commits.look()).mine
-        now_us = self._now_us()
+        now_us = self._clocks.now_us()
         rows = [_shown(*key, row, now_us) for key, row in state.shards.items()]
         return SinkReport(tuple(rows), state.letters)
 
@@ -125,7 +122,7 @@ class IcebergSink:
         def step(state: SinkState) -> tuple[SinkState, bool]:
             if stream in state.begun:
                 return state, False
-            return state.begin(stream, starts, self._places, self._now_us()), True
+            return state.begin(stream, starts, self._places, self._clocks.now_us()), True
 
         return await (await self._ready()).commits.change(step)
 
@@ -141,7 +138,7 @@ class IcebergSink:
         require_comparable(stream.arn, rivals)
         # Behind all others, whatever their clocks said.
         others = [begun.at_us for state in look.all for begun in state.begun.values()]
-        at_us = max(self._now_us(), *(at + 1 for at in others))
+        at_us = max(self._clocks.now_us(), *(at + 1 for at in others))
         await opened.commits.change(lambda state: (state.joined(stream, found.added, at_us), None))
         return found.added
 
@@ -170,7 +167,7 @@ class IcebergSink:
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         def step(state: SinkState) -> tuple[SinkState, tuple[Fence, LogPosition | None]]:
-            raised, fence = state.fenced(stream, shard_id, owner, self._now_us())
+            raised, fence = state.fenced(stream, shard_id, owner, self._clocks.now_us())
             return raised, (fence, state.row(stream, shard_id).log)
 
         fence, log = await (await self._ready()).commits.change(step)
@@ -195,7 +192,7 @@ class IcebergSink:
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        now_us = self._now_us()
+        now_us = self._clocks.now_us()
 
         def step(state: SinkState) -> tuple[SinkState, dict[str, Position | None]]:
             old: dict[str, Position | None] = {}
@@ -389,12 +386,12 @@ class IcebergSink:
         lake = Lake(settings.name, settings.catalog, settings.aws)
         targets = {name: settings.table_of(name) for name in self._names}
         all_commits = {
-            table: Commits(lake, table, settings.pipeline, self._sleep)
+            table: Commits(lake, table, settings.pipeline, self._clocks.sleep)
             for table in {self._home, settings.letters, *targets.values()}
         }
         home, letters = all_commits[self._home], all_commits[settings.letters]
         tables = {name: all_commits[table] for name, table in targets.items()}
-        clocks = (self._monotonic, self._now_us)
+        clocks = (self._clocks.monotonic, self._clocks.now_us)
         room = Room(settings, home, letters, self._windows, *clocks, self._shards)
         writer: IcebergWriter | IcebergStateWriter = (
             IcebergWriter(room, self._names)

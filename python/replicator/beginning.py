@@ -45,6 +45,8 @@ class Beginning:
         known = {each: await each.sink.is_known(stream) for each in there}
         new = [each for each in there if not known[each]]
         others = [each for each in there if known[each]]
+        for outlet in others:
+            await self._add_tables(stream, outlet)
         if not new:
             return
         if others:
@@ -66,7 +68,9 @@ class Beginning:
         """Opens a sink that was absent, and begins the stream there where that was not done. It
         stays absent."""
         await outlet.sink.open(tables)
-        if not await outlet.sink.is_known(stream):
+        if await outlet.sink.is_known(stream):
+            await self._add_tables(stream, outlet)
+        else:
             others = [each for each in self._outlets if each.absent is None]
             await self._join(stream, outlet, others, tables)
 
@@ -80,6 +84,11 @@ class Beginning:
                 for each in await outlet.sink.expiring(tables, reach):
                     self._log.warning(each.code, sink=outlet.name, reason=each.message)
         return first_starts(await self._source.shards(), position)
+
+    async def _add_tables(self, stream: Stream, outlet: Outlet) -> None:
+        """Tables that weren't listed when the stream was begun there (law 3)."""
+        if added := await outlet.sink.add_tables(stream):
+            self._log.info("tables_added", sink=outlet.name, tables=list(added))
 
     async def _require_room(self, stream: Stream, outlet: Outlet) -> None:
         begun = await outlet.sink.begun()

@@ -334,11 +334,13 @@ class SinkReport:
 
 @dataclass(frozen=True, slots=True)
 class SinkHeld:
-    """What an opened sink would say of a stream (`Sink.is_known`, `begun`, `holds_data`)."""
+    """What an opened sink would say of a stream (`Sink.is_known`, `begun`, `holds_data`); `rivals`
+    are the streams for which `add_tables` would refuse it (ARNs)."""
 
     is_known: bool
     begun: tuple[str, ...]
     holds_data: bool
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,8 @@ class _Checks:
         for name, sink in sinks.items():
             with suppress(ReplicatorError):  # the sink has a look of its own
                 held[name] = await sink.held(stream, tables)
+        for each in held.values():
+            require_comparable(stream.arn, each.rivals)
         new = {name: each for name, each in held.items() if not each.is_known}
         await self._at_ages(source, sinks, held, tables)
         for settings in self._pipeline.sinks:

@@ -157,6 +157,13 @@ class Sink(Protocol[PayloadT]):
         """True when `begin` was done for the stream."""
         ...
 
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        """Stores with a known stream the places that it is written to since `open` and wasn't
+        before, and gives their names. Raises FatalError, and stores nothing, where one of them
+        holds what another stream brought since, whose versions can't be compared (law 3). May be
+        called twice."""
+        ...
+
     async def begun(self) -> Sequence[str]:
         """The ARNs of all streams that `begin` was done for, by this pipeline or into any of its
         tables, the newest last. After `open`."""
@@ -264,8 +271,8 @@ class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
         ...
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
-        """What `is_known`, `begun` and `holds_data` would say after `open`: of what isn't there
-        yet, nothing. Raises TransientError and FatalError."""
+        """What `is_known`, `begun`, `holds_data` and `add_tables` would say after `open`: of what
+        isn't there yet, nothing. Raises TransientError and FatalError."""
         ...
 
     async def report(self) -> SinkReport:

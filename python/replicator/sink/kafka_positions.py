@@ -132,20 +132,24 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A stream that a pipeline began: its shards' first positions, where it goes, and when."""
+    """A stream that a pipeline began: its shards' first positions, where it goes, and when;
+    `joined_us` is when it came to the newest of these topics, UTC microseconds."""
 
     starts: Mapping[str, Position]
     topics: tuple[str, ...]
     at_us: int
+    joined_us: int
 
     def to_bytes(self) -> bytes:
         starts = {shard: str(position) for shard, position in self.starts.items()}
-        return _dumped({"starts": starts, "topics": self.topics, "at_us": self.at_us})
+        members = {"starts": starts, "topics": self.topics, "at_us": self.at_us}
+        return _dumped(members | {"joined_us": self.joined_us})
 
     @classmethod
     def of(cls, members: Mapping[str, Any]) -> Begun:
         starts = {shard: Position.parse(text) for shard, text in members["starts"].items()}
-        return cls(starts, tuple(members["topics"]), members["at_us"])
+        at_us = members["at_us"]
+        return cls(starts, tuple(members["topics"]), at_us, members.get("joined_us", at_us))
 
     def log(self, shard_id: str) -> LogPosition | None:
         """What stands for a shard until it is written for the first time."""
@@ -210,7 +214,7 @@ class KafkaPositions:
 
     def streams(self) -> Mapping[Key, Begun]:
         """All that were begun, the newest last."""
-        return dict(sorted(self._streams.items(), key=lambda item: item[1].at_us))
+        return dict(sorted(self._streams.items(), key=lambda item: item[1].joined_us))
 
     def shards(self, pipeline: str, stream: Stream | None = None) -> Mapping[Key, Stored]:
         """All of a pipeline that were written or fenced, or of one stream of it."""

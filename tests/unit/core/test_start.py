@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.start import reach_us, require_comparable, require_start, require_successor
+from replicator.core.start import (
+    Brought,
+    joining,
+    reach_us,
+    require_comparable,
+    require_start,
+    require_successor,
+)
 from replicator.errors import FatalError, TransientError
 from replicator.model import TRIM_HORIZON, Horizon, Position, Stream, after, at_timestamp
 
@@ -79,3 +86,42 @@ def test_a_start_into_rows_is_safe_after_streams_of_its_own_kind_only() -> None:
     with pytest.raises(FatalError) as replaced:
         require_start("p", stream, TRIM_HORIZON, [KINESIS])
     assert replaced.value.code == "stream_replaced"
+
+
+def brought(arn: str, *tables: str, is_mine: bool = False) -> Brought:
+    return Brought(arn, frozenset(tables), is_mine=is_mine)
+
+
+@pytest.mark.parametrize(
+    ("before", "new", "rivals"),
+    [
+        ([brought(KINESIS, "a", "b", is_mine=True)], set(), {}),
+        ([brought(KINESIS, "a", is_mine=True)], {"b"}, {}),
+        ([brought(KINESIS, "a", is_mine=True), brought(KINESIS_2, "b")], {"b"}, {}),
+        ([brought(TABLE, "b"), brought(KINESIS, "a", is_mine=True)], {"b"}, {"b": [TABLE]}),
+        ([brought(TABLE, "c"), brought(KINESIS, "a", is_mine=True)], {"b"}, {}),
+        # It was begun where others had been: the table was empty then, and is its own since.
+        ([brought(TABLE, "a"), brought(KINESIS, "a", "b", is_mine=True)], set(), {}),
+        # And these came after it.
+        (
+            [brought(KINESIS, "a", "b", is_mine=True), brought(TABLE, "b"), brought(TABLE_2, "b")],
+            set(),
+            {"b": [TABLE, TABLE_2]},
+        ),
+    ],
+)
+def test_a_table_is_of_the_stream_that_came_to_it_last(
+    before: list[Brought], new: set[str], rivals: dict[str, list[str]]
+) -> None:
+    found = joining(KINESIS, {"a", "b"}, before)
+    assert found.new == new
+    assert found.rivals == {table: tuple(arns) for table, arns in rivals.items()}
+    assert found.is_needed == bool(new or rivals)
+
+
+def test_an_empty_table_has_no_rival() -> None:
+    before = [brought(TABLE, "b"), brought(TABLE_2, "c"), brought(KINESIS, "a", is_mine=True)]
+    found = joining(KINESIS, {"a", "b", "c"}, before)
+    assert found.rivals_in({"a"}) == ()
+    assert found.rivals_in({"a", "c"}) == (TABLE_2,)
+    assert found.rivals_in({"b", "c"}) == (TABLE, TABLE_2)

@@ -6,7 +6,7 @@ import base64
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,10 +14,11 @@ import structlog
 
 from replicator.config import Config, PipelineConfig
 from replicator.errors import FatalError, ReplicatorError
-from replicator.model import StoredLetter
+from replicator.model import LetterOutcome, StoredLetter, TableSchema
 from replicator.protocols import Redriven
-from replicator.service import closing, make_sink
+from replicator.service import closing, make_sink, source_settings
 from replicator.settings import SinkConfig
+from replicator.source.tables import describe_tables
 from replicator.tables import expanded
 
 log = structlog.get_logger()
@@ -25,9 +26,13 @@ log = structlog.get_logger()
 _OWNER = "dead-letters"
 # Where they are looked at, at the others.
 _PLACES = {
-    "postgres": "ask the table replicator_dead_letters",
-    "cratedb": "ask the table replicator_dead_letters",
+    "iceberg": "ask its dead letters' table",
     "s3": "read the objects under its error_output_prefix",
+}
+_REASONS = {
+    LetterOutcome.DUPLICATE: "its change is there already",
+    LetterOutcome.SUPERSEDED: "a newer change of its key is there: nothing was written",
+    LetterOutcome.GONE: "somebody else ended it meanwhile",
 }
 
 Confirm = Callable[[str], bool]
@@ -54,10 +59,15 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What was written again or dropped at one sink."""
+    """What became of those that were to be written again or dropped, at one sink."""
 
     done: str
     rows: tuple[dict[str, Any], ...]
+
+    @property
+    def left(self) -> int:
+        """How many were refused, and stay."""
+        return sum(row["outcome"] == LetterOutcome.REFUSED for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--output json`."""
@@ -65,7 +75,10 @@ class Ended:
 
     def as_text(self) -> str:
         """For people."""
-        return "\n".join([f"{self.done}: {len(self.rows)}", *(_line(row) for row in self.rows)])
+        first = f"{self.done}: {len(self.rows) - self.left}"
+        if self.left:
+            first += f"; {self.left} stay"
+        return "\n".join([first, *map(_ended_line, self.rows)])
 
 
 async def listed(config: Config, pipeline: str | None, sink: str | None) -> Listed:
@@ -109,23 +122,39 @@ async def end(
     *,
     redrive: bool,
 ) -> Ended | None:
-    """Writes these (all, without ids) again, or drops them; see `Redriven.end_letters`. None
-    when `confirm` says no. Raises FatalError, and LeaseLost when a worker took the shard
-    meanwhile: then nothing of that shard was done."""
+    """Writes these (all, without ids) again, or drops them; see `Redriven`. None when `confirm`
+    says no. Raises FatalError, TransientError, and LeaseLost when a worker took the shard
+    meanwhile; what was done by then is in the log."""
     async with _at(config, pipeline, sink) as (one, settings, opened):
         what = ", ".join(ids) if ids else "all dead letters"
         verb = "written again" if redrive else "dropped for good"
-        if not confirm(
-            f"{one.name}/{settings.name}: {what}, and what waits behind, will be {verb}"
-        ):
+        place = f"{one.name}/{settings.name}"
+        if not confirm(f"{place}: {what}, with any changes that wait behind, will be {verb}"):
             return None
+
+        async def describe() -> Sequence[TableSchema]:
+            return await describe_tables(source_settings(config, one), one.listed_tables)
+
         owner = f"{_OWNER}:{socket.gethostname()}:{os.getpid()}"
-        letters = await opened.end_letters(ids, owner, redrive=redrive)
+        ending = (
+            opened.redrive_letters(ids, owner, describe)
+            if redrive
+            else opened.drop_letters(ids, owner)
+        )
+        rows = []
         name = config.qualified_name(one)
-        done = "redriven" if redrive else "dropped"
-        for letter in letters:
-            log.warning("dead_letter_ended", pipeline=name, done=done, letter=letter.id)
-        return Ended(done, tuple(_row(one, settings, letter) for letter in letters))
+        async with aclosing(ending):
+            async for each in ending:
+                row = _row(one, settings, each.letter)
+                reason = each.reason or _REASONS.get(each.outcome, "")
+                rows.append(row | {"outcome": each.outcome, "reason": reason})
+                log.warning(
+                    "dead_letter_ended",
+                    pipeline=name,
+                    letter=each.letter.id,
+                    outcome=each.outcome,
+                )
+        return Ended("redriven" if redrive else "dropped", tuple(rows))
 
 
 @asynccontextmanager
@@ -165,3 +194,8 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['pipeline']}/{row['sink']}  {row['id']}  {row['at']}  {row['code']}  "
         f"{row['table'] or 'no table'}  {row['key'] or 'no key'}{held}"
     )
+
+
+def _ended_line(row: dict[str, Any]) -> str:
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return f"{_line(row)}  {row['outcome']}{reason}"

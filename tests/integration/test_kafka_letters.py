@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from replicator import config as configuration
+from replicator._core import Records, decode
 from replicator.errors import FatalError, LeaseLost
-from replicator.model import SHARD_END, Fence
+from replicator.model import SHARD_END, Fence, Pending, after
 from replicator.sink.kafka import KafkaSink
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.kinesis_server import KinesisServer
@@ -145,6 +146,23 @@ async def test_a_key_that_waits_in_a_child_too_is_written_again_in_order(
     assert seconds == [1, 2, 3]
 
 
+async def test_a_record_that_names_no_table_is_written_again_too(rig: Rig) -> None:
+    """Regression: a letter of DynamoDB Streams, whose records name no table, had no key and could
+    only be dropped."""
+    sink = await rig.worker(compression="none", **SMALL)
+    fence = await fenced(sink)
+    record = json.loads(change("a", 1, 3_000))
+    del record["tableName"]
+    batch = decode(Records.pack([json.dumps(record).encode()], [number(1)]), table="products")
+    await write(sink, Pending(fence, batch, after(number(1)), None, 0.0))
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    operator = await rig.worker(tables=())
+    (letter,) = await operator.letters()
+    assert (letter.table, letter.key, letter.is_held) == ("products", '{"id":{"S":"a"}}', True)
+    await operator.end_letters([letter.id], "operator", redrive=True)
+    assert await of_key(rig, "a") == [1]
+
+
 async def test_what_is_dropped_is_over_and_its_key_goes_on(rig: Rig) -> None:
     await quarantining(rig)
     operator = await rig.worker(tables=())
@@ -201,7 +219,10 @@ async def test_who_takes_the_shard_meanwhile_is_not_written_over(rig: Rig, times
 
 async def test_the_command_lists_shows_redrives_and_drops(rig: Rig, tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:1"  # nothing of AWS is asked
-    beside = [{"name": "w", "kind": "postgres", "dsn": "postgresql://127.0.0.1:1/absent"}]
+    beside = [
+        {"name": "w", "kind": "postgres", "dsn": "postgresql://127.0.0.1:1/absent"},
+        {"name": "lake", "kind": "s3", "bucket": "absent"},
+    ]
     config = kafka_config(tmp_path, nowhere, rig.server, rig.prefix, beside)
     loaded = configuration.load(config)
     (pipeline,) = loaded.pipelines
@@ -213,20 +234,23 @@ async def test_the_command_lists_shows_redrives_and_drops(rig: Rig, tmp_path: Pa
         assert found == code, (out, err)
         return json.loads(out) if out else err
 
-    listed = await said("list")
+    listed = await said("list", code=1)
     (note,) = listed["notes"]
-    assert note.startswith("sink p/w (postgres) doesn't show its dead letters here")
+    assert note.startswith("sink p/lake (s3) doesn't show its dead letters here: read the objects")
+    (problem,) = listed["problems"]
+    assert problem.startswith("p/w: ")
     assert {row["sink"] for row in listed["dead_letters"]} == {"bus"}
     ids = {row["code"]: row["id"] for row in listed["dead_letters"]}
     at = ("--sink", "bus")
     shown = await said("show", ids["malformed_json"], *at)
     assert (shown["raw"], shown["shard"]) == ("broken", "shard-1")
     assert "Say --yes" in await said("drop", ids["malformed_json"], *at, code=2)
-    assert "ask the table" in await said("drop", "--all", "--yes", "--sink", "w", code=2)
+    assert "read the objects" in await said("drop", "--all", "--yes", "--sink", "lake", code=2)
     assert len((await said("drop", ids["malformed_json"], "--yes", *at))["dead_letters"]) == 1
     await configured(rig, f"{rig.prefix}.products", LARGE)
     redriven = await said("redrive", "--all", "--yes", *at)
-    assert (redriven["done"], len(redriven["dead_letters"])) == ("redriven", 4)
+    assert redriven["done"] == "redriven"
+    assert [row["outcome"] for row in redriven["dead_letters"]] == ["written"] * 4
     assert (await said("list", *at))["dead_letters"] == []
     assert await of_key(rig, "a") == [1, 2, 4, 6]
 

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,7 +20,9 @@ from replicator.errors import FatalError, TransientError
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
+    EndedLetter,
     Fence,
+    LetterOutcome,
     Position,
     Reached,
     SinkHeld,
@@ -30,6 +32,7 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
+from replicator.protocols import Describe
 from replicator.sink import kafka_topics
 from replicator.sink.fences import fence_lost, marked
 from replicator.sink.kafka_client import Fenced, mapped, options
@@ -311,9 +314,25 @@ class KafkaSink:
     async def letters(self) -> Sequence[StoredLetter]:
         return [one.letter for one in await self._dead.waiting()]
 
+    async def redrive_letters(
+        self,
+        ids: Sequence[str],
+        owner: str,
+        describe: Describe,
+    ) -> AsyncGenerator[EndedLetter, None]:
+        for letter in await self.end_letters(ids, owner, redrive=True):
+            yield EndedLetter(letter, LetterOutcome.WRITTEN)
+
+    async def drop_letters(
+        self, ids: Sequence[str], owner: str
+    ) -> AsyncGenerator[EndedLetter, None]:
+        for letter in await self.end_letters(ids, owner, redrive=False):
+            yield EndedLetter(letter, LetterOutcome.DROPPED)
+
     async def end_letters(
         self, ids: Sequence[str], owner: str, *, redrive: bool
     ) -> Sequence[StoredLetter]:
+        """Both, a transaction a shard. Raises FatalError for one that can't be written again."""
         ended: list[StoredLetter] = []
         meant = await self._dead.meant(ids)
         for place in meant.places:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from replicator._core import ChangeBatch, KafkaBatch, Records, decode
+from replicator._core import ChangeBatch, KafkaBatch
 from replicator.errors import FatalError
 from replicator.model import StoredLetter, Stream, TableSchema
 from replicator.sink import kafka_topics
@@ -30,6 +30,7 @@ from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, Sent, send_position
+from replicator.sink.letters import changes_of, key_of
 
 # Those that only their key's earlier ones keep from the topic.
 _HELD_CODES: Final = frozenset({"record_too_large", "key_quarantined"})
@@ -114,6 +115,7 @@ class KafkaLetters:
         table, stored = headers.get("table"), self._positions.shard(place)
         letter = StoredLetter(
             id="/".join(message.key.decode().rsplit("/", 3)[1:]),
+            stream=headers["stream"],
             shard=headers["shard"],
             position=headers.get("position", ""),
             index=int(headers["index"]),
@@ -125,7 +127,7 @@ class KafkaLetters:
             is_held=False,
             raw=message.value,
         )
-        key = _key_of(letter)
+        key = key_of(letter)
         is_held = letter.code in _HELD_CODES and stored is not None and (table, key) in stored.aside
         return replace(letter, key=key, is_held=is_held)
 
@@ -204,7 +206,7 @@ class KafkaLetters:
         tables = [TableSchema(name, ()) for name in dict.fromkeys(str(x.table) for x in letters)]
         _, found = await kafka_topics.plan(self._options, config, tables)
         topics = {table.name: found[config.topic_of(table.name)] for table in tables}
-        changes = _changes_of(letters)
+        changes = ChangeBatch.concat([changes_of(one) for one in letters])
         if (pattern := config.pattern()) is not None:
             changes = changes.filter(pattern)
         if (projection := config.projection()) is not None:
@@ -266,18 +268,3 @@ def stream_of(place: Key) -> Stream:
     Streams) behind the kind of thing that it is."""
     _, arn, created_at_s, _ = place
     return Stream(arn.split(":", 5)[5].split("/")[1], arn, created_at_s)
-
-
-def _changes_of(letters: Sequence[StoredLetter]) -> ChangeBatch:
-    """What they hold, decoded as it was when it came."""
-    return decode(
-        Records.pack([one.raw for one in letters], [one.position or "0" for one in letters])
-    )
-
-
-def _key_of(letter: StoredLetter) -> str | None:
-    if letter.table is None:
-        return None
-    # A limit that nothing keeps gives every key.
-    _, keys = _changes_of([letter]).set_aside(letter.table, record_bytes_max=0)
-    return keys[0].decode() if keys else None

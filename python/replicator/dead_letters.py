@@ -1,4 +1,4 @@
-"""Dead letters by hand: listed, shown, written again, dropped; at the sinks that offer it."""
+"""Dead letters by hand: listed and shown; written again or dropped at the sinks that offer it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import structlog
 from replicator.config import Config, PipelineConfig
 from replicator.errors import FatalError, ReplicatorError
 from replicator.model import LetterOutcome, StoredLetter, TableSchema
-from replicator.protocols import Redriven
+from replicator.protocols import Redriven, ShownSink
 from replicator.service import closing, make_sink, source_settings
 from replicator.settings import SinkConfig
 from replicator.source.tables import describe_tables
@@ -24,10 +24,10 @@ from replicator.tables import expanded
 log = structlog.get_logger()
 
 _OWNER = "dead-letters"
-# Where they are looked at, at the others.
-_PLACES = {
-    "iceberg": "ask its dead letters' table",
-    "s3": "read the objects under its error_output_prefix",
+# Where they end at the others, for which nothing waits.
+_ELSEWHERE = {
+    "iceberg": "delete the row from its dead letters' table",
+    "s3": "remove its object under error_output_prefix",
 }
 _REASONS = {
     LetterOutcome.DUPLICATE: "its change is there already",
@@ -40,20 +40,18 @@ Confirm = Callable[[str], bool]
 
 @dataclass(slots=True)
 class Listed:
-    """What waits at the sinks that can say; `notes` names the others, `problems` those that
-    couldn't be read."""
+    """What waits at the sinks; `problems` names those that couldn't be read."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--output json`, without the records themselves."""
-        return {"dead_letters": self.rows, "notes": self.notes, "problems": self.problems}
+        return {"dead_letters": self.rows, "problems": self.problems}
 
     def as_text(self) -> str:
         """For people."""
-        lines = [*self.problems, *(_line(row) for row in self.rows), *self.notes]
+        lines = [*self.problems, *(_line(row) for row in self.rows)]
         return "\n".join(lines) if lines else "no dead letters"
 
 
@@ -89,9 +87,6 @@ async def listed(config: Config, pipeline: str | None, sink: str | None) -> List
     for one, settings in config.sinks(pipeline, sink):
         name = f"{one.name}/{settings.name}"
         async with closing(make_sink(config, one, settings, _OWNER, "")) as opened:
-            if not isinstance(opened, Redriven):
-                found.notes.append(_elsewhere(name, settings))
-                continue
             try:
                 letters = await opened.letters()
             except ReplicatorError as error:
@@ -126,9 +121,16 @@ async def end(
     says no. Raises FatalError, TransientError, and LeaseLost when a worker took the shard
     meanwhile; what was done by then is in the log."""
     async with _at(config, pipeline, sink) as (one, settings, opened):
+        place = f"{one.name}/{settings.name}"
+        if not isinstance(opened, Redriven):
+            raise FatalError(
+                "usage_sink",
+                f"sink {place} ({settings.kind}) shows its dead letters and ends none. What to do: "
+                "write its item in DynamoDB again where the change matters, and "
+                + _ELSEWHERE.get(settings.kind, "remove it where it lies"),
+            )
         what = ", ".join(ids) if ids else "all dead letters"
         verb = "written again" if redrive else "dropped for good"
-        place = f"{one.name}/{settings.name}"
         if not confirm(f"{place}: {what}, with any changes that wait behind, will be {verb}"):
             return None
 
@@ -160,19 +162,12 @@ async def end(
 @asynccontextmanager
 async def _at(
     config: Config, pipeline: str | None, sink: str | None
-) -> AsyncIterator[tuple[PipelineConfig, SinkConfig, Redriven]]:
+) -> AsyncIterator[tuple[PipelineConfig, SinkConfig, ShownSink[Any]]]:
     config = await expanded(config)
     one = config.pipeline(pipeline)
     settings = one.sink(sink)
     async with closing(make_sink(config, one, settings, _OWNER, "")) as opened:
-        if not isinstance(opened, Redriven):
-            raise FatalError("usage_sink", _elsewhere(f"{one.name}/{settings.name}", settings))
         yield one, settings, opened
-
-
-def _elsewhere(name: str, settings: SinkConfig) -> str:
-    place = _PLACES.get(settings.kind, "look where it keeps them")
-    return f"sink {name} ({settings.kind}) doesn't show its dead letters here: {place}"
 
 
 def _row(pipeline: PipelineConfig, sink: SinkConfig, letter: StoredLetter) -> dict[str, Any]:

@@ -231,12 +231,8 @@ Describe: TypeAlias = Callable[[], Awaitable[Sequence[TableSchema]]]
 
 @runtime_checkable
 class Redriven(Protocol):
-    """What a sink may offer besides: an operator sees its dead letters and ends them, also while
-    workers write. All of it may be called without `open`, and again after an error."""
-
-    async def letters(self) -> Sequence[StoredLetter]:
-        """Those that wait, of a shard in order. Raises TransientError and FatalError."""
-        ...
+    """What a sink may offer besides: an operator ends its dead letters, also while workers write.
+    It may be called without `open`, and again after an error."""
 
     def redrive_letters(
         self, ids: Sequence[str], owner: str, describe: Describe
@@ -272,6 +268,11 @@ class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
     async def report(self) -> SinkReport:
         """Positions and dead letters as they are stored; empty before the sink was opened for
         the first time. May be called without `open`. Raises TransientError and FatalError."""
+        ...
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        """The dead letters that wait, of a shard in order. May be called without `open`. Raises
+        TransientError and FatalError."""
         ...
 
 

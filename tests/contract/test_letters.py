@@ -1,4 +1,5 @@
-"""Dead letters of the sinks that hold the newest items, seen and ended by an operator (law 11)."""
+"""Dead letters as an operator sees them, and ends those of sinks that hold the newest items (law
+11)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,19 @@ from replicator.testing.crate_types import Refused
 from tests.aggregates import aggregate
 from tests.changes import STREAM, number, pending, put, received, remove
 from tests.crate_database import REAL, crate_database
-from tests.sink_rig import ORDERS, PRODUCTS, Content, StateRig, crate_rig, postgres_rig, write
+from tests.sink_rig import (
+    LOG_SINKS,
+    ORDERS,
+    PRODUCTS,
+    STATE_SINKS,
+    Content,
+    Rig,
+    StateRig,
+    crate_rig,
+    fenced,
+    postgres_rig,
+    write,
+)
 from tests.warehouse import connected
 
 Sink = PostgresSink | CrateSink
@@ -132,6 +145,31 @@ async def outcomes(sink: Sink, *ids: str) -> list[str]:
 
 def apple(us: int, **attributes: Any) -> bytes:
     return put("products", APPLE, us, **attributes)
+
+
+@pytest.mark.parametrize(
+    "rig", [each for each in (*STATE_SINKS, *LOG_SINKS) if each != "memory"], indirect=True
+)
+async def test_every_sink_lists_its_own(rig: Rig) -> None:
+    """Of this pipeline, each once, with the record's bytes."""
+    sinks: dict[str, Any] = {}
+    wrong = put("products", {"id": {"N": "5"}}, 1000)  # the table's key is a text
+    for pipeline in ("shop", "shop-1"):
+        sink: Any = await rig.worker(pipeline)
+        sinks[pipeline] = sink
+        assert not await sink.letters()
+        await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
+        fence = await fenced(sink, "shard-1")
+        records = [b"broken", wrong] if pipeline == "shop" else [b"other"]
+        await write(sink, pending(fence, [apple(1000), *records]))
+    found = await sinks["shop"].letters()
+    expected: list[tuple[Any, ...]] = [("malformed_json", None, b"broken", number(2))]
+    if len(found) > 1:  # a log keeps every change, whatever its table's key
+        expected.append(("key_mismatch", '{"id":{"N":"5"}}', wrong, number(3)))
+    assert [(one.code, one.key, one.raw, one.position) for one in found] == expected
+    assert {(one.stream, one.shard) for one in found} == {(STREAM.arn, "shard-1")}
+    assert found[0].id == f"shard-1/{number(2)}/0"
+    assert [one.raw for one in await sinks["shop-1"].letters()] == [b"other"]
 
 
 async def test_what_waits_is_listed_with_its_key_and_why(place: Place) -> None:

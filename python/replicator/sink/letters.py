@@ -19,11 +19,14 @@ from replicator.model import EndedLetter, LetterOutcome, StoredLetter
 def record_id(rejection: Rejection) -> tuple[str, int]:
     """Sequence number and index: the same whenever the record is read again, whatever comes with
     it then."""
-    if rejection.sequence_number:
-        # Only user records of one aggregate share a number.
-        return rejection.sequence_number, rejection.sub_sequence_number
-    # Without a number of the source's own, the bytes tell two records apart.
-    return f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}", rejection.index
+    # Only user records of one aggregate share a number.
+    index = rejection.sub_sequence_number if rejection.sequence_number else rejection.index
+    return record_number(rejection.sequence_number, rejection.raw), index
+
+
+def record_number(sequence_number: str, raw: bytes) -> str:
+    """Without a number of the source's own, the bytes tell two records apart."""
+    return sequence_number or f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 def stored_letter(
@@ -37,7 +40,7 @@ def stored_letter(
     at: str,
     raw: bytes,
 ) -> StoredLetter:
-    """One of a sink of the newest items; `number` and `index` are those of `record_id`."""
+    """One that nothing waits for; `number` and `index` are those of `record_id`."""
     letter = StoredLetter(
         id=f"{shard}/{number}/{index}",
         stream=stream,

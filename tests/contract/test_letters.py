@@ -161,7 +161,10 @@ async def test_every_sink_lists_its_own(rig: Rig) -> None:
         await sink.begin(STREAM, {"shard-1": TRIM_HORIZON})
         fence = await fenced(sink, "shard-1")
         records = [b"broken", wrong] if pipeline == "shop" else [b"other"]
-        await write(sink, pending(fence, [apple(1000), *records]))
+        writer = sink.writer(fence)
+        payload = writer.encode([pending(fence, [apple(1000), *records])])
+        for _ in range(2):
+            await writer.write(payload)
     found = await sinks["shop"].letters()
     expected: list[tuple[Any, ...]] = [("malformed_json", None, b"broken", number(2))]
     if len(found) > 1:  # a log keeps every change, whatever its table's key

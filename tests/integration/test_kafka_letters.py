@@ -13,7 +13,7 @@ import pytest
 from replicator import config as configuration
 from replicator._core import Records, decode
 from replicator.errors import FatalError, LeaseLost
-from replicator.model import SHARD_END, Fence, Pending, after
+from replicator.model import SHARD_END, Fence, Pending, TableSchema, after
 from replicator.sink.kafka import KafkaSink
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.kinesis_server import KinesisServer
@@ -50,6 +50,10 @@ CHANGES = [
     change("c", 5, 3_000),
     change("a", 6),
 ]
+
+
+async def describe() -> list[TableSchema]:
+    raise AssertionError("a topic is known by its table's name")
 
 
 async def quarantining(rig: Rig, **more: Any) -> KafkaSink:
@@ -187,9 +191,16 @@ async def test_all_that_can_be_is_written_again_and_the_rest_stays(rig: Rig) -> 
     await quarantining(rig)
     operator = await rig.worker(tables=())
     await configured(rig, f"{rig.prefix}.products", LARGE)
-    assert len(await operator.end_letters([], "operator", redrive=True)) == 4
-    assert [one.code for one in await operator.letters()] == ["malformed_json"]
-    assert await operator.end_letters([], "operator", redrive=True) == []
+    outcomes = [each.outcome async for each in operator.redrive_letters([], "me", describe)]
+    assert outcomes == ["refused", "written", "written", "written", "written"]
+    (left,) = await operator.letters()
+    for ids in ([], [left.id]):
+        (ended,) = [each async for each in operator.redrive_letters(ids, "me", describe)]
+        assert (ended.letter, ended.outcome) == (left, "refused")
+        assert ended.reason == f"malformed_json: {left.message}"
+    assert [each.outcome async for each in operator.drop_letters([], "me")] == ["dropped"]
+    with pytest.raises(FatalError, match="no dead letter"):
+        await anext(operator.redrive_letters([left.id], "me", describe))
 
 
 @pytest.mark.parametrize("times", [1, 9])

@@ -50,6 +50,7 @@ from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
+from replicator.sink.letters import chosen, refused
 from replicator.sink.log_shard import LogPosition, LogShard
 from replicator.sink.place import SinkPlace
 from replicator.sink.projected import require_keys
@@ -320,8 +321,13 @@ class KafkaSink:
         owner: str,
         describe: Describe,
     ) -> AsyncGenerator[EndedLetter, None]:
-        for letter in await self.end_letters(ids, owner, redrive=True):
-            yield EndedLetter(letter, LetterOutcome.WRITTEN)
+        named = chosen(await self.letters(), ids)
+        for letter in (one for one in named if not one.is_held):
+            yield refused(letter, letter.code, letter.message)
+        held = [one.id for one in named if one.is_held]
+        if held or not ids:  # without ids keys that wait with no letter are meant, too
+            for letter in await self.end_letters(ids and held, owner, redrive=True):
+                yield EndedLetter(letter, LetterOutcome.WRITTEN)
 
     async def drop_letters(
         self, ids: Sequence[str], owner: str

@@ -16,15 +16,14 @@ async def letters(bucket: Bucket, settings: S3Settings) -> list[StoredLetter]:
     """All of them, of a shard in order. Raises TransientError and FatalError."""
     found: list[StoredLetter] = []
     if root := settings.error_prefix.root:
-        # A plan's name for its objects begins so: other pipelines may share the prefix.
-        ours = f"{settings.pipeline.split('/')[-2:][0]}-"
         async for entry in bucket.entries(root):
             name = entry.key.rpartition("/")[2]
-            if is_letters(name) and name.startswith(ours):
+            # Other pipelines may share the prefix, and one's name may begin with another's.
+            if is_letters(name) and name.startswith(settings.stem):
                 body = await bucket.read(entry.key) or b""
                 with bucket.reading(entry.key):
                     some = [_letter(entry, line) for line in body.splitlines()]
-                found += [one for one in some if name.startswith(f"{ours}{one.shard}-")]
+                found += [one for one in some if name.startswith(f"{settings.stem}{one.shard}-")]
     return in_order(found)
 
 

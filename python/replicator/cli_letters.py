@@ -89,8 +89,10 @@ def redrive(
     output: OutputOption = Output.TEXT,
     version: VersionOption = False,
 ) -> None:
-    """Write them where they belong, with all that waits behind them, in order; then their keys
-    go their usual way again. A worker that reads the shard begins it anew."""
+    """Write them where they belong. In a table one that isn't newer than what is stored changes
+    nothing and says so. In a topic all that waits behind it follows in order, then its key goes its
+    usual way again, and a worker that reads the shard begins it anew. What is refused again stays
+    (exit code 1)."""
     _end(_which(ids, all_=all_), pipeline, sink, config, output, yes=yes, redrive=True)
 
 
@@ -133,6 +135,7 @@ def _end(
         typer.echo("nothing was changed", err=True)
         raise typer.Exit(1)
     print_result(output, done.as_dict(), done.as_text())
+    raise typer.Exit(1 if done.left else 0)
 
 
 def _which(ids: Sequence[str] | None, *, all_: bool) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Dead letters by hand: listed, shown, written again, dropped; at the sinks that offer it."""
+"""Dead letters by hand: listed and shown; written again or dropped at the sinks that offer it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,20 +14,25 @@ import structlog
 
 from replicator.config import Config, PipelineConfig
 from replicator.errors import FatalError, ReplicatorError
-from replicator.model import StoredLetter
-from replicator.protocols import Redriven
-from replicator.service import closing, make_sink
+from replicator.model import LetterOutcome, StoredLetter, TableSchema
+from replicator.protocols import Redriven, ShownSink
+from replicator.service import closing, make_sink, source_settings
 from replicator.settings import SinkConfig
+from replicator.source.tables import describe_tables
 from replicator.tables import expanded
 
 log = structlog.get_logger()
 
 _OWNER = "dead-letters"
-# Where they are looked at, at the others.
-_PLACES = {
-    "postgres": "ask the table replicator_dead_letters",
-    "cratedb": "ask the table replicator_dead_letters",
-    "s3": "read the objects under its error_output_prefix",
+# Where they end at the others, for which nothing waits.
+_ELSEWHERE = {
+    "iceberg": "delete the row from its dead letters' table",
+    "s3": "remove its object under error_output_prefix",
+}
+_REASONS = {
+    LetterOutcome.DUPLICATE: "its change is there already",
+    LetterOutcome.SUPERSEDED: "a newer change of its key is there: nothing was written",
+    LetterOutcome.GONE: "somebody else ended it meanwhile",
 }
 
 Confirm = Callable[[str], bool]
@@ -35,29 +40,32 @@ Confirm = Callable[[str], bool]
 
 @dataclass(slots=True)
 class Listed:
-    """What waits at the sinks that can say; `notes` names the others, `problems` those that
-    couldn't be read."""
+    """What waits at the sinks; `problems` names those that couldn't be read."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--output json`, without the records themselves."""
-        return {"dead_letters": self.rows, "notes": self.notes, "problems": self.problems}
+        return {"dead_letters": self.rows, "problems": self.problems}
 
     def as_text(self) -> str:
         """For people."""
-        lines = [*self.problems, *(_line(row) for row in self.rows), *self.notes]
+        lines = [*self.problems, *(_line(row) for row in self.rows)]
         return "\n".join(lines) if lines else "no dead letters"
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What was written again or dropped at one sink."""
+    """What became of those that were to be written again or dropped, at one sink."""
 
     done: str
     rows: tuple[dict[str, Any], ...]
+
+    @property
+    def left(self) -> int:
+        """How many were refused, and stay."""
+        return sum(row["outcome"] == LetterOutcome.REFUSED for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--output json`."""
@@ -65,7 +73,10 @@ class Ended:
 
     def as_text(self) -> str:
         """For people."""
-        return "\n".join([f"{self.done}: {len(self.rows)}", *(_line(row) for row in self.rows)])
+        first = f"{self.done}: {len(self.rows) - self.left}"
+        if self.left:
+            first += f"; {self.left} stay"
+        return "\n".join([first, *map(_ended_line, self.rows)])
 
 
 async def listed(config: Config, pipeline: str | None, sink: str | None) -> Listed:
@@ -76,9 +87,6 @@ async def listed(config: Config, pipeline: str | None, sink: str | None) -> List
     for one, settings in config.sinks(pipeline, sink):
         name = f"{one.name}/{settings.name}"
         async with closing(make_sink(config, one, settings, _OWNER, "")) as opened:
-            if not isinstance(opened, Redriven):
-                found.notes.append(_elsewhere(name, settings))
-                continue
             try:
                 letters = await opened.letters()
             except ReplicatorError as error:
@@ -109,41 +117,57 @@ async def end(
     *,
     redrive: bool,
 ) -> Ended | None:
-    """Writes these (all, without ids) again, or drops them; see `Redriven.end_letters`. None
-    when `confirm` says no. Raises FatalError, and LeaseLost when a worker took the shard
-    meanwhile: then nothing of that shard was done."""
+    """Writes these (all, without ids) again, or drops them; see `Redriven`. None when `confirm`
+    says no. Raises FatalError, TransientError, and LeaseLost when a worker took the shard
+    meanwhile; what was done by then is in the log."""
     async with _at(config, pipeline, sink) as (one, settings, opened):
+        place = f"{one.name}/{settings.name}"
+        if not isinstance(opened, Redriven):
+            raise FatalError(
+                "usage_sink",
+                f"sink {place} ({settings.kind}) shows its dead letters and ends none. What to do: "
+                "write its item in DynamoDB again where the change matters, and "
+                + _ELSEWHERE.get(settings.kind, "remove it where it lies"),
+            )
         what = ", ".join(ids) if ids else "all dead letters"
         verb = "written again" if redrive else "dropped for good"
-        if not confirm(
-            f"{one.name}/{settings.name}: {what}, and what waits behind, will be {verb}"
-        ):
+        if not confirm(f"{place}: {what}, with any changes that wait behind, will be {verb}"):
             return None
+
+        async def describe() -> Sequence[TableSchema]:
+            return await describe_tables(source_settings(config, one), one.listed_tables)
+
         owner = f"{_OWNER}:{socket.gethostname()}:{os.getpid()}"
-        letters = await opened.end_letters(ids, owner, redrive=redrive)
+        ending = (
+            opened.redrive_letters(ids, owner, describe)
+            if redrive
+            else opened.drop_letters(ids, owner)
+        )
+        rows = []
         name = config.qualified_name(one)
-        done = "redriven" if redrive else "dropped"
-        for letter in letters:
-            log.warning("dead_letter_ended", pipeline=name, done=done, letter=letter.id)
-        return Ended(done, tuple(_row(one, settings, letter) for letter in letters))
+        async with aclosing(ending):
+            async for each in ending:
+                row = _row(one, settings, each.letter)
+                reason = each.reason or _REASONS.get(each.outcome, "")
+                rows.append(row | {"outcome": each.outcome, "reason": reason})
+                log.warning(
+                    "dead_letter_ended",
+                    pipeline=name,
+                    letter=each.letter.id,
+                    outcome=each.outcome,
+                )
+        return Ended("redriven" if redrive else "dropped", tuple(rows))
 
 
 @asynccontextmanager
 async def _at(
     config: Config, pipeline: str | None, sink: str | None
-) -> AsyncIterator[tuple[PipelineConfig, SinkConfig, Redriven]]:
+) -> AsyncIterator[tuple[PipelineConfig, SinkConfig, ShownSink[Any]]]:
     config = await expanded(config)
     one = config.pipeline(pipeline)
     settings = one.sink(sink)
     async with closing(make_sink(config, one, settings, _OWNER, "")) as opened:
-        if not isinstance(opened, Redriven):
-            raise FatalError("usage_sink", _elsewhere(f"{one.name}/{settings.name}", settings))
         yield one, settings, opened
-
-
-def _elsewhere(name: str, settings: SinkConfig) -> str:
-    place = _PLACES.get(settings.kind, "look where it keeps them")
-    return f"sink {name} ({settings.kind}) doesn't show its dead letters here: {place}"
 
 
 def _row(pipeline: PipelineConfig, sink: SinkConfig, letter: StoredLetter) -> dict[str, Any]:
@@ -165,3 +189,8 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['pipeline']}/{row['sink']}  {row['id']}  {row['at']}  {row['code']}  "
         f"{row['table'] or 'no table'}  {row['key'] or 'no key'}{held}"
     )
+
+
+def _ended_line(row: dict[str, Any]) -> str:
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return f"{_line(row)}  {row['outcome']}{reason}"

@@ -238,11 +238,13 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
-    """A dead letter as its sink keeps it. `id` names it there, `position` is its sequence number,
-    `key` its change's in typed JSON where that can be read, `at` when it was stored (ISO 8601).
-    `is_held`: the later changes of its key wait behind it."""
+    """A dead letter as its sink keeps it. `id` names it there, `stream` is the ARN it came from,
+    `position` its sequence number (empty when the source gave none), `key` its change's in typed
+    JSON where that can be read, `at` when it was stored (ISO 8601). `is_held`: the later changes of
+    its key wait behind it."""
 
     id: str
+    stream: str
     shard: str
     position: str
     index: int
@@ -253,6 +255,30 @@ class StoredLetter:
     at: str
     is_held: bool
     raw: bytes
+
+
+class LetterOutcome(StrEnum):
+    """What became of a dead letter that an operator ended."""
+
+    WRITTEN = "written"
+    DUPLICATE = "duplicate"
+    """The sink holds its change already."""
+    SUPERSEDED = "superseded"
+    """The sink holds a newer change of its key, so nothing was written."""
+    DROPPED = "dropped"
+    REFUSED = "refused"
+    """It stays: it can't be written now either."""
+    GONE = "gone"
+    """Somebody else ended it meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLetter:
+    """`reason` says why, where it is REFUSED: beginning with a code, as the letter does then."""
+
+    letter: StoredLetter
+    outcome: LetterOutcome
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

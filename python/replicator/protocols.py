@@ -7,11 +7,12 @@ shipped fake, passes the suite in `tests/contract/`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from replicator.model import (
     Batching,
+    EndedLetter,
     Fence,
     Fetch,
     Horizon,
@@ -232,6 +233,10 @@ class Inheriting(Protocol):
         ...
 
 
+Describe: TypeAlias = Callable[[], Awaitable[Sequence[TableSchema]]]
+"""Asks for the tables of a pipeline. Raises FatalError and TransientError."""
+
+
 @runtime_checkable
 class Expiring(Protocol):
     """What a sink may offer besides: it says when records are deleted, or refused, for the age of
@@ -245,20 +250,24 @@ class Expiring(Protocol):
 
 @runtime_checkable
 class Redriven(Protocol):
-    """What a sink may offer besides: an operator sees its dead letters and ends them. All of it
-    may be called without `open`."""
+    """What a sink may offer besides: an operator ends its dead letters, also while workers write.
+    It may be called without `open`, and again after an error."""
 
-    async def letters(self) -> Sequence[StoredLetter]:
-        """Those that wait, of a shard in order. Raises TransientError and FatalError."""
+    def redrive_letters(
+        self, ids: Sequence[str], owner: str, describe: Describe
+    ) -> AsyncGenerator[EndedLetter, None]:
+        """Writes these (all, without ids) to where they belong, and gives what became of each once
+        that is durable, its end with it. A sink of the newest items asks `describe`, writes each
+        as any change, so that it undoes nothing newer, and raises no fence. A sink of every change
+        writes with one all that waits behind its key, in order, and what comes later goes its
+        usual way; every fence of these shards is dead from here on, by one of `owner`'s.
+
+        Raises FatalError (`usage_letter` for an id that isn't there), TransientError, and LeaseLost
+        when a worker took the shard meanwhile; what was given by then is done."""
         ...
 
-    async def end_letters(
-        self, ids: Sequence[str], owner: str, *, redrive: bool
-    ) -> Sequence[StoredLetter]:
-        """Ends these (all, without ids) and gives them, a shard at a time: written to where they
-        belong with `redrive`, in order, else dropped. With one whose key's changes wait, those
-        end too, and what comes later goes its usual way. Every fence of these shards is dead
-        from here on. Raises FatalError for one that can't be written again."""
+    def drop_letters(self, ids: Sequence[str], owner: str) -> AsyncGenerator[EndedLetter, None]:
+        """The same, but gives them up."""
         ...
 
 
@@ -278,6 +287,11 @@ class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
     async def report(self) -> SinkReport:
         """Positions and dead letters as they are stored; empty before the sink was opened for
         the first time. May be called without `open`. Raises TransientError and FatalError."""
+        ...
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        """The dead letters that wait, of a shard in order. May be called without `open`. Raises
+        TransientError and FatalError."""
         ...
 
 

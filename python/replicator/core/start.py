@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from replicator.errors import FatalError, TransientError
+from replicator.errors import FatalError, RejectedError, TransientError
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
@@ -62,6 +62,19 @@ def incomparable(arn: str, begun: Sequence[str]) -> tuple[str, ...]:
     """Those of the streams `begun` (ARNs) whose versions can't be compared with this one's."""
     others = tuple(other for other in begun if other != arn)
     return () if all(_has_instants(each) for each in (arn, *others)) else others
+
+
+def require_redrivable(arn: str, begun: Sequence[str]) -> None:
+    """Law 3: refuses a dead letter of a stream whose versions can't be compared with those of the
+    rows, which the newest of the streams `begun` (ARNs) brought. Raises RejectedError."""
+    newest = begun[-1:]
+    if not newest or incomparable(arn, newest):
+        raise RejectedError(
+            "stream_replaced",
+            f"it came from {arn}, whose versions can't be compared with those that the table holds "
+            f"from {newest[0] if newest else 'no known stream'}: write its item in DynamoDB again, "
+            "and drop it",
+        )
 
 
 def require_comparable(arn: str, begun: Sequence[str]) -> None:

@@ -9,18 +9,31 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
 from replicator.errors import TransientError
-from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
+from replicator.model import (
+    EndedLetter,
+    Fence,
+    Position,
+    Reached,
+    SinkHeld,
+    SinkReport,
+    StoredLetter,
+    Stream,
+    TableSchema,
+)
+from replicator.protocols import Describe
 from replicator.sink.committed import Committed
 from replicator.sink.crate_layout import CrateTable, crate_tables
+from replicator.sink.crate_letters import CrateLetters
 from replicator.sink.crate_schema import CratePlan, make, plan
 from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.crate_state import CrateState, holds_data
 from replicator.sink.crate_writer import CrateWriter
 from replicator.sink.fences import fence_lost, marked
+from replicator.sink.letters import chosen
 from replicator.sink.projected import require_keys
 
 _STORE_RETRY_SECONDS = 5.0
@@ -39,6 +52,7 @@ class CrateSink:
         self._monotonic = monotonic
         self._session = CrateSession(settings, sleep)
         self._state = CrateState(settings)
+        self._dead = CrateLetters(self._session, self._state)
         self._tables: tuple[CrateTable, ...] = ()
         self._writers: tuple[CrateWriter, ...] = ()
         self._committed = Committed()
@@ -58,15 +72,12 @@ class CrateSink:
             return await self._state.held(session, stream, targets)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        require_keys(self._settings.name, self._settings.projection, tables)
-        async with self._session.use(f"opening sink {self._settings.name}") as session:
-            planned = await make(session, self._settings, tables)
+        planned = await self._made(tables)
         if self._tables == planned.tables and self._writers:
             return  # opened again, it goes on with its writers
         self._tables = planned.tables
         self._writers = tuple(
             CrateWriter(
-                self._settings,
                 self._session,
                 self._state,
                 self._tables,
@@ -75,6 +86,11 @@ class CrateSink:
             )
             for _ in range(self._settings.connections)
         )
+
+    async def _made(self, tables: Sequence[TableSchema]) -> CratePlan:
+        require_keys(self._settings.name, self._settings.projection, tables)
+        async with self._session.use(f"opening sink {self._settings.name}") as session:
+            return await make(session, self._settings, tables)
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         async with self._session.use(f"beginning stream {stream.name}") as session:
@@ -142,6 +158,28 @@ class CrateSink:
                 await self._state.move(session, stream, shard, position, mark)
         old = {row.shard: row.position for row in rows.values()}
         return {shard: old.get(shard) for shard in positions}
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        return await self._dead.waiting()
+
+    async def redrive_letters(
+        self,
+        ids: Sequence[str],
+        owner: str,
+        describe: Describe,
+    ) -> AsyncGenerator[EndedLetter, None]:
+        if letters := chosen(await self._dead.waiting(), ids):
+            planned = await self._made(await describe())
+            async for ended in self._dead.redriven(letters, planned.tables):
+                yield ended
+
+    async def drop_letters(
+        self,
+        ids: Sequence[str],
+        owner: str,
+    ) -> AsyncGenerator[EndedLetter, None]:
+        for ended in await self._dead.dropped(chosen(await self._dead.waiting(), ids)):
+            yield ended
 
     def writer(self, fence: Fence) -> CrateWriter:
         """The shard's writer: the same one always, so that its writes keep their order."""

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from replicator._core import Rejection, Rows, crate_item
+from replicator._core import ChangeBatch, Rejection, Rows, crate_item
 from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_errors import CONFLICT, CrateError
 from replicator.sink.crate_layout import INSTANT_LENGTH, CrateTable
@@ -39,6 +39,26 @@ class TablePayload:
     @classmethod
     def of(cls, table: CrateTable, rows: Rows) -> TablePayload:
         return cls(table, rows, encoded(table, rows, 0, len(rows)))
+
+
+def table_payloads(
+    batch: ChangeBatch, tables: Sequence[CrateTable]
+) -> tuple[tuple[TablePayload, ...], tuple[Rejection, ...]]:
+    """The batch's changes by table, and what of it was refused before the server saw it."""
+    rejections = list(batch.rejections)
+    parts: list[TablePayload] = []
+    present = batch.tables
+    for table in tables:
+        if table.source.name in present:
+            rows = batch.newest(
+                table.source.name,
+                table.source.keys,
+                table.settings.pattern,
+                table.settings.projection,
+            )
+            rejections += rows.rejections
+            parts.append(TablePayload.of(table, rows))
+    return tuple(parts), tuple(rejections)
 
 
 def encoded(table: CrateTable, rows: Rows, lo: int, hi: int) -> bytes:

@@ -6,7 +6,6 @@ There are no transactions: what one of them needs to see or change together is o
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,11 +15,20 @@ import orjson
 
 from replicator._core import Rejection
 from replicator.core.start import Brought, Joining, joining, require_comparable
-from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream
+from replicator.model import (
+    Fence,
+    Position,
+    Reached,
+    SinkHeld,
+    SinkReport,
+    StoredLetter,
+    Stream,
+)
 from replicator.sink.crate_errors import CONFLICT, CrateError
 from replicator.sink.crate_layout import CrateTable, state_statements
 from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
+from replicator.sink.letters import number_of, record_id, stored_letter
 
 _ATTEMPTS_MAX = 10
 
@@ -257,9 +265,9 @@ class CrateState:
         """Returns when all of them are durable. One record has one row, however often it comes."""
         rows: dict[str, tuple[object, ...]] = {}
         for fence, one in letters:
-            number, index = _record(one)
+            number, index = record_id(one)
             arn, shard = fence.stream.arn, fence.shard_id
-            key = f"{self._pipeline} {arn} {shard} {number} {index}"
+            key = self._letter_key(arn, shard, number, index)
             rows[key] = (
                 key,
                 self._pipeline,
@@ -273,6 +281,30 @@ class CrateState:
                 base64.b64encode(one.raw).decode(),
             )
         await self._bulk(session, "store_dead_letter", list(rows.values()))
+
+    async def dead_letters(self, session: CrateSession) -> list[StoredLetter]:
+        """Those of the pipeline, in no order; none before their table was made."""
+        if not await self._exists(session, self._schema, "replicator_dead_letters"):
+            return []
+        await session.execute(self.sql["refresh_dead_letters"])
+        return [
+            _letter(*row) for row in await session.fetch(self.sql["dead_letters"], self._pipeline)
+        ]
+
+    async def end_dead_letters(
+        self, session: CrateSession, letters: Sequence[StoredLetter]
+    ) -> list[bool]:
+        """Removes them: of each, whether it was there."""
+        return await self._changed(
+            session, "end_dead_letter", [(self._key_of(x),) for x in letters]
+        )
+
+    async def refuse_dead_letter(
+        self, session: CrateSession, letter: StoredLetter, code: str, message: str
+    ) -> bool:
+        """Tells what it was refused for this time: False when it isn't there any more."""
+        row = (code, message, self._key_of(letter))
+        return (await self._changed(session, "refuse_dead_letter", [row]))[0]
 
     async def report(self, session: CrateSession) -> SinkReport:
         """What is stored for the pipeline; empty before the tables were made."""
@@ -296,6 +328,22 @@ class CrateState:
         for error in await session.bulk(self.sql[name], rows):
             if error is not None:
                 raise error
+
+    async def _changed(
+        self, session: CrateSession, name: str, rows: Sequence[Sequence[object]]
+    ) -> list[bool]:
+        """Of each row, whether it was there to be changed."""
+        results = await session.bulk(self.sql[name], rows) if rows else []
+        for error in results:
+            if error is not None and error.code not in CONFLICT:
+                raise error
+        return [error is None for error in results]
+
+    def _key_of(self, letter: StoredLetter) -> str:
+        return self._letter_key(letter.stream, letter.shard, number_of(letter), letter.index)
+
+    def _letter_key(self, arn: str, shard: str, number: str, index: int) -> str:
+        return f"{self._pipeline} {arn} {shard} {number} {index}"
 
     def _stream(self, stream: Stream) -> tuple[str, str, int]:
         return (self._pipeline, stream.arn, stream.created_at_s)
@@ -348,12 +396,22 @@ def _stored(
     )
 
 
-def _record(rejection: Rejection) -> tuple[str, int]:
-    """What a record is known by, whenever it is read again."""
-    if rejection.sequence_number:
-        return rejection.sequence_number, rejection.sub_sequence_number
-    # Without a number of the source's own, the bytes tell two records apart.
-    return f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}", rejection.index
+def _letter(
+    table: str | None,
+    stream: str,
+    shard: str,
+    number: str,
+    index: int,
+    code: str,
+    message: str,
+    raw: str,
+    created_us: int,
+) -> StoredLetter:
+    at = _moment(created_us)
+    assert at is not None
+    return stored_letter(
+        stream, shard, number, index, code, message, table, at, base64.b64decode(raw)
+    )
 
 
 def _reported(

@@ -19,9 +19,8 @@ from replicator.errors import TransientError
 from replicator.model import DeadLetter, Fence, Pending, Position, Stream, WriteResult
 from replicator.sink.committed import Committed, moved_message
 from replicator.sink.crate_layout import CrateTable
-from replicator.sink.crate_merge import CrateMerge, Merged, TablePayload
+from replicator.sink.crate_merge import CrateMerge, Merged, TablePayload, table_payloads
 from replicator.sink.crate_session import CrateSession
-from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.crate_state import CrateState, Move, StoredPosition
 from replicator.sink.joined import Joined
 from replicator.sink.position import furthest, tip_age_seconds
@@ -51,7 +50,6 @@ class CrateWriter:
 
     def __init__(
         self,
-        settings: CrateSettings,
         session: CrateSession,
         state: CrateState,
         tables: Sequence[CrateTable],
@@ -59,7 +57,6 @@ class CrateWriter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`committed` is the sink's, which reads positions; it moves with every write."""
-        self._settings = settings
         self._session = session
         self._state = state
         self._tables = tables
@@ -69,20 +66,8 @@ class CrateWriter:
 
     def encode(self, pending: Sequence[Pending]) -> CratePayload:
         joined = Joined.of(pending, [table.source.name for table in self._tables])
-        rejections = list(joined.batch.rejections)
-        parts: list[TablePayload] = []
-        present = joined.batch.tables
-        for table in self._tables:
-            if table.source.name in present:
-                rows = joined.batch.newest(
-                    table.source.name,
-                    table.source.keys,
-                    self._settings.pattern,
-                    self._settings.projection,
-                )
-                rejections += rows.rejections
-                parts.append(TablePayload.of(table, rows))
-        return CratePayload(tuple(pending), tuple(parts), tuple(rejections), joined)
+        parts, rejections = table_payloads(joined.batch, self._tables)
+        return CratePayload(tuple(pending), parts, rejections, joined)
 
     async def write(self, payload: CratePayload) -> WriteResult:
         shards = ", ".join(sorted({one.fence.shard_id for one in payload.pending}))

@@ -27,6 +27,7 @@ from replicator.model import (
     SinkHeld,
     SinkPlan,
     SinkReport,
+    StoredLetter,
     Stream,
     TableSchema,
 )
@@ -117,6 +118,15 @@ class IcebergSink:
         now_us = self._clocks.now_us()
         rows = [_shown(*key, row, now_us) for key, row in state.shards.items()]
         return SinkReport(tuple(rows), state.letters)
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        async with self._briefly() as opened:
+            from replicator.sink.iceberg_letters import letters  # noqa: PLC0415 - see `_load`
+
+            table = await asyncio.to_thread(opened.lake.find, self._settings.letters)
+            if table is None:
+                return ()
+            return await asyncio.to_thread(letters, table, self._settings.pipeline)
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         def step(state: SinkState) -> tuple[SinkState, bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from replicator.sink.iceberg_lake import letters
 from replicator.sink.iceberg_settings import IcebergSettings
 from replicator.sink.iceberg_state import Key, SinkState
 from replicator.sink.iceberg_table import Staged, stage
+from replicator.sink.letters import record_number
 from replicator.sink.log_shard import LogPosition, LogShard
 
 
@@ -119,7 +119,7 @@ class Room:
                 "pipeline": self.settings.pipeline,
                 "stream_arn": fence.stream.arn,
                 "shard": fence.shard_id,
-                "sequence_number": each.sequence_number or _digest(each.raw),
+                "sequence_number": record_number(each.sequence_number, each.raw),
                 "record_index": each.sub_sequence_number,
                 "table": each.table,
                 "code": each.code,
@@ -155,8 +155,3 @@ def require(state: SinkState, shards: Sequence[FencedShard]) -> None:
             "rolled back, so reading goes on from the stored position",
             retry_after_seconds=0.0,
         )
-
-
-def _digest(raw: bytes) -> str:
-    """Without a number of the source's own, the bytes tell two records apart."""
-    return f"sha256:{hashlib.sha256(raw).hexdigest()}"

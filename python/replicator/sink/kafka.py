@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +22,9 @@ from replicator.errors import FatalError, TransientError
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
+    EndedLetter,
     Fence,
+    LetterOutcome,
     Position,
     Reached,
     SinkFinding,
@@ -33,6 +35,7 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
+from replicator.protocols import Describe
 from replicator.sink import kafka_topics
 from replicator.sink.fences import fence_lost, marked
 from replicator.sink.kafka_client import Fenced, mapped, options
@@ -50,6 +53,7 @@ from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, KafkaWriter, Room, Sent, send_position
+from replicator.sink.letters import chosen, refused
 from replicator.sink.log_shard import LogPosition, LogShard
 from replicator.sink.place import SinkPlace
 from replicator.sink.projected import require_keys
@@ -363,9 +367,30 @@ class KafkaSink:
     async def letters(self) -> Sequence[StoredLetter]:
         return [one.letter for one in await self._dead.waiting()]
 
+    async def redrive_letters(
+        self,
+        ids: Sequence[str],
+        owner: str,
+        describe: Describe,
+    ) -> AsyncGenerator[EndedLetter, None]:
+        named = chosen(await self.letters(), ids)
+        for letter in (one for one in named if not one.is_held):
+            yield refused(letter, letter.code, letter.message)
+        held = [one.id for one in named if one.is_held]
+        if held or not ids:  # without ids keys that wait with no letter are meant, too
+            for letter in await self.end_letters(ids and held, owner, redrive=True):
+                yield EndedLetter(letter, LetterOutcome.WRITTEN)
+
+    async def drop_letters(
+        self, ids: Sequence[str], owner: str
+    ) -> AsyncGenerator[EndedLetter, None]:
+        for letter in await self.end_letters(ids, owner, redrive=False):
+            yield EndedLetter(letter, LetterOutcome.DROPPED)
+
     async def end_letters(
         self, ids: Sequence[str], owner: str, *, redrive: bool
     ) -> Sequence[StoredLetter]:
+        """Both, a transaction a shard. Raises FatalError for one that can't be written again."""
         ended: list[StoredLetter] = []
         meant = await self._dead.meant(ids)
         for place in meant.places:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from replicator._core import Rejection
 from replicator.model import Fence
+from replicator.sink.letters import record_id
 
 
 def letter_key(fence: Fence, rejection: Rejection) -> bytes:
     """Stream, shard, sequence number, index: the same whenever the record is read again."""
-    if rejection.sequence_number:
-        # Only user records of one aggregate share a number.
-        number, index = rejection.sequence_number, rejection.sub_sequence_number
-    else:
-        # Without a number of the source's own, the bytes tell two records apart.
-        number = f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}"
-        index = rejection.index
+    number, index = record_id(rejection)
     return f"{fence.stream.arn}/{fence.shard_id}/{number}/{index}".encode()
 
 

@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from replicator._core import ChangeBatch, KafkaBatch, Records, decode
+from replicator._core import ChangeBatch, KafkaBatch
 from replicator.errors import FatalError
 from replicator.model import StoredLetter, Stream, TableSchema
 from replicator.sink import kafka_topics
@@ -31,6 +30,7 @@ from replicator.sink.kafka_schemas import KafkaSchemas
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.kafka_topics import Topic
 from replicator.sink.kafka_writer import KafkaShard, Sent, send_position
+from replicator.sink.letters import changes_of, key_of
 
 # Those that only their key's earlier ones keep from the topic.
 _HELD_CODES: Final = frozenset({"record_too_large", "key_quarantined"})
@@ -118,6 +118,7 @@ class KafkaLetters:
         table, stored = headers.get("table"), self._positions.shard(place)
         letter = StoredLetter(
             id="/".join(message.key.decode().rsplit("/", 3)[1:]),
+            stream=headers["stream"],
             shard=headers["shard"],
             position=headers.get("position", ""),
             index=int(headers["index"]),
@@ -129,7 +130,7 @@ class KafkaLetters:
             is_held=False,
             raw=message.value,
         )
-        key = _key_of(letter)
+        key = key_of(letter)
         is_held = letter.code in _HELD_CODES and stored is not None and (table, key) in stored.aside
         return replace(letter, key=key, is_held=is_held)
 
@@ -275,23 +276,9 @@ def stream_of(place: Key) -> Stream:
 
 def _changes_of(ending: Sequence[Waiting]) -> ChangeBatch:
     """What they hold, and which of it is late, in order of arrival."""
-    batches = []
-    for is_late, run in groupby(ending, key=lambda one: one.is_late):
-        changes = _decoded([one.letter for one in run])
-        batches.append(changes.marked_late() if is_late else changes)
-    return ChangeBatch.concat(batches)
-
-
-def _decoded(letters: Sequence[StoredLetter]) -> ChangeBatch:
-    """As they were when they came."""
-    return decode(
-        Records.pack([one.raw for one in letters], [one.position or "0" for one in letters])
+    return ChangeBatch.concat(
+        [
+            changes_of(one.letter).marked_late() if one.is_late else changes_of(one.letter)
+            for one in ending
+        ]
     )
-
-
-def _key_of(letter: StoredLetter) -> str | None:
-    if letter.table is None:
-        return None
-    # A limit that nothing keeps gives every key.
-    _, keys = _decoded([letter]).set_aside(letter.table, record_bytes_max=0)
-    return keys[0].decode() if keys else None

@@ -10,17 +10,30 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import orjson
 
 from replicator.core.start import require_comparable
 from replicator.errors import FatalError, TransientError
-from replicator.model import Fence, Position, Reached, SinkHeld, SinkReport, Stream, TableSchema
+from replicator.model import (
+    EndedLetter,
+    Fence,
+    Position,
+    Reached,
+    SinkHeld,
+    SinkReport,
+    StoredLetter,
+    Stream,
+    TableSchema,
+)
+from replicator.protocols import Describe
 from replicator.sink.committed import Committed, Shard
 from replicator.sink.fences import fence_lost, marked
+from replicator.sink.letters import chosen
 from replicator.sink.postgres_layout import DocumentTable
+from replicator.sink.postgres_letters import PostgresLetters
 from replicator.sink.postgres_report import (
     held,
     holds_data,
@@ -85,9 +98,7 @@ class PostgresSink:
             return await held(connection, self._key(stream), planned)
 
     async def open(self, tables: Sequence[TableSchema]) -> None:
-        require_keys(self._settings.name, self._settings.projection, tables)
-        async with self._control.use(f"opening sink {self._settings.name}") as connection:
-            planned = await make(connection, self._settings, tables)
+        planned = await self._made(tables)
         self._state = {name: fill(sql, planned.state) for name, sql in statements("state").items()}
         if self._tables != planned.tables:  # opened again, it goes on with its writers
             await self._close_writers()
@@ -96,6 +107,11 @@ class PostgresSink:
             PostgresWriter(self._settings, planned, self._committed, self._monotonic)
             for _ in range(self._settings.connections)
         )
+
+    async def _made(self, tables: Sequence[TableSchema]) -> PostgresPlan:
+        require_keys(self._settings.name, self._settings.projection, tables)
+        async with self._control.use(f"opening sink {self._settings.name}") as connection:
+            return await make(connection, self._settings, tables)
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         texts = {shard: str(position) for shard, position in sorted(starts.items())}
@@ -212,6 +228,35 @@ class PostgresSink:
             await connection.execute(self._session_sql["commit"])
         old = {row["shard"]: _parsed(row["position"]) for row in rows}
         return {shard: old.get(shard) for shard in positions}
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        return await (await self._dead()).waiting()
+
+    async def redrive_letters(
+        self,
+        ids: Sequence[str],
+        owner: str,
+        describe: Describe,
+    ) -> AsyncGenerator[EndedLetter, None]:
+        dead = await self._dead()
+        if letters := chosen(await dead.waiting(), ids):
+            planned = await self._made(await describe())
+            async for ended in dead.redriven(letters, planned):
+                yield ended
+
+    async def drop_letters(
+        self,
+        ids: Sequence[str],
+        owner: str,
+    ) -> AsyncGenerator[EndedLetter, None]:
+        dead = await self._dead()
+        for ended in await dead.dropped(chosen(await dead.waiting(), ids)):
+            yield ended
+
+    async def _dead(self) -> PostgresLetters:
+        async with self._control.use(f"looking at sink {self._settings.name}") as connection:
+            state = await state_names(connection, self._settings)
+        return PostgresLetters(self._settings, self._control, state)
 
     def writer(self, fence: Fence) -> PostgresWriter:
         """The shard's writer, the same one for as long as its fence holds; a new shard's is

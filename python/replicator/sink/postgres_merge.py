@@ -8,7 +8,7 @@ with that statement. Rows that the server refuses are found by halving.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -43,6 +43,16 @@ class Merged:
 
 
 _SETTLED: Final = "it or a change of its instant that came before it"
+
+
+def document_merges(
+    tables: Sequence[DocumentTable], *, generation: int, has_lz4: bool
+) -> Mapping[int, DocumentMerge]:
+    """That of each table, by its number."""
+    return {
+        table.number: DocumentMerge(table, generation=generation, has_lz4=has_lz4)
+        for table in tables
+    }
 
 
 class DocumentMerge:

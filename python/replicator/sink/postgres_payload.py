@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from replicator._core import Pattern, Projection, Rejection, Rows
+from replicator._core import ChangeBatch, Pattern, Projection, Rejection, Rows
 from replicator.model import Pending
 from replicator.sink.joined import Joined
 from replicator.sink.postgres_layout import DocumentTable
@@ -73,7 +73,17 @@ def encode(
     out here; the pipeline counts them. What doesn't match the pattern is deleted, and
     only what the projection shows is written."""
     joined = Joined.of(pending, [table.source.name for table in tables])
-    batch = joined.batch
+    parts, rejections = table_payloads(joined.batch, tables, pattern, projection)
+    return PostgresPayload(tuple(pending), parts, rejections, joined.duplicates, joined.ambiguous)
+
+
+def table_payloads(
+    batch: ChangeBatch,
+    tables: Sequence[DocumentTable],
+    pattern: Pattern | None,
+    projection: Projection | None,
+) -> tuple[tuple[TablePayload, ...], tuple[Rejection, ...]]:
+    """The batch's changes by table, and what of it was refused before the server saw it."""
     rejections = list(batch.rejections)
     parts: list[TablePayload] = []
     present = batch.tables
@@ -82,6 +92,4 @@ def encode(
             rows = batch.newest(table.source.name, table.source.keys, pattern, projection)
             rejections += rows.rejections
             parts.append(TablePayload.of(table, rows))
-    return PostgresPayload(
-        tuple(pending), tuple(parts), tuple(rejections), joined.duplicates, joined.ambiguous
-    )
+    return tuple(parts), tuple(rejections)

@@ -7,7 +7,6 @@ store the dead letters, move the positions, commit.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,10 @@ from replicator._core import Rejection
 from replicator.errors import FatalError, TransientError
 from replicator.model import DeadLetter, Fence, Pending, Position, WriteResult
 from replicator.sink.committed import Committed, moved_message
+from replicator.sink.letters import record_id
 from replicator.sink.position import furthest, tip_age_seconds
 from replicator.sink.postgres_errors import refusal_code, refusal_message
-from replicator.sink.postgres_merge import DocumentMerge
+from replicator.sink.postgres_merge import document_merges
 from replicator.sink.postgres_payload import PostgresPayload, encode
 from replicator.sink.postgres_schema import PostgresPlan
 from replicator.sink.postgres_session import PostgresSession
@@ -53,12 +53,9 @@ class PostgresWriter:
         self._pipeline = settings.pipeline
         self._tables = planned.tables
         self._pattern, self._projection = settings.pattern, settings.projection
-        self._merges = {
-            table.number: DocumentMerge(
-                table, generation=settings.generation, has_lz4=planned.has_lz4
-            )
-            for table in planned.tables
-        }
+        self._merges = document_merges(
+            planned.tables, generation=settings.generation, has_lz4=planned.has_lz4
+        )
         self._sql = statements("session")
         self._state = {name: fill(sql, planned.state) for name, sql in statements("state").items()}
         self._monotonic = monotonic
@@ -187,13 +184,13 @@ class PostgresWriter:
             await connection.execute(
                 self._state["store_dead_letters"],
                 self._pipeline,
-                [None if one.table is None else _storable(one.table) for one in rows.values()],
+                [None if one.table is None else storable(one.table) for one in rows.values()],
                 [stream for stream, _, _, _ in rows],
                 [shard for _, shard, _, _ in rows],
                 [number for _, _, number, _ in rows],
                 [index for _, _, _, index in rows],
                 [one.code for one in rows.values()],
-                [_storable(one.message) for one in rows.values()],
+                [storable(one.message) for one in rows.values()],
                 [one.raw for one in rows.values()],
             )
         except asyncpg.PostgresError as error:
@@ -262,18 +259,9 @@ def _shard_key(fence: Fence) -> _ShardKey:
 
 
 def _dead_letter_key(fence: Fence, rejection: Rejection) -> tuple[str, str, str, int]:
-    """Stream, shard, sequence number, index: the same whenever the record is read again,
-    whatever comes with it then."""
-    if rejection.sequence_number:
-        # Only user records of one aggregate share a number.
-        number, index = rejection.sequence_number, rejection.sub_sequence_number
-    else:
-        # Without a number of the source's own, the bytes tell two records apart.
-        number = f"sha256:{hashlib.sha256(rejection.raw).hexdigest()}"
-        index = rejection.index
-    return (fence.stream.arn, fence.shard_id, number, index)
+    return (fence.stream.arn, fence.shard_id, *record_id(rejection))
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     r"""The text without NUL, which `text` columns refuse; written as JSON writes it."""
     return text.replace("\0", "\\u0000")

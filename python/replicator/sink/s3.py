@@ -22,12 +22,14 @@ from replicator.model import (
     SinkHeld,
     SinkPlan,
     SinkReport,
+    StoredLetter,
     Stream,
     TableSchema,
 )
 from replicator.sink.clocks import MACHINE, Clocks
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.projected import require_keys
+from replicator.sink.s3_letters import letters
 from replicator.sink.s3_objects import Bucket
 from replicator.sink.s3_plans import S3Plans, Standing
 from replicator.sink.s3_schemas import S3Schemas
@@ -113,6 +115,10 @@ class S3Sink:
             async for entry in bucket.entries(self._settings.error_prefix.root or _NOWHERE):
                 letters += is_letters(entry.key)
         return SinkReport(tuple(rows), {"objects": letters} if letters else {})
+
+    async def letters(self) -> Sequence[StoredLetter]:
+        async with self._briefly() as (bucket, _):
+            return await letters(bucket, self._settings)
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         _, plans = await self._ready()

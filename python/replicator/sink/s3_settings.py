@@ -210,6 +210,12 @@ class S3Settings:
     window_bytes_max: int = 67_108_864
 
     @property
+    def stem(self) -> str:
+        """How names of objects begin: the pipeline, without the namespace before it, and the
+        sink's own name behind it."""
+        return f"{self.pipeline.split('/')[-2:][0]}-"
+
+    @property
     def follows_items(self) -> bool:
         """True when typed columns grow with the items."""
         return self.encoding.format == "parquet" and self.columns_max > 0

@@ -346,9 +346,7 @@ class S3Writer:
         # Names of their own, even where the state of another time was thrown away.
         whose = f"{settings.pipeline}\0{settings.name}\0{fence.owner}\0{fence.shard_id}\0{ordinal}"
         mark = hashlib.sha256(whose.encode()).hexdigest()[:10]
-        # Without the namespace before it, and the sink's own name behind it.
-        pipeline = settings.pipeline.split("/")[-2:][0]
-        stem = f"{pipeline}-{fence.shard_id}-{ordinal:09d}"
+        stem = f"{settings.stem}{fence.shard_id}-{ordinal:09d}"
         suffix = settings.encoding.suffix
         objects = tuple(
             PlannedObject(

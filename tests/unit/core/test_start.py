@@ -9,10 +9,11 @@ from replicator.core.start import (
     joining,
     reach_us,
     require_comparable,
+    require_redrivable,
     require_start,
     require_successor,
 )
-from replicator.errors import FatalError, TransientError
+from replicator.errors import FatalError, RejectedError, TransientError
 from replicator.model import TRIM_HORIZON, Horizon, Position, Stream, after, at_timestamp
 
 KINESIS = "arn:aws:kinesis:eu-north-1:000000000000:stream/products"
@@ -125,3 +126,27 @@ def test_an_empty_table_has_no_rival() -> None:
     assert found.rivals_in({"a"}) == ()
     assert found.rivals_in({"a", "c"}) == (TABLE_2,)
     assert found.rivals_in({"b", "c"}) == (TABLE, TABLE_2)
+
+
+@pytest.mark.parametrize(
+    ("arn", "begun", "is_written"),
+    [
+        (KINESIS, [KINESIS], True),
+        (KINESIS, [KINESIS_2], True),
+        (TABLE, [TABLE], True),
+        (TABLE, [KINESIS, TABLE], True),
+        (TABLE, [TABLE, TABLE_2], False),
+        (KINESIS, [KINESIS, TABLE], False),
+        (TABLE, [TABLE, KINESIS], False),
+        (KINESIS, [], False),
+    ],
+)
+def test_a_dead_letter_is_written_where_its_version_says_something(
+    arn: str, begun: list[str], is_written: bool
+) -> None:
+    """The rows are the newest stream's: the tables were empty when one of another kind began."""
+    if is_written:
+        require_redrivable(arn, begun)
+    else:
+        with pytest.raises(RejectedError, match="versions can't be compared"):
+            require_redrivable(arn, begun)

@@ -159,6 +159,16 @@ ON CONFLICT (key) DO UPDATE SET
 -- name: refresh_dead_letters
 REFRESH TABLE {dead_letters}
 
+-- name: dead_letters
+SELECT table_name, stream, shard, sequence_number, record_index, code, message, raw, created_us
+FROM {dead_letters} WHERE pipeline = ?
+
+-- name: end_dead_letter
+DELETE FROM {dead_letters} WHERE key = ?
+
+-- name: refuse_dead_letter
+UPDATE {dead_letters} SET attempts = attempts + 1, code = ?, message = ? WHERE key = ?
+
 -- name: report_positions
 SELECT stream_arn, shard, position, epoch, owner, last_arrival_us, tip_us, updated_us,
        CURRENT_TIMESTAMP::BIGINT * 1000 AS now_us

@@ -210,6 +210,26 @@ ON CONFLICT (pipeline, stream, shard, sequence_number, record_index) DO UPDATE
         code = excluded.code,
         message = excluded.message
 
+-- name: dead_letters
+SELECT table_name, stream, shard, sequence_number, record_index, code, message, raw, created_at
+FROM {dead_letters} WHERE pipeline = $1
+
+-- name: end_dead_letters
+DELETE FROM {dead_letters} AS stored
+USING unnest($2::text[], $3::text[], $4::text[], $5::bigint[])
+    AS ended (stream, shard, sequence_number, record_index)
+WHERE stored.pipeline = $1
+  AND stored.stream = ended.stream
+  AND stored.shard = ended.shard
+  AND stored.sequence_number = ended.sequence_number
+  AND stored.record_index = ended.record_index
+RETURNING stored.stream, stored.shard, stored.sequence_number, stored.record_index
+
+-- name: refuse_dead_letter
+UPDATE {dead_letters} SET attempts = attempts + 1, code = $6, message = $7
+WHERE pipeline = $1 AND stream = $2 AND shard = $3 AND sequence_number = $4 AND record_index = $5
+RETURNING true
+
 -- name: report_positions
 SELECT stream_arn, shard, position, epoch, owner, last_arrival_at, tip_at, updated_at,
        extract(epoch FROM now() - last_arrival_at)::float8 AS age_seconds,

@@ -30,7 +30,7 @@ from replicator.model import (
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.projected import require_keys
 from replicator.sink.s3_objects import Bucket
-from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_plans import Fenced, S3Plans, Standing
 from replicator.sink.s3_schemas import S3Schemas
 from replicator.sink.s3_settings import S3Settings, is_letters
 from replicator.sink.s3_writer import S3Writer
@@ -109,8 +109,10 @@ class S3Sink:
                 if begun.is_ours:
                     stream = begun.stream
                     standings = await plans.all_standings(stream, marks=False)
+                    live = [each for each, at in standings.items() if not at.is_finished]
+                    fences = await plans.fences(stream, live)
                     rows += [
-                        _row(stream, shard_id, standing, self._now_us())
+                        _row(stream, shard_id, standing, fences.get(shard_id), self._now_us())
                         for shard_id, standing in sorted(standings.items())
                     ]
             letters = 0
@@ -252,24 +254,28 @@ class S3Sink:
                 await self.close()
 
 
-def _row(stream: Stream, shard_id: str, standing: Standing, now_us: int) -> Mapping[str, Any]:
-    """A shard as `SinkReport` shows it."""
+def _row(
+    stream: Stream, shard_id: str, standing: Standing, fence: Fenced | None, now_us: int
+) -> Mapping[str, Any]:
+    """A shard as `SinkReport` shows it; whose a finished one was isn't asked."""
     stored = standing.stored
     last_us = None if stored is None else stored.last_arrival_us
     tip_us = None if stored is None else stored.tip_us
     newest_us = max((us for us in (last_us, tip_us) if us is not None), default=None)
+    fenced_us = None if fence is None else fence.at_us
+    stored_us = max((us for us in (standing.at_us, fenced_us) if us is not None), default=None)
     return {
         "stream_arn": stream.arn,
         "shard": shard_id,
         "position": None if stored is None else str(stored.position),
-        "epoch": None,
-        "owner": None,
+        "epoch": None if fence is None else fence.epoch,
+        "owner": None if fence is None else fence.owner,
         "last_arrival_at": _iso(last_us),
         "tip_at": _iso(tip_us),
-        "updated_at": None,
+        "updated_at": _iso(stored_us),
         "age_seconds": _age(last_us, now_us),
         "lag_seconds": _age(newest_us, now_us),
-        "stored_seconds": None,
+        "stored_seconds": _age(stored_us, now_us),
     }
 
 

@@ -35,6 +35,11 @@ class Entry:
     nbytes: int
     modified: datetime
 
+    @property
+    def modified_us(self) -> int:
+        """When it was put, by the service's clock (UTC microseconds)."""
+        return round(self.modified.timestamp() * 1_000_000)
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectOptions:
@@ -137,14 +142,14 @@ class Bucket:
                 raise
         return True
 
-    async def first(self, prefix: str) -> str | None:
-        """The first key with the prefix; None when there is none. One request."""
+    async def first(self, prefix: str) -> Entry | None:
+        """The first object with the prefix; None when there is none. One request."""
         with self._asking("ListObjectsV2", prefix):
             answer = await self._client.list_objects_v2(
                 Bucket=self.name, Prefix=prefix, MaxKeys=1, **self._whose
             )
         found: list[Mapping[str, Any]] = answer.get("Contents", [])
-        return str(found[0]["Key"]) if found else None
+        return _entry(found[0]) if found else None
 
     async def entries(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
         """Every object with the prefix, behind the key `after`, in the order of keys."""

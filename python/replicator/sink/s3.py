@@ -27,6 +27,7 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
+from replicator.sink import s3_lifecycle
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.projected import require_keys
 from replicator.sink.s3_objects import Bucket
@@ -81,8 +82,10 @@ class S3Sink:
         async with self._briefly() as (bucket, plans):
             await bucket.require_access(f"{settings.state_prefix}check")
             columns = await S3Schemas(bucket, settings).findings(tables)
+            told = await bucket.lifecycle()
         form = f"{encoding.format}, {encoding.compression}"
         found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})"), *columns]
+        found += s3_lifecycle.findings(None if told is None else s3_lifecycle.rules(told), settings)
         if settings.lacks:
             lacks = ", ".join(settings.lacks)
             found.append(

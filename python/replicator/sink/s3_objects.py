@@ -118,6 +118,22 @@ class Bucket:
                 if not _is_missing(error) and _status(error) not in {409, 412}:
                     raise
 
+    async def lifecycle(self) -> Mapping[str, Any] | None:
+        """The bucket's lifecycle rules as the service tells them; None where it tells nobody, or
+        not these credentials."""
+        with self._asking("GetBucketLifecycleConfiguration", ""):
+            try:
+                answer: Mapping[str, Any] = await self._client.get_bucket_lifecycle_configuration(
+                    Bucket=self.name, **self._whose
+                )
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NoSuchLifecycleConfiguration":
+                    return {}
+                if _status(error) in {403, 405, 501}:
+                    return None
+                raise
+        return answer
+
     async def read(self, key: str) -> bytes | None:
         """The object's bytes; None when there is none."""
         with self._asking("GetObject", key):
@@ -237,6 +253,7 @@ def _advice(bucket: str, options: ObjectOptions) -> Mapping[str, Mapping[str, st
         f"its KMS key if it has one{owner}",
         "GetObject": read,
         "HeadObject": read,
+        "GetBucketLifecycleConfiguration": f"{allow} s3:GetLifecycleConfiguration on {arn}{owner}",
     }
     return {operation: {**shared, "access_denied": what} for operation, what in denied.items()}
 

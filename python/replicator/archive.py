@@ -366,10 +366,11 @@ def _where(span: Span) -> str:
     conditions = ["true"]
     if span.table is not None:
         conditions.append(f"\"table\" = '{span.table.replace(chr(39), chr(39) * 2)}'")
+    # What tells no time (`plain` of DynamoDB Streams) may be of any that its object is of.
     if span.from_us is not None:
-        conditions.append(f"time >= make_timestamp({span.from_us})")
+        conditions.append(f"(time IS NULL OR time >= make_timestamp({span.from_us}))")
     if span.to_us is not None:
-        conditions.append(f"time < make_timestamp({span.to_us})")
+        conditions.append(f"(time IS NULL OR time < make_timestamp({span.to_us}))")
     return " AND ".join(conditions)
 
 

@@ -21,7 +21,7 @@ from replicator.model import SHARD_END
 from replicator.sink.place import SinkPlace
 from replicator.sink.s3 import S3Sink
 from replicator.sink.s3_settings import S3Config
-from replicator.testing.s3_server import S3Server
+from replicator.testing.s3_server import S3Server, StoredObject
 from tests.archive import HOUR_US, NOON_US, ORDERS, PRODUCTS, write
 from tests.changes import STREAM, number, pending, put, remove
 
@@ -231,6 +231,23 @@ async def test_whole_changes_are_printed_as_they_were_written(
     ]
     some = [lines async for lines in archive.printed(settings, Asked(table="orders"))]
     assert json.loads(b"".join(some)) == changes[3]
+
+
+async def test_plain_changes_whose_time_is_not_told_are_not_left_out(
+    server: S3Server, tmp_path: Path
+) -> None:
+    """Regression: a line of DynamoDB Streams tells no time in `plain`, and none was in any time."""
+    settings = config(server, tmp_path, format="plain", compression="none")
+    for hour, name in (("12", "in"), ("13", "later")):
+        line = {"table": "products", "event": "REMOVE", "key": {"id": name}}
+        text = json.dumps({**line, "version": "4" * 21, "item": None, "old": None}).encode()
+        key = f"2023/11/15/{hour}/p-shard-1-000000001-1-0123456789.jsonl"
+        server.buckets["archive"][key] = StoredObject(text, {})
+    noon = Asked(begin="2023-11-15T12:30:00Z", end="2023-11-15T13:00:00Z")
+    answer = await archive.queried(settings, noon, "SELECT key->>'id', time FROM changes")
+    assert answer.rows == (("in", None),)
+    printed = b"".join([lines async for lines in archive.printed(settings, noon)])
+    assert json.loads(printed)["key"] == {"id": "in"}
 
 
 async def test_what_cannot_be_is_said(server: S3Server, tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ async def test_a_bucket_of_another_region_is_found_there(server: S3Server) -> No
     assert len(server.requests) > 3, "the driver asked again, and signed for the Region it was told"
 
 
+async def test_the_storage_class_is_tried(server: S3Server) -> None:
+    """Regression: one that isn't known was refused by the first object only."""
+    await S3Sink(settings(server.url, options=ObjectOptions(storage_class="GLACIER_IR"))).plan([])
+    error = await refusal(server, options=ObjectOptions(storage_class="GLACER_IR"))
+    assert isinstance(error, FatalError)
+    assert "InvalidStorageClass" in str(error)
+
+
 @pytest.mark.usefixtures("credentials")
 async def test_a_server_that_does_not_answer_may_come_back() -> None:
     with pytest.raises(TransientError) as gone:
@@ -180,6 +188,10 @@ async def test_rules_that_are_not_shown_are_nobodys_problem(
         (
             {"encoding": Encoding("plain"), "attributes": AttributesConfig(mask=("email",))},
             "whole (format plain, attributes):",
+        ),
+        (
+            {"options": ObjectOptions(storage_class="DEEP_ARCHIVE")},
+            "class DEEP_ARCHIVE must be restored",
         ),
     ],
 )

@@ -98,6 +98,17 @@ class S3Sink:
                     is_warning=True,
                 )
             )
+        if settings.options.storage_class in s3_lifecycle.UNREADABLE:
+            found.append(
+                SinkFinding(
+                    "storage_class",
+                    f"objects of class {settings.options.storage_class} must be restored before "
+                    "anything can read them: until then this archive can't be asked or replayed; "
+                    "GLACIER_IR can be read at once",
+                    code="archive_not_replayable",
+                    is_warning=True,
+                )
+            )
         return SinkPlan(f"bucket {settings.bucket} can be listed, read and written", tuple(found))
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:

@@ -15,9 +15,9 @@ from typing import Any
 from replicator.model import SinkFinding
 from replicator.sink.s3_settings import STATE_KINDS, S3Settings
 
-# From these an object must be restored before it can be read
+# From these classes an object must be restored before it can be read
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects.html).
-_UNREADABLE = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+UNREADABLE = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _does(rule: Mapping[str, Any]) -> str:
     if "Days" in expires or "Date" in expires:
         return f"removes objects {_when(expires)}"
     for each in rule.get("Transitions", ()):
-        if each.get("StorageClass") in _UNREADABLE:
+        if each.get("StorageClass") in UNREADABLE:
             return f"moves objects to {each['StorageClass']} {_when(each)}"
     return ""
 

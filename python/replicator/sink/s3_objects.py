@@ -109,7 +109,7 @@ class Bucket:
         the request to create asks for an object to replace, and there is none of this key."""
         await self.first(key)
         await self.read(key)
-        arguments = self._arguments(key, b"", "text/plain", is_data=False)
+        arguments = self._arguments(key, b"", "text/plain", is_data=True)
         del arguments["IfNoneMatch"]
         with self._asking("PutObject", key):
             try:

@@ -23,6 +23,10 @@ from aiohttp import web
 
 from replicator.testing.json_server import JSONServer, Refusal
 
+_CLASSES = frozenset(
+    "STANDARD STANDARD_IA ONEZONE_IA INTELLIGENT_TIERING GLACIER GLACIER_IR DEEP_ARCHIVE".split()
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -152,6 +156,8 @@ class S3Server(JSONServer):
     def _put(
         self, http: web.Request, bucket: dict[str, StoredObject], key: str, body: bytes
     ) -> web.Response:
+        if http.headers.get("x-amz-storage-class", "STANDARD") not in _CLASSES:
+            raise Refusal("InvalidStorageClass", "there is no such class")
         if http.headers.get("If-None-Match") == "*" and key in bucket:
             raise Refusal("PreconditionFailed", "there is such an object", 412)
         if (wanted := http.headers.get("If-Match")) is not None:

@@ -120,6 +120,6 @@ class S3Archive:
         async with looks:
             return [entry async for entry in self._bucket.entries(folder)]
 
-    async def read(self, key: str) -> bytes:
-        """An object's bytes; none when it went meanwhile."""
-        return await self._bucket.read(key) or b""
+    async def read(self, key: str) -> bytes | None:
+        """An object's bytes; None when it went meanwhile."""
+        return await self._bucket.read(key)

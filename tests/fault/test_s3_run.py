@@ -12,7 +12,6 @@ from typing import Any
 import duckdb
 import orjson
 import pyarrow.parquet as pq
-import pytest
 
 from replicator.testing.json_server import Refusal
 from replicator.testing.kinesis_server import KinesisServer
@@ -22,8 +21,6 @@ from tests.archive import plans
 from tests.engine import TABLES
 from tests.shop import TABLE, Shop
 from tests.stack import Stack, run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
 
 
 class World:

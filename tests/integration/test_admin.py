@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from replicator.testing.kinesis_server import KinesisServer, Mute, Serve, Stall
@@ -21,8 +20,6 @@ from replicator.testing.stream import ScriptedStream
 from tests.engine import TABLES
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, Worker, run_worker, until
-
-pytestmark = pytest.mark.timeout(180)
 
 FIRST, SECOND = "shardId-000000000000", "shardId-000000000001"
 DEADLINE = 3

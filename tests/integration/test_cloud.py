@@ -30,8 +30,6 @@ from tests.engine import Engine
 from tests.shop import TABLE
 from tests.stack import until
 
-pytestmark = pytest.mark.timeout(120)
-
 # Ours, in the place of the service's seconds.
 FAST = KinesisOptions(
     silence_seconds=0.6,

@@ -22,7 +22,6 @@ from aiobotocore.session import get_session
 
 from replicator.testing.servers import PostgresServer
 
-pytestmark = pytest.mark.timeout(120)
 WAIT_SECONDS_MAX = 60.0
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-import pytest
-
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.stream import ScriptedStream
@@ -16,8 +14,6 @@ from tests.integration.test_check import findings, replicator
 from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
 from tests.stack import run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
 
 
 async def test_what_commands_say_before_and_after_a_run(

@@ -20,7 +20,7 @@ from replicator.tagged import DISCOVERY_SECONDS
 from tests.integration.test_admin import admin_of
 from tests.stack import Stack, run_worker, until
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("credentials")]
+pytestmark = pytest.mark.usefixtures("credentials")
 
 
 class Hurried(SystemClock):

@@ -15,8 +15,6 @@ from replicator.testing.servers import PostgresServer
 from tests.shop import TABLE, Shop, payload
 from tests.stack import Stack, Worker, make_stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def stack(ministack_url: str, postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Stack]:

@@ -20,8 +20,6 @@ from tests.engine import TABLES
 from tests.shop import TABLE, Shop
 from tests.stack import Stack, Worker, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
-
 SLOTS = 16
 
 

@@ -22,8 +22,6 @@ from tests.integration.test_streams_replication import Load, pipelines
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 async def server() -> AsyncIterator[KinesisServer]:

@@ -155,8 +155,9 @@ class Worker:
 
     @property
     def log(self) -> str:
-        """What it has said so far."""
-        return self._log.read_text(errors="replace")
+        """What it has said so far, in whole lines."""
+        said, end, _ = self._log.read_text(errors="replace").rpartition("\n")
+        return said + end
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Sends the signal and gives the exit code."""

@@ -45,7 +45,7 @@ from replicator.testing.stream import ScriptedStream
 from replicator.testing.streams_server import StreamsServer, table_stream
 
 # The emulator sends an event to an idle subscriber every five seconds.
-DEADLINE_SECONDS = 25.0
+DEADLINE_SECONDS = 90.0
 QUICK_POLLS = PollOptions(
     PaceLimits(reads_per_second=100.0, busy_seconds=0.01, idle_seconds_max=0.05)
 )

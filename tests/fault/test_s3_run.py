@@ -13,7 +13,6 @@ from typing import Any
 import duckdb
 import orjson
 import pyarrow.parquet as pq
-import pytest
 
 from replicator.testing.json_server import Refusal
 from replicator.testing.kinesis_server import KinesisServer
@@ -24,8 +23,6 @@ from tests.engine import TABLES
 from tests.integration.test_check import replicator
 from tests.shop import TABLE, Shop
 from tests.stack import Stack, run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
 
 
 class World:

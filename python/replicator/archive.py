@@ -306,7 +306,7 @@ def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
 def _answer(files: Sequence[Path], span: Span, sql: str) -> Answer:
     import duckdb  # noqa: PLC0415 - see `_connected`
 
-    with _connected() as connection:
+    with _reading("the objects together"), _connected() as connection:
         if files:
             connection.execute(_view(connection, files, span))
         else:

@@ -297,13 +297,14 @@ def _require_quiet(rows: Mapping[str, Mapping[str, Any]], shards: set[str] | Non
     for shard_id, row in sorted(rows.items()):
         if shards is not None and shard_id not in shards:
             continue
-        # A sink may not know of a finished shard who read it, and when.
-        if row["owner"] and (row["stored_seconds"] or 0) < FRESH_SECONDS:
+        # A sink may not know who read a finished shard, and when.
+        stored_seconds = row["stored_seconds"]
+        if row["owner"] and stored_seconds is not None and stored_seconds < FRESH_SECONDS:
             owner, _, _ = row["owner"].rpartition("/")
             if not owner.startswith(f"{_OWNER}:"):
                 raise FatalError(
                     "shard_in_use",
-                    f"{shard_id} was fenced or written to {row['stored_seconds']:.0f} s ago by "
+                    f"{shard_id} was fenced or written to {stored_seconds:.0f} s ago by "
                     f"{owner}: {_stop(shards)}, and try again {FRESH_SECONDS:g} s after it ended",
                 )
 

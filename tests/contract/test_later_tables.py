@@ -11,9 +11,11 @@ import pytest
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, TRIM_HORIZON, Stream
 from tests.changes import STREAM, pending, put
-from tests.sink_rig import ORDERS, PRODUCTS, STATE_SINKS, AnySink, Rig, fenced, write
+from tests.sink_rig import LOG_SINKS, ORDERS, PRODUCTS, STATE_SINKS, AnySink, Rig, fenced, write
 
-pytestmark = pytest.mark.parametrize("rig", [*STATE_SINKS, "kafka"], indirect=True)
+by_table = pytest.mark.parametrize("rig", [*STATE_SINKS, "kafka"], indirect=True)
+of_items = pytest.mark.parametrize("rig", STATE_SINKS, indirect=True)
+of_changes = pytest.mark.parametrize("rig", LOG_SINKS, indirect=True)
 
 ANOTHER_KIND = Stream(
     "products",
@@ -44,6 +46,7 @@ async def added(sink: AnySink) -> None:
             return
 
 
+@by_table
 async def test_a_later_table_with_what_cannot_be_compared_is_refused(rig: Rig) -> None:
     """Regression: only the tables of a stream's beginning were looked at (law 3)."""
     await filled(rig, ANOTHER_KIND, "other")
@@ -59,6 +62,7 @@ async def test_a_later_table_with_what_cannot_be_compared_is_refused(rig: Rig) -
     assert await before.add_tables(STREAM) == (), "its own go on"
 
 
+@by_table
 async def test_a_later_table_is_the_streams_from_then_on(rig: Rig) -> None:
     before = await rig.worker(tables=[ORDERS])
     await before.begin(STREAM, {"shard-1": TRIM_HORIZON})
@@ -74,6 +78,7 @@ async def test_a_later_table_is_the_streams_from_then_on(rig: Rig) -> None:
     assert await theirs.begun() == [STREAM.arn]
 
 
+@by_table
 async def test_a_later_table_with_what_can_be_compared_is_taken(rig: Rig) -> None:
     await filled(rig, replace(STREAM, arn=f"{STREAM.arn}-2"), "other")
     before = await rig.worker(tables=[ORDERS])
@@ -82,6 +87,7 @@ async def test_a_later_table_with_what_can_be_compared_is_taken(rig: Rig) -> Non
     assert len(await mine.add_tables(STREAM)) == 1
 
 
+@of_items
 async def test_an_empty_table_goes_to_who_comes_last(rig: Rig) -> None:
     mine = await rig.worker(tables=[ORDERS, PRODUCTS])
     await mine.begin(STREAM, {"shard-1": TRIM_HORIZON})
@@ -99,6 +105,7 @@ async def test_an_empty_table_goes_to_who_comes_last(rig: Rig) -> None:
     assert await fewer.add_tables(STREAM) == ()
 
 
+@by_table
 async def test_workers_that_add_tables_together_keep_them_all(rig: Rig) -> None:
     first = await rig.worker(tables=[])
     await first.begin(STREAM, {"shard-1": TRIM_HORIZON})
@@ -110,6 +117,7 @@ async def test_workers_that_add_tables_together_keep_them_all(rig: Rig) -> None:
         assert await (await rig.worker("other", tables=[table])).begun() == [STREAM.arn]
 
 
+@by_table
 async def test_who_only_looks_is_told_the_same(rig: Rig) -> None:
     await filled(rig, ANOTHER_KIND, "other")
     before: Any = await rig.worker(tables=[ORDERS])
@@ -119,3 +127,21 @@ async def test_who_only_looks_is_told_the_same(rig: Rig) -> None:
     assert (await before.held(STREAM, [ORDERS])).rivals == ()
     looking: Any = await rig.worker(tables=[ORDERS, PRODUCTS])
     assert (await looking.held(STREAM, [ORDERS, PRODUCTS])).rivals == (ANOTHER_KIND.arn,)
+
+
+@of_changes
+async def test_streams_that_came_to_one_log_together_go_on(rig: Rig) -> None:
+    """Each table's own stream has a pipeline; in a log their changes lie side by side."""
+    mine: Any = await rig.worker()
+    await mine.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    theirs = await rig.worker("other")
+    await theirs.begin(ANOTHER_KIND, {"shard": TRIM_HORIZON})
+    for sink, stream in ((mine, STREAM), (theirs, ANOTHER_KIND)):
+        fence = await sink.fence(stream, "shard-1", "me")
+        await sink.position(fence)
+        change = put("products", {"id": {"S": stream.name}}, 5)
+        await write(sink, pending(fence, [change], then=SHARD_END))
+    for pipeline, stream in (("shop", STREAM), ("other", ANOTHER_KIND)):
+        again: Any = await rig.worker(pipeline)
+        assert await again.add_tables(stream) == ()
+        assert (await again.held(stream, [ORDERS, PRODUCTS])).rivals == ()

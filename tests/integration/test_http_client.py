@@ -15,6 +15,7 @@ from aiohttp import web
 from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
+from replicator.sink.http_client import proxy_of
 from replicator.sink.kafka_oauth import ClientTokens
 from replicator.sink.kafka_settings import SASLConfig
 from replicator.sink.registry import Registry
@@ -155,6 +156,13 @@ async def test_whom_no_proxy_names_is_asked_directly(
         monkeypatch.setenv("NO_PROXY", named.format(address=address))
         await ask(f"http://{address}")
         assert (proxy.asked, len(seen)) == ([], 1)
+
+
+def test_no_proxy_may_name_an_address_of_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "::1")
+    assert proxy_of("http", "[::1]:4200") is None
+    assert proxy_of("http", "[::2]:4200") == "http://proxy:3128"
 
 
 @pytest.mark.parametrize(

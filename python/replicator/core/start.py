@@ -141,10 +141,13 @@ class Joining:
         return tuple(dict.fromkeys(arns))
 
 
-def joining(arn: str, tables: Collection[str], brought: Sequence[Brought]) -> Joining:
+def joining(
+    arn: str, tables: Collection[str], brought: Sequence[Brought], *, is_log: bool = False
+) -> Joining:
     """Law 3 table by table, for tables that a pipeline lists later, too: from all streams that
     were begun, in the order in which each came to its newest tables. Of a stream that isn't among
-    them, nothing: it is to be begun."""
+    them, nothing: it is to be begun. A log (`is_log`) keeps the changes of all that came to it
+    side by side: nobody takes it from the streams that are there."""
     if not any(each.is_mine for each in brought):
         return Joining()
     new = set(tables)
@@ -156,7 +159,11 @@ def joining(arn: str, tables: Collection[str], brought: Sequence[Brought]) -> Jo
                 rivals[table].clear()
             elif incomparable(arn, [each.arn]):
                 rivals[table].append(each.arn)
-    found = {table: tuple(dict.fromkeys(arns)) for table, arns in rivals.items() if arns}
+    found = {
+        table: tuple(dict.fromkeys(arns))
+        for table, arns in rivals.items()
+        if arns and (table in new or not is_log)
+    }
     return Joining(frozenset(new), found)
 
 

@@ -106,7 +106,8 @@ class HTTPClient:
 def proxy_of(scheme: str, netloc: str) -> str | None:
     """The environment's proxy on the way to a server; None where there is none, or NO_PROXY names
     the server. Raises aiohttp.InvalidURL, without the url, for it may hold a password."""
-    if proxy_bypass(netloc) or (proxy := getproxies().get(scheme)) is None:
+    host = urlsplit(f"//{netloc}").hostname or netloc  # of IPv6 without its brackets
+    if proxy_bypass(netloc) or proxy_bypass(host) or (proxy := getproxies().get(scheme)) is None:
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"

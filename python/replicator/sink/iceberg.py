@@ -285,7 +285,8 @@ class IcebergSink:
             Brought(of.arn, frozenset(begun.tables), is_mine=of == stream and state == look.mine)
             for state, of, begun in sorted(each, key=lambda one: one[2].at_us)
         ]
-        found = joining(stream.arn, self._places, brought)
+        is_log = self._settings.mode == "log"
+        found = joining(stream.arn, self._places, brought, is_log=is_log)
         by_place = {self._place_of(name): commits for name, commits in opened.tables.items()}
         holding = [place for place in found.rivals if (await by_place[place].look()).holds_rows]
         return found, found.rivals_in(holding)

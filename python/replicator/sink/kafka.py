@@ -234,7 +234,7 @@ class KafkaSink:
             Brought(key[1], frozenset(begun.topics), is_mine=key == mine)
             for key, begun in self._positions.streams().items()
         ]
-        return joining(stream.arn, {topic.name for topic in topics}, brought)
+        return joining(stream.arn, {topic.name for topic in topics}, brought, is_log=True)
 
     async def _rivals(self, found: Joining, topics: Sequence[Topic]) -> tuple[str, ...]:
         """Those in topics that hold records."""

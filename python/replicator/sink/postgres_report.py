@@ -61,9 +61,10 @@ async def joined(
     tables: Sequence[DocumentTable],
 ) -> Joining:
     """What the stream of this key finds in the tables."""
-    rows = await connection.fetch(sql["brought"], *key)
+    names = targets(tables)
+    rows = await connection.fetch(sql["brought"], *key, names)
     brought = [Brought(row["stream_arn"], frozenset(row["tables"]), row["is_mine"]) for row in rows]
-    return joining(str(key[1]), targets(tables), brought)
+    return joining(str(key[1]), names, brought)
 
 
 async def rivals_of(

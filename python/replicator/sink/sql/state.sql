@@ -88,10 +88,12 @@ SELECT EXISTS (
 )
 
 -- name: brought
--- Every stream, in the order in which each came to its newest tables.
+-- This stream, and those that came to any of its tables, in the order of that.
 SELECT stream_arn, tables,
        (pipeline, stream_arn, stream_created_at) = ($1, $2, $3::timestamptz) AS is_mine
-FROM {streams} ORDER BY begun_at
+FROM {streams}
+WHERE (pipeline, stream_arn, stream_created_at) = ($1, $2, $3::timestamptz) OR tables && $4::text[]
+ORDER BY begun_at
 
 -- name: lock_streams
 -- Who adds tables at the same time sees what was added here.

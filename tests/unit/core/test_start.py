@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.start import (
-    require_comparable,
-    require_redrivable,
-    require_start,
-    require_successor,
-)
-from replicator.errors import FatalError, RejectedError, TransientError
+from replicator.core.start import require_comparable, require_start, require_successor
+from replicator.errors import FatalError, TransientError
 from replicator.model import TRIM_HORIZON, Stream
 
 KINESIS = "arn:aws:kinesis:eu-north-1:000000000000:stream/products"
@@ -70,27 +65,3 @@ def test_a_start_into_rows_is_safe_after_streams_of_its_own_kind_only() -> None:
     with pytest.raises(FatalError) as replaced:
         require_start("p", stream, TRIM_HORIZON, [KINESIS])
     assert replaced.value.code == "stream_replaced"
-
-
-@pytest.mark.parametrize(
-    ("arn", "begun", "is_written"),
-    [
-        (KINESIS, [KINESIS], True),
-        (KINESIS, [KINESIS_2], True),
-        (TABLE, [TABLE], True),
-        (TABLE, [KINESIS, TABLE], True),
-        (TABLE, [TABLE, TABLE_2], False),
-        (KINESIS, [KINESIS, TABLE], False),
-        (TABLE, [TABLE, KINESIS], False),
-        (KINESIS, [], False),
-    ],
-)
-def test_a_dead_letter_is_written_where_its_version_says_something(
-    arn: str, begun: list[str], is_written: bool
-) -> None:
-    """The rows are the newest stream's: the tables were empty when one of another kind began."""
-    if is_written:
-        require_redrivable(arn, begun)
-    else:
-        with pytest.raises(RejectedError, match="versions can't be compared"):
-            require_redrivable(arn, begun)

@@ -30,7 +30,7 @@ from bench.peers.known import BUILT, HERE
 from bench.timing import Ratio, Timing, cpu_seconds, interleaved, ratio
 from replicator import _core
 from replicator.sink.kafka_batch import FinishedBatch
-from replicator.sink.kafka_in_flight import pipelined
+from replicator.sink.kafka_sender import hastened
 from replicator.testing.kafka_server import KafkaServer
 
 # Rounds of a quarter of a second and more: what begins and ends them has little say.
@@ -91,7 +91,7 @@ def measure(
         for peer, send in (("ours", _send_ours), ("aiokafka", _send_theirs)):
             producer = runner.run(_producer(broker, topics[peer], codec, transactions=transactions))
             if peer == "ours":
-                pipelined(producer)
+                hastened(producer)
             stack.callback(partial(_run, runner, producer.stop))
             sender = send(producer, topics[peer], codec, chunks, ready, transactions)
             variants[peer] = timed(peer, partial(_run, runner, sender))

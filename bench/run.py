@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 from bench import environment, records
@@ -42,6 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="what to run (all)")
     parser.add_argument("--output", choices=("text", "markdown", "json"), default="text")
     parser.add_argument("--quick", action="store_true", help="a fifth of the work: a look only")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="WORDS",
+        help="of kafka-send the rows that have all of them: 'small none transactions'",
+    )
     options = parser.parse_args(arguments)
     if _core.BUILD_PROFILE != "release":
         print("this is a debug build of the core: make build, then again", file=sys.stderr)
@@ -54,9 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
         for line in environment.lines(sys.argv[1:] if arguments is None else arguments):
             page.note(f"- {line}")
     report: Report = {}
+    run = _RUN | {"kafka-send": partial(_kafka_send_part, only=options.only.split())}
     for part in options.part or PARTS:
         page.part(part)
-        report[part] = _RUN[part](options.quick, page)
+        report[part] = run[part](options.quick, page)
     if options.output == "json":
         print(json.dumps(report))
     return 0
@@ -138,7 +147,11 @@ def _kafka_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see abo
     return report
 
 
-def _kafka_send_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - see above
+def _kafka_send_part(
+    is_quick: bool,  # noqa: FBT001 - see above
+    page: Page,
+    only: Sequence[str] = (),
+) -> Report:
     from bench import kafka_send  # noqa: PLC0415 - see above
     from replicator.errors import FatalError  # noqa: PLC0415 - see above
     from replicator.testing.kafka_server import start_kafka  # noqa: PLC0415 - see above
@@ -151,29 +164,34 @@ def _kafka_send_part(is_quick: bool, page: Page) -> Report:  # noqa: FBT001 - se
         with start_kafka() as broker:
             for transactions in (False, True):
                 way = "transactions" if transactions else "idempotent"
-                page.head(f"sent, {way}", "records/s", *(f"x {peer}, CPU" for peer in others))
-                for shape in kafka_send.SIZES:
-                    for codec in kafka_send.CODECS:
-                        result = kafka_send.measure(
-                            broker, shape, codec, transactions=transactions, is_quick=is_quick
-                        )
-                        page.row(
-                            f"{shape} {codec}",
-                            f"{result.rates['ours']:.0f}",
-                            *(
-                                f"{result.speed[peer]}, {result.cpu_share[peer]:.2f}"
-                                if peer in result.speed
-                                else "-"
-                                for peer in others
-                            ),
-                        )
-                        report[f"{shape} {codec} {way}"] = {
-                            "unit": "records/s",
-                            **result.rates,
-                            "cpu_us": result.cpu_us,
-                            "cpu_share": result.cpu_share,
-                            "speed": {peer: r.report() for peer, r in result.speed.items()},
-                        }
+                cases = [
+                    (shape, codec)
+                    for shape, codec in product(kafka_send.SIZES, kafka_send.CODECS)
+                    if {shape, codec, way}.issuperset(only)
+                ]
+                if cases:
+                    page.head(f"sent, {way}", "records/s", *(f"x {peer}, CPU" for peer in others))
+                for shape, codec in cases:
+                    result = kafka_send.measure(
+                        broker, shape, codec, transactions=transactions, is_quick=is_quick
+                    )
+                    page.row(
+                        f"{shape} {codec}",
+                        f"{result.rates['ours']:.0f}",
+                        *(
+                            f"{result.speed[peer]}, {result.cpu_share[peer]:.2f}"
+                            if peer in result.speed
+                            else "-"
+                            for peer in others
+                        ),
+                    )
+                    report[f"{shape} {codec} {way}"] = {
+                        "unit": "records/s",
+                        **result.rates,
+                        "cpu_us": result.cpu_us,
+                        "cpu_share": result.cpu_share,
+                        "speed": {peer: r.report() for peer, r in result.speed.items()},
+                    }
     except FatalError as error:
         if error.code != "kafka_missing":
             raise

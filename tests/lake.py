@@ -13,6 +13,7 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.table import Table
 
 from replicator.model import Batching, Pending, TableSchema, WriteResult
+from replicator.sink.clocks import Clocks
 from replicator.sink.iceberg import IcebergSink
 from replicator.sink.iceberg_settings import IcebergSettings
 
@@ -44,7 +45,7 @@ def settings(place: Path, **changes: Any) -> IcebergSettings:
 
 async def opened(place: Path, **changes: Any) -> IcebergSink:
     """A worker; `close` it."""
-    sink = IcebergSink(settings(place, **changes), monotonic=lambda: 0.0)
+    sink = IcebergSink(settings(place, **changes), clocks=Clocks(monotonic=lambda: 0.0))
     await sink.open([PRODUCTS, ORDERS])
     return sink
 

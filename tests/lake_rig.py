@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, closing
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from replicator._core import Pattern
 from replicator.model import TableSchema
+from replicator.sink.clocks import Clocks
 from replicator.sink.iceberg import IcebergSink
 from tests.lake import LETTERS, ORDERS, PRODUCTS, in_order, rows, settings
 
@@ -26,12 +28,14 @@ class LakeRig:
         self._stack = stack
         self._place = place
 
-    async def worker(self, pipeline: str = "shop") -> IcebergSink:
+    async def worker(
+        self, pipeline: str = "shop", tables: Sequence[TableSchema] = (ORDERS, PRODUCTS)
+    ) -> IcebergSink:
         sink = IcebergSink(
             settings(self._place, pipeline=pipeline, mode="state", table="lake.{table}", buckets=4)
         )
         self._stack.push_async_callback(sink.close)
-        await sink.open([ORDERS, PRODUCTS])
+        await sink.open(tables)
         return sink
 
     async def log_worker(
@@ -46,7 +50,7 @@ class LakeRig:
                 reorder_us=reorder_us,
                 pattern=Pattern(filters) if filters else None,
             ),
-            monotonic=lambda: 0.0,
+            clocks=Clocks(monotonic=lambda: 0.0),
         )
         self._stack.push_async_callback(sink.close)
         await sink.open([ORDERS, PRODUCTS])

@@ -12,6 +12,7 @@ from typing import Any
 
 from replicator.errors import LeaseLost, TransientError
 from replicator.model import SHARD_END, Fence, Pending, Position, after
+from replicator.sink.clocks import Clocks
 from replicator.sink.iceberg import IcebergSink
 from tests.changes import STREAM, number, pending, put
 from tests.lake import DAY_US, LETTERS, NOON_US, PRODUCTS, rows, settings, times_each, write
@@ -51,7 +52,7 @@ class World:
             settings(
                 self._place, catalog={**catalog, **more}, tables=("products",), **self._changes
             ),
-            monotonic=lambda: 0.0,
+            clocks=Clocks(monotonic=lambda: 0.0),
         )
 
     def fetches(self, fence: Fence, position: Position | None, size: int) -> list[Pending]:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import copy
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -49,7 +49,8 @@ class Rig(Protocol):
 
     @property
     def worker(self) -> Worker:
-        """Opens a sink for ORDERS and PRODUCTS; `pipeline` names another one."""
+        """Opens a sink for ORDERS and PRODUCTS (but for S3's, others by `tables`); `pipeline`
+        names another one."""
         ...
 
     async def keys(self, table: TableSchema) -> list[str]:
@@ -114,10 +115,12 @@ async def write(sink: AnySink, *several: Pending) -> WriteResult:
 def memory_rig(stack: AsyncExitStack) -> StateRig:
     store = MemoryStore()
 
-    async def worker(pipeline: str = "shop") -> AnySink:
+    async def worker(
+        pipeline: str = "shop", tables: Sequence[TableSchema] = (ORDERS, PRODUCTS)
+    ) -> AnySink:
         sink = MemorySink(pipeline, store)
         stack.push_async_callback(sink.close)
-        await sink.open([ORDERS, PRODUCTS])
+        await sink.open(tables)
         return sink
 
     async def content(table: TableSchema) -> Content:
@@ -149,10 +152,12 @@ def memory_rig(stack: AsyncExitStack) -> StateRig:
 def postgres_rig(stack: AsyncExitStack, server: PostgresServer, dsn: str) -> StateRig:
     name = dsn.partition("?")[0].rpartition("/")[2]
 
-    async def worker(pipeline: str = "shop") -> AnySink:
+    async def worker(
+        pipeline: str = "shop", tables: Sequence[TableSchema] = (ORDERS, PRODUCTS)
+    ) -> AnySink:
         sink = PostgresSink(PostgresSettings("warehouse", pipeline, dsn))
         stack.push_async_callback(sink.close)
-        await sink.open([ORDERS, PRODUCTS])
+        await sink.open(tables)
         return sink
 
     async def content(table: TableSchema) -> Content:
@@ -197,10 +202,12 @@ def postgres_rig(stack: AsyncExitStack, server: PostgresServer, dsn: str) -> Sta
 
 
 def crate_rig(stack: AsyncExitStack, database: CrateDatabase) -> StateRig:
-    async def worker(pipeline: str = "shop") -> AnySink:
+    async def worker(
+        pipeline: str = "shop", tables: Sequence[TableSchema] = (ORDERS, PRODUCTS)
+    ) -> AnySink:
         sink = CrateSink(database.settings(pipeline=pipeline))
         stack.push_async_callback(sink.close)
-        await sink.open([ORDERS, PRODUCTS])
+        await sink.open(tables)
         return sink
 
     async def content(table: TableSchema) -> Content:
@@ -266,7 +273,7 @@ def topics_rig(rig: KafkaRig) -> LogRig:
         pipeline: str = "shop", *, reorder_window_seconds: float = 0, **more: Any
     ) -> AnySink:
         more["reorder_window_seconds"] = reorder_window_seconds
-        return await rig.worker(pipeline, [ORDERS, PRODUCTS], **more)
+        return await rig.worker(pipeline, more.pop("tables", (ORDERS, PRODUCTS)), **more)
 
     async def changes(table: TableSchema) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}

@@ -66,8 +66,7 @@ class Rejection:
     @property
     def line(self) -> int: ...  # that it began on, from 1, when it came from a document; else 0
     @property
-    def sub_sequence_number(self) -> int:
-        """Which user record of a KPL aggregate it is, from 0; 0 when it is in none."""
+    def sub_sequence_number(self) -> int: ...  # in a KPL aggregate, from 0; 0 when in none
     @property
     def part(self) -> int: ...  # which of the concatenated batches it came from, from 0
     @property
@@ -81,8 +80,9 @@ class Rejection:
     @property
     def sequence_number(self) -> str: ...  # empty when the source gave none
     @property
-    def table(self) -> str | None:
-        """The table it names, when that much could be read."""
+    def table(self) -> str | None: ...  # that it names, when that much could be read
+    @property
+    def late(self) -> bool: ...  # a window marked it so
 
 @final
 class Records:
@@ -278,14 +278,14 @@ class ChangeBatch:
     @property
     def last_arrival_ms(self) -> int | None: ...
     @property
-    def first_event_us(self) -> int | None:
-        """Earliest creation time, UTC microseconds."""
+    def first_event_us(self) -> int | None: ...  # earliest creation time, UTC microseconds
     @property
     def last_event_us(self) -> int | None: ...
     @staticmethod
     def concat(batches: Sequence[ChangeBatch]) -> ChangeBatch:
         """One batch over several (of several shards, say), ordered and deduped across them,
         sharing their memory. `Rejection.part` is the index in `batches`."""
+    def marked_late(self) -> ChangeBatch: ...  # all of them
     def split(self, sequence_number: str) -> tuple[ChangeBatch, ChangeBatch]:
         """Up to this sequence number, and behind it; duplicates are the first's, if it has any."""
     def newest(
@@ -433,23 +433,20 @@ class Rows:
     def nbytes(self) -> int:
         """About how many bytes `copy` gives."""
     def copy(self, lo: int = 0, hi: int | None = None, *, columns: Columns | None = None) -> bytes:
-        """Rows lo..hi as a whole PostgreSQL binary COPY stream, header and trailer
-        included. Columns: the key attributes in the given order (S text, N numeric, B
-        bytea), `item` jsonb (NULL for a delete; U+0000, which jsonb refuses, as another
-        character that a member with an empty name tells), `version` numeric, `deleted`
-        bool, `chain` bytea (what `settle` needs), `ordinal` integer (its place from `lo` on). With
-        `columns`, these and the rest as jsonb take the place of `item`; key attributes are
-        in neither. Raises ValueError when a key attribute is planned."""
+        """Rows lo..hi as a whole PostgreSQL binary COPY stream, header and trailer included.
+        Columns: the key attributes in the given order (S text, N numeric, B bytea), `item` jsonb
+        (NULL for a delete; U+0000, which jsonb refuses, as another character that a member with
+        an empty name tells), `version` numeric, `deleted` bool, `chain` bytea (for `settle`),
+        `ordinal` integer (its place from `lo` on). With `columns`, these and the rest as jsonb
+        take the place of `item`, without the key. Raises ValueError when a key's is planned."""
     def arrays(self, lo: int = 0, hi: int | None = None) -> list[bytes]:
-        """Rows lo..hi as texts that PostgreSQL makes arrays of, one a column: keys as array
-        literals, `item` joined by line feeds (empty: deleted), `version` and `chain` as
-        literals. For few rows: `unnest … WITH ORDINALITY` counts the places."""
+        """Rows lo..hi as texts that PostgreSQL makes arrays of, one a column: keys, `version` and
+        `chain` as array literals, `item` joined by line feeds (empty: deleted). For few rows."""
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """As `ChangeBatch.misses`, of the rows that aren't deletes."""
     def settle(self, stored: Sequence[tuple[int, str | None, int, bytes]], lo: int = 0) -> Settled:
-        """Settles rows with what a sink stores of the same keys at the same instant (the
-        same millisecond): (row, item as JSON or None, version in UTC microseconds, chain).
-        Rows count from `lo` on."""
+        """Settles rows with what a sink stores of the same keys at the same millisecond: (row
+        from `lo` on, item as JSON or None, version in UTC microseconds, chain)."""
     def dynamodb_items(
         self,
         lo: int = 0,
@@ -493,11 +490,14 @@ class Rows:
     ) -> bytes:
         """Rows lo..hi as CrateDB's `bulk_args`: arrays of the key (texts), `item` (`crate_item`),
         `exact` (plain JSON), `version` (a text that sorts), `deleted`, `chain` (hexadecimal)."""
+    def parquet(self, names: Sequence[str], *, generation: int = 0) -> bytes:
+        """The rows as a Parquet file: a column for each key attribute (text, called as in `names`),
+        `item` (null: deleted), `version` and `deleted` as in `crate_args`, `chain` (bytes)."""
     def record(self, row: int, code: str, message: str) -> Rejection:
         """The change behind a row as a rejection with this code and message."""
     def without(self, rows: Sequence[int]) -> Rows:
-        """These rows' changes left out: the next newest change of each key, where
-        there is one, takes its place. Earlier rejections are kept."""
+        """These rows' changes left out: the next newest of each key, if there is one, takes its
+        place. Earlier rejections are kept."""
 
 @final
 class Settled:

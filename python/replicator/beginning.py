@@ -11,6 +11,7 @@ from replicator.core.fanout import Held, least
 from replicator.core.start import (
     first_starts,
     incomparable,
+    reach_us,
     require_comparable,
     require_start,
     starts_beside,
@@ -20,7 +21,7 @@ from replicator.errors import FatalError
 from replicator.gaps import Gaps
 from replicator.model import TRIM_HORIZON, Position, Start, Stream, TableSchema
 from replicator.outlets import Outlet, Outlets, SinkStart
-from replicator.protocols import Source
+from replicator.protocols import Expiring, Source
 
 
 class Beginning:
@@ -37,18 +38,20 @@ class Beginning:
         self._gaps = gaps
         self._log = structlog.get_logger().bind(pipeline=pipeline)
 
-    async def resolve(self, stream: Stream) -> None:
+    async def resolve(self, stream: Stream, tables: Sequence[TableSchema]) -> None:
         """Stores the first positions where there are none. May be called again after an error:
         what was stored stays. Raises FatalError with what to do."""
         there = [each for each in self._outlets if each.absent is None]
         known = {each: await each.sink.is_known(stream) for each in there}
         new = [each for each in there if not known[each]]
         others = [each for each in there if known[each]]
+        for outlet in others:
+            await self._add_tables(stream, outlet)
         if not new:
             return
         if others:
             for outlet in new:
-                await self._join(stream, outlet, others)
+                await self._join(stream, outlet, others, tables)
             return
         for absent in self._outlets.absent:
             # They all begin in the same place.
@@ -58,17 +61,34 @@ class Beginning:
             if outlet.start == "snapshot":
                 require_sink_start(self._pipeline, outlet.name, outlet.start)
             await self._require_room(stream, outlet)
-        position = await self._gaps.first_start(self._start or TRIM_HORIZON)
-        starts = first_starts(await self._source.shards(), position)
+        starts = await self._first_starts(self._start or TRIM_HORIZON, new, tables)
         await self._outlets.each("", lambda one: one.sink.begin(stream, starts))
 
     async def admit(self, stream: Stream, outlet: Outlet, tables: Sequence[TableSchema]) -> None:
         """Opens a sink that was absent, and begins the stream there where that was not done. It
         stays absent."""
         await outlet.sink.open(tables)
-        if not await outlet.sink.is_known(stream):
+        if await outlet.sink.is_known(stream):
+            await self._add_tables(stream, outlet)
+        else:
             others = [each for each in self._outlets if each.absent is None]
-            await self._join(stream, outlet, others)
+            await self._join(stream, outlet, others, tables)
+
+    async def _first_starts(
+        self, start: Start, outlets: Sequence[Outlet], tables: Sequence[TableSchema]
+    ) -> dict[str, Position]:
+        position = await self._gaps.first_start(start)
+        for outlet in outlets:
+            if isinstance(outlet.sink, Expiring):
+                reach = reach_us(position, await self._source.horizon())
+                for each in await outlet.sink.expiring(tables, reach):
+                    self._log.warning(each.code, sink=outlet.name, reason=each.message)
+        return first_starts(await self._source.shards(), position)
+
+    async def _add_tables(self, stream: Stream, outlet: Outlet) -> None:
+        """Tables that weren't listed when the stream was begun there (law 3)."""
+        if added := await outlet.sink.add_tables(stream):
+            self._log.info("tables_added", sink=outlet.name, tables=list(added))
 
     async def _require_room(self, stream: Stream, outlet: Outlet) -> None:
         begun = await outlet.sink.begun()
@@ -78,7 +98,13 @@ class Beginning:
             action = "the tables are empty: this stream is begun, the rest of the others isn't read"
             self._log.warning("stream_replaced", stream=stream.arn, left=left, action=action)
 
-    async def _join(self, stream: Stream, outlet: Outlet, others: Sequence[Outlet]) -> None:
+    async def _join(
+        self,
+        stream: Stream,
+        outlet: Outlet,
+        others: Sequence[Outlet],
+        tables: Sequence[TableSchema],
+    ) -> None:
         """A sink that joins others which the stream was read into."""
         if await outlet.sink.holds_data():
             require_comparable(stream.arn, await outlet.sink.begun())
@@ -93,18 +119,12 @@ class Beginning:
         # When nothing was read yet, the process ended while it began them all.
         if not all(was_only_begun(each) for each in found):
             start = require_sink_start(self._pipeline, outlet.name, outlet.start)
-        starts = await self._starts(start, positions)
+        starts = positions
+        if start != "now":
+            assert start != "snapshot"
+            starts = starts_beside(await self._first_starts(start, [outlet], tables), positions)
         if await outlet.sink.begin(stream, starts):
             self._log.info("sink_begun", sink=outlet.name, start=str(start), shards=len(starts))
-
-    async def _starts(
-        self, start: SinkStart, positions: dict[str, Position]
-    ) -> dict[str, Position]:
-        if start == "now":
-            return positions
-        assert start != "snapshot"
-        first = first_starts(await self._source.shards(), await self._gaps.first_start(start))
-        return starts_beside(first, positions)
 
 
 def require_sink_start(pipeline: str, sink: str, start: SinkStart | None) -> SinkStart:

@@ -183,7 +183,7 @@ class Coordinator:
                 self._tables = await self._describe()
                 await self._outlets.open(self._tables)
                 stream = await self._source.open()
-                await self._beginning.resolve(stream)
+                await self._beginning.resolve(stream, self._tables)
                 self._graph.lineage = lineage.Lineage(await self._outlets.positions(stream))
             except TransientError as error:
                 wait = self._backoff.next(attempt, self._jitter(), error.retry_after_seconds)

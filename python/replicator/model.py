@@ -315,8 +315,8 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class SinkFinding:
-    """One thing that a sink's `plan` saw: `code` is set when it keeps the sink from starting,
-    `ddl` when something is missing that this statement makes."""
+    """One thing that a sink saw, without changing anything: `code` is set when it keeps the sink
+    from starting, `ddl` when something is missing that this statement makes."""
 
     subject: str
     message: str
@@ -360,11 +360,13 @@ class SinkReport:
 
 @dataclass(frozen=True, slots=True)
 class SinkHeld:
-    """What an opened sink would say of a stream (`Sink.is_known`, `begun`, `holds_data`)."""
+    """What an opened sink would say of a stream (`Sink.is_known`, `begun`, `holds_data`); `rivals`
+    are the streams for which `add_tables` would refuse it (ARNs)."""
 
     is_known: bool
     begun: tuple[str, ...]
     holds_data: bool
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,16 @@ from typing import Any
 from replicator.beginning import require_sink_start
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig
 from replicator.core import gap
-from replicator.core.start import incomparable, require_comparable, require_start, resolved
+from replicator.core.start import (
+    incomparable,
+    reach_us,
+    require_comparable,
+    require_start,
+    resolved,
+)
 from replicator.errors import ReplicatorError
-from replicator.model import TRIM_HORIZON, SinkHeld, Start, Stream, TableSchema
-from replicator.protocols import ShownSink, Source
+from replicator.model import TRIM_HORIZON, Ago, Position, SinkHeld, Start, Stream, TableSchema
+from replicator.protocols import Expiring, ShownSink, Source
 from replicator.service import (
     SystemClock,
     closing,
@@ -242,7 +248,10 @@ class _Checks:
         for name, sink in sinks.items():
             with suppress(ReplicatorError):  # the sink has a look of its own
                 held[name] = await sink.held(stream, tables)
+        for each in held.values():
+            require_comparable(stream.arn, each.rivals)
         new = {name: each for name, each in held.items() if not each.is_known}
+        await self._at_ages(source, sinks, held, tables)
         for settings in self._pipeline.sinks:
             if settings.name in new and (len(new) < len(held) or settings.begins == "snapshot"):
                 await self._at_joining(source, settings, stream, held[settings.name])
@@ -262,6 +271,31 @@ class _Checks:
                     "stream_replaced",
                 )
         await self._at_kept(source, start or TRIM_HORIZON)
+
+    async def _at_ages(
+        self,
+        source: Source,
+        sinks: Mapping[str, ShownSink[Any]],
+        held: Mapping[str, SinkHeld],
+        tables: Sequence[TableSchema],
+    ) -> None:
+        """Whether the sinks keep all that may be read: of a stream that was begun that is whatever
+        it keeps, after a long pause or when a position is set back."""
+        is_begun = any(each.is_known for each in held.values())
+        for settings in self._pipeline.sinks:
+            sink, start = sinks[settings.name], configured_start(self._pipeline) or TRIM_HORIZON
+            if settings.name not in held or not isinstance(sink, Expiring):
+                continue
+            if held[settings.name].is_known:
+                start = TRIM_HORIZON
+            elif is_begun:
+                if not isinstance(settings.begins, Position | Ago):
+                    continue  # where the others stand
+                start = settings.begins
+            horizon = await source.horizon()
+            reach = reach_us(resolved(start, horizon.now_us), horizon)
+            for each in await sink.expiring(tables, reach):
+                self.say("start", "warning", f"sink {settings.name}: {each.message}", each.code)
 
     async def _at_joining(
         self, source: Source, settings: SinkConfig, stream: Stream, held: SinkHeld

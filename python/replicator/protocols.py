@@ -21,6 +21,7 @@ from replicator.model import (
     Position,
     Reached,
     Shard,
+    SinkFinding,
     SinkHeld,
     SinkPlan,
     SinkReport,
@@ -157,6 +158,13 @@ class Sink(Protocol[PayloadT]):
         """True when `begin` was done for the stream."""
         ...
 
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        """Stores with a known stream the places that it is written to since `open` and wasn't
+        before, and gives their names. Raises FatalError, and stores nothing, where one of them
+        holds what another stream brought since, whose versions can't be compared (law 3). May be
+        called twice."""
+        ...
+
     async def begun(self) -> Sequence[str]:
         """The ARNs of all streams that `begin` was done for, by this pipeline or into any of its
         tables, the newest last. After `open`."""
@@ -230,6 +238,17 @@ Describe: TypeAlias = Callable[[], Awaitable[Sequence[TableSchema]]]
 
 
 @runtime_checkable
+class Expiring(Protocol):
+    """What a sink may offer besides: it says when records are deleted, or refused, for the age of
+    their changes."""
+
+    async def expiring(self, tables: Sequence[TableSchema], reach_us: int) -> Sequence[SinkFinding]:
+        """Warnings, when changes come that are up to so old (microseconds). May be called without
+        `open`. Raises TransientError and FatalError."""
+        ...
+
+
+@runtime_checkable
 class Redriven(Protocol):
     """What a sink may offer besides: an operator ends its dead letters, also while workers write.
     It may be called without `open`, and again after an error."""
@@ -261,8 +280,8 @@ class ShownSink(Sink[PayloadT], Protocol[PayloadT]):
         ...
 
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
-        """What `is_known`, `begun` and `holds_data` would say after `open`: of what isn't there
-        yet, nothing. Raises TransientError and FatalError."""
+        """What `is_known`, `begun`, `holds_data` and `add_tables` would say after `open`: of what
+        isn't there yet, nothing. Raises TransientError and FatalError."""
         ...
 
     async def report(self) -> SinkReport:

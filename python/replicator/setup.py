@@ -16,7 +16,7 @@ import structlog
 
 from replicator.aws import aws_client
 from replicator.config import Config, PipelineConfig, StreamsSourceConfig
-from replicator.errors import TransientError
+from replicator.errors import FatalError, TransientError
 from replicator.protocols import Clock
 from replicator.service import SystemClock, source_settings
 from replicator.setup_load import Capacity, measured
@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 READY_SECONDS_MAX = 600.0
 _POLL_SECONDS = 1.0
+# The table is gone, or writes to no stream any more: nobody knows which one it wrote to.
+_UNREAD = frozenset({"resource_missing", "destination_missing"})
 _MARKS = {
     "ok": "ok      ",
     "todo": "to do   ",
@@ -103,9 +105,18 @@ async def setup(
     report = Report()
     async with AsyncExitStack() as stack:
         work: list[tuple[str, Piece]] = []
+        unread: list[Step] = []
         for each in config.pipelines:
-            pipeline = await with_stream(config, each)
-            pieces = await _pieces(stack, config, pipeline, shards, from_metrics=from_metrics)
+            try:
+                pipeline = await with_stream(config, each)
+            except FatalError as error:
+                if not remove or error.code not in _UNREAD:
+                    raise
+                unread.append(Step(each.name, "source", "left", error.message))
+                continue
+            pieces = await _pieces(
+                stack, config, pipeline, shards, from_metrics=from_metrics and not remove
+            )
             if remove:
                 pieces = pieces[::-1]
             work += [(pipeline.name, p) for p in pieces if not only or p.kind in only]
@@ -114,14 +125,16 @@ async def setup(
             found = await (piece.removable(named=named) if remove else piece.look(named=named))
             state = "todo" if found[0] == "wait" else found[0]
             report.steps.append(Step(name, piece.subject, state, found[1]))
+        planned, report.steps = report.steps, [*report.steps, *unread]
         if not apply or not report.has_work or not confirm(report):
             return report
         done = Report()
-        for (name, piece), step in zip(work, report.steps, strict=True):
+        for (name, piece), step in zip(work, planned, strict=True):
             if step.state == "todo":
                 message = await _do(piece, clock, remove=remove, named=piece.kind in only)
                 step = Step(name, piece.subject, "done", message)  # noqa: PLW2901
             done.steps.append(step)
+        done.steps += unread
         return done
 
 

@@ -189,7 +189,12 @@ class DestinationPiece:
         """It goes with its stream, whose mark says enough."""
 
     async def removable(self, *, named: bool) -> Finding:
-        arn, status, _ = await self._found()
+        try:
+            arn, status, _ = await self._found()
+        except FatalError as error:
+            if error.code == "resource_missing":
+                return "ok", f"table {self._table} isn't there, and writes to no stream"
+            raise
         if arn is None or status in {"DISABLED", "ENABLE_FAILED"}:
             return "ok", f"table {self._table} doesn't write to {self._stream.subject}"
         if status == "DISABLING":
@@ -334,7 +339,12 @@ class ViewPiece:
             )
 
     async def removable(self, *, named: bool) -> Finding:
-        table, view = await self._found()
+        try:
+            table, view = await self._found()
+        except FatalError as error:
+            if error.code == "resource_missing":
+                return "ok", f"table {self._table} isn't there, and its stream takes nothing more"
+            raise
         if table["TableStatus"] != "ACTIVE":
             return "wait", f"table {self._table} is {table['TableStatus']}"
         if view is None:

@@ -71,6 +71,8 @@ pub struct Rejection {
     pub message: String,
     /// The table it names.
     pub table: Option<Arc<str>>,
+    /// It was marked late.
+    pub late: bool,
 }
 
 /// The changes of one `Records`, in order of arrival.
@@ -358,6 +360,7 @@ fn decode_part(records: Arc<Records>, default: Option<&str>) -> (Part, Vec<Rejec
             part: 0,
             code: Arc::from(fault.code.slug()),
             message: fault.message(),
+            late: false,
         })
         .collect();
     let part = Part {
@@ -549,7 +552,15 @@ impl ChangeBatch {
             code: Arc::from(code),
             message,
             table: self.tables.get(view.table as usize).cloned(),
+            late: view.late,
         }
+    }
+
+    /// The batch with all of its changes marked late.
+    pub fn marked_late(&self) -> Self {
+        let mut late = self.order.to_vec();
+        late.sort_unstable();
+        Self { late: Arc::new(late), ..self.clone() }
     }
 
     /// Memory held.

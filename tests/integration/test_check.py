@@ -201,6 +201,17 @@ async def test_what_run_would_refuse_of_a_stream_is_a_problem(
             assert await worker.stop() == 0
         code, _ = await findings(config)
         assert code == 0
+        other = "arn:aws:kinesis:eu-north-1:000000000000:stream/other"
+        await stack.fetch(
+            "INSERT INTO replicator_streams"
+            " (pipeline, stream_arn, stream_created_at, starts, tables)"
+            f" SELECT 'other', '{other}', now(), starts, tables FROM replicator_streams"
+        )
+        code, found = await findings(config)
+        (problem,) = found["problem"]
+        assert (code, problem["code"], problem["subject"]) == (1, "stream_replaced", "start")
+        assert other in problem["message"]
+        await stack.fetch("DELETE FROM replicator_streams WHERE pipeline = 'other'")
         server.disable()
         new = server.enable(table_stream(1))
         for name in ("p", "other"):

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -26,6 +24,7 @@ from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.testing.crate_server import CrateServer
 from replicator.testing.crate_types import Refused
+from tests.certificates import certificate
 from tests.changes import STREAM, number, pending, put, remove
 from tests.crate_database import REAL, CrateDatabase, crate_database
 from tests.warehouse import write
@@ -538,21 +537,10 @@ async def test_an_answer_that_is_no_cratedbs_counts_for_nothing(body: bytes) -> 
 
 @only_the_stand_in
 async def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate, key)
-    async with CrateServer(tls=tls, user="me", password="hush") as server:
+    made = certificate(tmp_path)
+    async with CrateServer(tls=made.tls, user="me", password="hush") as server:
         given = CrateSettings("crate", "shop", server.url, user="me", password="hush")
-        sink = CrateSink(replace(given, ca_file=certificate))
+        sink = CrateSink(replace(given, ca_file=made.file))
         await sink.open([PRODUCTS])
         await sink.close()
         for ca_file, word in ((None, "isn't trusted"), (tmp_path / "no.pem", "can't be read")):

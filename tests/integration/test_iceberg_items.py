@@ -18,6 +18,7 @@ from pyiceberg.types import StringType
 
 from replicator.errors import FatalError
 from replicator.model import SHARD_END, TableSchema, after
+from replicator.sink.clocks import Clocks
 from replicator.sink.iceberg import IcebergSink
 from tests.changes import STREAM, number, pending, put, remove
 from tests.lake import NOON_US, ORDERS, PRODUCTS, loaded, rows, settings, write
@@ -32,7 +33,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
 
         async def make(tables: Sequence[TableSchema] = (PRODUCTS,), **changes: Any) -> IcebergSink:
             told = {"mode": "state", "table": "lake.items", "tables": (), **changes}
-            sink = IcebergSink(settings(tmp_path, **told), monotonic=lambda: 0.0)
+            sink = IcebergSink(settings(tmp_path, **told), clocks=Clocks(monotonic=lambda: 0.0))
             stack.push_async_callback(sink.close)
             await sink.open(tables)
             return sink

@@ -19,6 +19,7 @@ from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransfor
 from replicator.aws import AWSSettings
 from replicator.errors import FatalError
 from replicator.model import SHARD_END
+from replicator.sink.clocks import Clocks
 from replicator.sink.iceberg import IcebergSink
 from replicator.sink.iceberg_shards import Room
 from replicator.sink.iceberg_state import SinkState
@@ -40,7 +41,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 
         async def made(mode: str, **changes: Any) -> IcebergSink:
             told = settings(tmp_path, **MODES[mode], **changes)
-            sink = IcebergSink(told, monotonic=lambda: 0.0)
+            sink = IcebergSink(told, clocks=Clocks(monotonic=lambda: 0.0))
             stack.push_async_callback(sink.close)
             await sink.open([PRODUCTS])
             return sink

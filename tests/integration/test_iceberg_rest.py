@@ -10,6 +10,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, TRIM_HORIZON
+from replicator.sink.clocks import Clocks
 from replicator.sink.iceberg import IcebergSink
 from tests.changes import STREAM, pending, put
 from tests.lake import NOON_US, ORDERS, PRODUCTS, settings, times_each, write
@@ -29,7 +30,8 @@ def served(tmp_path: Path) -> Iterator[RestCatalog]:
 
 async def _opened(place: Path, served: RestCatalog) -> IcebergSink:
     sink = IcebergSink(
-        settings(place, catalog={"type": "rest", "uri": served.url}), monotonic=lambda: 0.0
+        settings(place, catalog={"type": "rest", "uri": served.url}),
+        clocks=Clocks(monotonic=lambda: 0.0),
     )
     await sink.open([PRODUCTS, ORDERS])
     return sink

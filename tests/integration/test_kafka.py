@@ -12,12 +12,18 @@ from typing import Any, Literal
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import ConcurrentTransactions, ProducerFenced
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest
 
 from replicator._core import ChangeBatch, KafkaBatch, Records, decode
 from replicator.sink.kafka_batch import FinishedBatch
-from replicator.sink.kafka_in_flight import REQUESTS_MAX, pipelined
+from replicator.sink.kafka_sender import (
+    FIRST_WAIT_SECONDS,
+    LONGEST_WAIT_SECONDS,
+    REQUESTS_MAX,
+    hastened,
+)
 from replicator.testing.kafka_server import KafkaServer
 from tests.changes import number, put, remove
 from tests.kafka_records import committed, records
@@ -205,7 +211,7 @@ async def test_requests_dont_wait_for_each_other(kafka_server: KafkaServer) -> N
     await topics(kafka_server, topic, partitions=partitions)
     batches = history().kafka(partitions)
     assert {batch.partition for batch in batches} == set(range(partitions))
-    made = pipelined(
+    made = hastened(
         AIOKafkaProducer(bootstrap_servers=kafka_server.address, enable_idempotence=True)
     )
     await made.start()
@@ -225,3 +231,47 @@ async def test_requests_dont_wait_for_each_other(kafka_server: KafkaServer) -> N
     finally:
         await made.stop()
     assert await committed(kafka_server, topic) == records(batches)
+
+
+async def test_a_transaction_behind_another_is_tried_again_soon(
+    kafka_server: KafkaServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator refuses it until the markers of the one before it are written."""
+    batches = history(40).kafka(PARTITIONS)
+    made = hastened(
+        AIOKafkaProducer(bootstrap_servers=kafka_server.address, transactional_id=topic)
+    )
+    await made.start()
+    ask, sleep = made.client.send, asyncio.sleep
+    refusals = [0, 0]
+    waits: list[float] = []
+
+    async def refused(node_id: int, request: Any, **group: Any) -> Any:
+        answer = await ask(node_id, request, **group)
+        if isinstance(request, AddPartitionsToTxnRequest) and refusals[0]:
+            refusals[0] -= 1
+            answer.errors = [
+                (name, [(number, ConcurrentTransactions.errno) for number, _ in numbers])
+                for name, numbers in answer.errors
+            ]
+        return answer
+
+    async def slept(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(made.client, "send", refused)
+    monkeypatch.setattr("aiokafka.producer.sender.asyncio.sleep", slept)
+    try:
+        for refusals[0] in (7, 2):
+            async with made.transaction():
+                await send(made, topic, batches, transactional=True)
+            # (The broker itself may refuse it as well.)
+            assert waits[:2] == [FIRST_WAIT_SECONDS, 2 * FIRST_WAIT_SECONDS]
+            assert waits == sorted(waits)
+            assert max(waits) <= LONGEST_WAIT_SECONDS
+            waits.clear()
+    finally:
+        await made.stop()
+    twice = records([*batches, *batches])
+    assert await committed(kafka_server, topic) == sorted(twice, key=lambda one: one.partition)

@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+import yaml
 
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.kinesis_server import KinesisServer
@@ -15,9 +16,47 @@ from tests.fault.test_kill import Feeder
 from tests.integration.test_check import findings, replicator
 from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
-from tests.stack import run_worker, until
+from tests.stack import Worker, run_worker, until
 
 pytestmark = pytest.mark.timeout(120)
+
+
+async def test_a_stream_that_keeps_more_than_the_topic_is_told_of(
+    kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    """By `check`, and once by who begins it."""
+    prefix = f"t{secrets.token_hex(5)}"
+    kinesis = KinesisServer(ScriptedStream(1), name=TABLE, tables=TABLES)
+
+    async def warned(config: Path) -> list[str]:
+        code, found = await findings(config)
+        assert code == 0
+        return [each["code"] for each in found.get("warning", ()) if each["subject"] == "start"]
+
+    async with kinesis as server:
+        server.retention_hours = 30 * 24
+        week = {"retention.ms": str(7 * 86_400_000)}
+        config = kafka_config(tmp_path, server.url, kafka_server, prefix, topic_settings=week)
+        settings = yaml.safe_load(config.read_text())
+        for start, codes in (
+            ("LATEST", []),
+            ("6d ago", []),
+            ("8d ago", ["kafka_retention"]),
+            ("TRIM_HORIZON", ["kafka_retention"]),
+        ):
+            settings["pipelines"][0]["source"]["start"] = start
+            config.write_text(yaml.safe_dump(settings))
+            assert await warned(config) == codes
+        for run in range(2):
+            async with run_worker(config, tmp_path / f"log{run}") as worker:
+                await until(lambda: has(worker, "subscribed"))
+                assert await worker.stop() == 0
+            assert worker.log.count('"kafka_retention"') == (not run)
+        assert await warned(config) == ["kafka_retention"]
+
+
+async def has(worker: Worker, text: str) -> bool:
+    return text in worker.log
 
 
 async def test_what_commands_say_before_and_after_a_run(

@@ -116,6 +116,23 @@ async def test_a_key_is_written_again_in_order_and_goes_on(rig: Rig) -> None:
     assert await of_key(rig, "a") == [1, 2, 4, 6, 8]
 
 
+async def test_a_late_change_that_is_written_again_is_still_marked(rig: Rig) -> None:
+    sink = await rig.worker(compression="none", **SMALL)
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [change("a", 10)]))
+    rest = [change("a", 5, 3_000), change("a", 11), change("a", 6)]
+    result = await write(sink, pending(fence, rest, first=2))
+    assert dict(result.rejected_by_code) == {"record_too_large": 1, "key_quarantined": 2}
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    operator = await rig.worker(tables=(), compression="none")
+    assert len(await operator.end_letters([], "operator", redrive=True)) == 3
+    marks = {}
+    for record in await rig.records():
+        second = (int(record.headers["version"]) - BASE_US) // 1_000_000
+        marks[second] = json.loads(record.value or b"{}").get("late")
+    assert marks == {10: None, 5: True, 6: True, 11: None}
+
+
 @pytest.mark.parametrize("named", [0, 1])
 async def test_a_key_that_waits_in_a_child_too_is_written_again_in_order(
     rig: Rig, named: int

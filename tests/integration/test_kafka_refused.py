@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import (
     TRIM_HORIZON,
     after,
 )
-from replicator.testing.kafka_server import KafkaServer
+from replicator.testing.kafka_server import KafkaServer, start_kafka
 from tests.changes import STREAM, number, pending, put
 from tests.kafka_rig import (
     BASE_US,
@@ -26,6 +28,8 @@ from tests.kafka_rig import (
     write,
 )
 
+HOUR_US = 3_600_000_000
+
 
 @pytest.fixture
 async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
@@ -34,6 +38,65 @@ async def rig(kafka_server: KafkaServer) -> AsyncIterator[Rig]:
 
 
 # ---- what can't be written
+
+
+async def test_a_change_older_than_the_topic_takes_stops_the_shard(rig: Rig) -> None:
+    settings = {"retention.ms": "-1", "message.timestamp.before.max.ms": "3600000"}
+    sink = await rig.worker(tables=[PRODUCTS], topic_settings=settings)
+    fence = await fenced(sink)
+    with pytest.raises(FatalError) as refused:
+        await write(sink, pending(fence, [product(0)]))
+    assert refused.value.code == "kafka_time_refused"
+    assert "message.timestamp.before.max.ms" in refused.value.message
+    assert await rig.records() == []
+    assert (await sink.positions(STREAM)).get("shard-1") is None
+
+    await configured(rig, f"{rig.prefix}.products", {"retention.ms": "-1"})
+    fence = await fenced(sink)
+    await write(sink, pending(fence, [product(0)]))
+    assert await rig.seen() == [0]
+
+
+async def test_what_a_broker_will_not_keep_in_a_topic_that_it_makes_is_told() -> None:
+    with start_kafka() as own:
+        broker = ConfigResource(ConfigResourceType.BROKER, "1", {"log.retention.ms": "7200000"})
+        admin = AIOKafkaAdminClient(bootstrap_servers=own.address)
+        await admin.start()
+        await admin.alter_configs([broker])
+        await admin.close()
+        async with kafka_rig(own) as rig:
+            sink = await rig.worker(tables=[], topic_settings={})
+            found = await sink.expiring([PRODUCTS], 3 * HOUR_US)
+            assert [each.code for each in found] == ["kafka_retention"]
+            assert not await sink.expiring([PRODUCTS], 2 * HOUR_US)
+
+
+@pytest.mark.parametrize(
+    ("settings", "codes"),
+    [
+        ({"retention.ms": "7200000"}, ["kafka_retention"]),
+        ({"retention.ms": "7200000", "cleanup.policy": "compact,delete"}, ["kafka_retention"]),
+        ({"retention.ms": "7200000", "message.timestamp.type": "LogAppendTime"}, []),
+        ({"retention.ms": "10800000"}, []),
+        (
+            {"retention.ms": "-1", "message.timestamp.before.max.ms": "7200000"},
+            ["kafka_time_refused"],
+        ),
+    ],
+)
+async def test_what_a_topic_wont_keep_is_told_before_and_after_it_is_made(
+    rig: Rig, settings: dict[str, str], codes: list[str]
+) -> None:
+    """Of changes that are up to three hours old."""
+    cleanup = "compact" if "cleanup.policy" in settings else "delete"
+    sink = await rig.worker(tables=[], topic_settings=settings, cleanup=cleanup)
+    for _ in range(2):
+        found = await sink.expiring([PRODUCTS], 3 * HOUR_US)
+        assert [each.code for each in found] == codes
+        assert all(f"{rig.prefix}.products" in each.message for each in found)
+        assert all(each.is_warning for each in found)
+        assert not await sink.expiring([PRODUCTS], 2 * HOUR_US)
+        await sink.open([PRODUCTS])
 
 
 async def test_a_record_too_large_takes_its_key_to_the_dead_letters_and_no_other(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +21,7 @@ from replicator.sink.kafka_iam import signed_token
 from replicator.sink.kafka_settings import KafkaConfig
 from replicator.sink.place import SinkPlace
 from replicator.testing.kafka_server import KafkaServer, Security, start_kafka
+from tests.certificates import certificate
 from tests.changes import STREAM, pending, put
 
 PRODUCTS = TableSchema("products", (("id", "S"),))
@@ -31,17 +31,8 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Security]]:
     folder = tmp_path_factory.mktemp("tls")
-    key, certificate, pem = folder / "key.pem", folder / "certificate.pem", folder / "server.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    pem.write_text(key.read_text() + certificate.read_text())
+    made, pem = certificate(folder), folder / "server.pem"
+    pem.write_text(made.key.read_text() + made.file.read_text())
     security = Security(pem)
     with start_kafka(security) as server:
         yield server, security

@@ -91,13 +91,43 @@ async def test_a_long_memory_lies_in_several_records_and_is_removed_in_time(
     assert parts(other, "parent") > 10
     result = await write(other, pending(child, changes, then=after(number(20))))
     assert result.duplicates == 20
+    sibling = await begun(other, "sibling", ["parent"])
     now_us = other._now_us()
     other._now_us = lambda: now_us + (MEMORY_SECONDS + 1) * 1_000_000
-    await write(other, pending(child, [], first=21, then=SHARD_END))
-    await begun(sink, "grandchild", ["parent", "child"])
-    assert parts(sink, "parent") == 0
+    for ending, removed in ((child, False), (sibling, False), (await begun(other, "last"), True)):
+        await write(other, pending(ending, [], first=21, then=SHARD_END))
+        await begun(sink, "grandchild", ["child"])
+        await begun(other, "grandchild", ["child"])
+        assert (parts(sink, "parent") == 0) == removed
     assert parts(sink, "child") > 10
     assert await rig.seen() == [n * 1_000_000 for n in range(20)]
+
+
+@pytest.mark.parametrize("families", [{"child": ["parent"]}, {"merged": ["parent", "other"]}, {}])
+async def test_a_child_that_begins_months_later_knows_what_its_parent_wrote(
+    rig: Rig, families: dict[str, list[str]]
+) -> None:
+    """Regression: a week after a shard's end the next one's removed what it had remembered, though
+    a stream may keep a child's changes for a year: here the second of a split, which waits for
+    somebody, and both parents of a merge, of which one is far behind."""
+    sink = await rig.worker()
+    now_us = sink._now_us()
+    await write(sink, pending(await begun(sink, "parent"), [product(1)], then=SHARD_END))
+    for name, parents in families.items():
+        if len(parents) == 1:
+            child = await begun(sink, name, parents)
+            await write(sink, pending(child, [product(2)], then=SHARD_END))
+    sink._now_us = lambda: now_us + 300 * 86_400 * 1_000_000
+    for name in ("other", "another"):
+        await write(sink, pending(await begun(sink, name), [], then=SHARD_END))
+        await sink.positions(STREAM)
+    late = await begun(sink, "late", families.get("merged", ["parent"]))
+    assert (await write(sink, pending(late, [product(1)], then=SHARD_END))).duplicates == 1
+    # Longer than any stream keeps the beginning of a child.
+    sink._now_us = lambda: now_us + 367 * 86_400 * 1_000_000
+    await write(sink, pending(await begun(sink, "end"), [], then=SHARD_END))
+    await sink.positions(STREAM)
+    assert parts(sink, "parent") == 0
 
 
 async def test_a_shard_that_ends_again_much_later_is_remembered_again(rig: Rig) -> None:

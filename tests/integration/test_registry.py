@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from replicator.errors import FatalError, ReplicatorError, TransientError
 from replicator.sink.registry import Registry
 from replicator.sink.registry_settings import RegistryConfig
 from replicator.testing.registry_server import RegistryServer
+from tests.certificates import certificate
 
 A = '{"type":"record","name":"R","fields":[]}'
 FIELD = {"name": "f", "type": ["null", "string"], "default": None}
@@ -219,20 +218,9 @@ def test_a_token_of_two_lines_is_refused_and_not_printed() -> None:
 
 
 async def test_a_certificate_must_be_known(tmp_path: Path, client: Clients) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate, key)
-    async with RegistryServer(tls=tls) as server:
-        known = client(server.url, tls={"ca_file": str(certificate)})
+    made = certificate(tmp_path)
+    async with RegistryServer(tls=made.tls) as server:
+        known = client(server.url, tls={"ca_file": str(made.file)})
         assert await known.register("s", "avro", A) == 1
         with pytest.raises(TransientError, match="may want https"):
             await client(server.url.replace("https:", "http:")).latest("s")

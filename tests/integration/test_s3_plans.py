@@ -15,6 +15,7 @@ from replicator.core.prefix import Prefix
 from replicator.errors import FatalError, TransientError
 from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, WriteResult, after
 from replicator.settings import AttributesConfig
+from replicator.sink.clocks import Clocks
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3 import S3Sink
 from replicator.testing.json_server import Refusal
@@ -119,7 +120,7 @@ async def test_who_is_never_quicker_waits_longer_each_time_and_gives_up(
             body = orjson.dumps(plan.as_dict())
             server.buckets["archive"].setdefault(request.key, StoredObject(body, {}))
 
-    sink = S3Sink(settings(server.url), sleep=slept)
+    sink = S3Sink(settings(server.url), clocks=Clocks(sleep=slept))
     server.before = quicker
     with pytest.raises(TransientError) as conflict:
         await sink.move(STREAM, {"shard-1": LATEST}, "operator")
@@ -133,7 +134,7 @@ async def test_an_idle_shard_stays_young_by_a_plan_now_and_then(server: S3Server
     """Regression: a polled shard's position doesn't move while nothing comes, and its tip was not
     stored then: after the stream's retention it was taken for a gap."""
     now = 1_000.0
-    sink = S3Sink(settings(server.url), monotonic=lambda: now, now_us=lambda: int(now * 1_000_000))
+    sink = S3Sink(settings(server.url), clocks=Clocks(lambda: now, lambda: int(now * 1_000_000)))
     await sink.open([PRODUCTS])
     fence = await sink.fence(STREAM, "shard-1", "me")
 

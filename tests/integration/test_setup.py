@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from replicator import config, setup, setup_pieces
 from replicator.aws import AWSSettings, aws_client
 from replicator.cli import app
+from replicator.errors import FatalError
 from replicator.model import TableSchema
 from replicator.setup import Report
 from replicator.testing.clock import VirtualClock
@@ -148,6 +149,23 @@ async def test_what_it_made_is_removed_and_the_table_kept(place: Place) -> None:
     assert item["Item"] == {"id": {"S": "1"}}
 
 
+async def test_what_it_made_is_removed_though_the_table_is_gone(place: Place) -> None:
+    """Regression: it ended with the table that isn't there."""
+    await place.states(apply=True, shards=1)
+    await place.dynamodb.delete_table(TableName=TABLE)
+    report = await setup.setup(
+        config.load(place.config, {}), apply=True, remove=True, clock=VirtualClock()
+    )
+    assert {step.subject: step.state for step in report.steps} == {
+        "consumer test-p": "done",
+        f"destination of table {TABLE}": "ok",
+        f"stream {STREAM}": "done",
+    }
+    assert f"table {TABLE} isn't there" in report.as_text()
+    assert report.is_complete
+    assert await place.streams() == []
+
+
 async def test_a_stream_of_somebody_elses_is_left_unless_it_is_named(place: Place) -> None:
     await place.kinesis.create_stream(StreamName=STREAM, ShardCount=1)
     await place.states(apply=True)
@@ -196,6 +214,17 @@ async def test_a_tables_own_stream_is_enabled_once_and_disabled_again(streams: P
     assert await streams.states(apply=True, remove=True) == {OWN: "done"}
     assert await view_type(streams) is None
     assert await streams.states(apply=True, remove=True) == {OWN: "ok"}
+
+
+async def test_a_stream_whose_table_is_gone_needs_no_removing(streams: Place) -> None:
+    """Regression: it ended with the table that isn't there."""
+    await streams.states(apply=True)
+    await streams.dynamodb.delete_table(TableName=TABLE)
+    for only in ((), ("view",)):
+        assert await streams.states(apply=True, remove=True, only=only) == {OWN: "ok"}
+    with pytest.raises(FatalError) as missing:
+        await streams.states(apply=True)
+    assert missing.value.code == "resource_missing"
 
 
 async def test_a_stream_that_somebody_enabled_stays(streams: Place) -> None:

@@ -69,6 +69,10 @@ async def test_each_command_about_tables_of_which_one_lacks_its_stream(rig: Rig)
 
     code, _, err = await replicator("setup", "-c", config)
     assert (code, "table users writes to no Kinesis stream" in err) == (1, True)
+    steps = (await setup.setup(configuration.load(config, {}), apply=False, remove=True)).steps
+    told = {step.pipeline: (step.subject, step.state) for step in steps}
+    assert told.pop("shop/users") == ("source", "left"), "what it read isn't known any more"
+    assert set(told) == {"shop/orders"}
     rig.server.table_destinations["users"] = {rig.server.arn: "ACTIVE"}
     steps = (await setup.setup(configuration.load(config, {}), apply=False)).steps
     assert {step.pipeline for step in steps} == {"shop/orders", "shop/users"}

@@ -343,6 +343,9 @@ class SeamSink:
     async def is_known(self, stream: Stream) -> bool:
         return await self.around("sink.is_known", lambda: self._sink.is_known(stream))
 
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        return await self.around("sink.add_tables", lambda: self._sink.add_tables(stream))
+
     async def begun(self) -> Sequence[str]:
         return await self.around("sink.begun", self._sink.begun)
 

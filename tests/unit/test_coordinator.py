@@ -457,6 +457,33 @@ def test_data_without_a_position_is_refused_unless_told_where_to_start() -> None
     run_virtually(main())
 
 
+def test_a_table_that_another_kind_of_stream_filled_is_refused_when_it_is_listed_later() -> None:
+    """Regression: its rows were mixed with what can't be compared with them (law 3)."""
+
+    async def main() -> None:
+        rig = Rig()
+        rig.add(FIRST)
+        async with rig.engine.running():
+            await until(lambda: rig.is_read(FIRST))
+        mine, tables = (rig.sink.pipeline, rig.source.identity), rig.sink.store.tables
+        listed = tables[mine]
+        arn = "arn:aws:dynamodb:eu-north-1:000000000000:table/t/stream/2026-01-01T00:00:00.000"
+        tables[mine] = frozenset()
+        tables["another", Stream("t", arn, 0)] = listed
+        again = Engine(rig.source, rig.sink, MemoryLeaseStore(), start=None)
+        with pytest.raises(FatalError) as caught:
+            await again.coordinator.run(asyncio.Event())
+        assert caught.value.code == "stream_replaced"
+        assert tables[mine] == frozenset()
+        rig.sink.store.items.clear()
+        with capture_logs() as logs:
+            async with Engine(rig.source, rig.sink, MemoryLeaseStore(), start=None).running():
+                await until(lambda: tables[mine] == listed)
+        assert [log["tables"] for log in logs if log["event"] == "tables_added"] == [sorted(listed)]
+
+    run_virtually(main())
+
+
 def test_a_stop_while_connecting_is_heard() -> None:
     async def main() -> None:
         rig = Rig()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from replicator.errors import FatalError, RejectedError, TransientError
 from replicator.model import (
     SHARD_END,
     TRIM_HORIZON,
     Ago,
+    Horizon,
     Position,
     PositionKind,
     Shard,
@@ -24,6 +26,14 @@ def resolved(start: Start, now_us: int) -> Position:
     if isinstance(start, Ago):
         return at_timestamp(now_us - start.us)
     return at_timestamp(now_us) if start.kind is PositionKind.LATEST else start
+
+
+def reach_us(start: Position, horizon: Horizon) -> int:
+    """How old changes may be that are read from there on, in microseconds: what a start by time
+    says, else all that the stream keeps."""
+    if start.timestamp_us is None:
+        return horizon.retention_us
+    return min(max(horizon.now_us - start.timestamp_us, 0), horizon.retention_us)
 
 
 def position_to_read(stored: Position | None) -> Position:
@@ -91,6 +101,63 @@ def require_comparable(arn: str, begun: Sequence[str]) -> None:
         "pipeline write to empty tables (empty them, or name others with the sink's `table`); "
         "what the new stream doesn't bring has to be loaded from the table",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A stream that was begun (its ARN), and the tables that it came to, by the sink's names.
+    `is_mine`: it is the one that is asked about, of the same pipeline."""
+
+    arn: str
+    tables: frozenset[str]
+    is_mine: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """What a known stream finds in the tables that it goes to now: those that are `new` to it,
+    and the ARNs that others brought to a table since it came there itself, of which the versions
+    can't be compared with its own."""
+
+    new: frozenset[str] = frozenset()
+    rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Those that are new, in order."""
+        return tuple(sorted(self.new))
+
+    @property
+    def is_needed(self) -> bool:
+        """True when something is to be stored, if it may be."""
+        return bool(self.new or self.rivals)
+
+    def rivals_in(self, holding: Collection[str]) -> tuple[str, ...]:
+        """Those in tables that hold rows. An empty table holds nothing to compare: it is the
+        stream's, who came last."""
+        arns = (
+            arn for table in sorted(self.rivals) if table in holding for arn in self.rivals[table]
+        )
+        return tuple(dict.fromkeys(arns))
+
+
+def joining(arn: str, tables: Collection[str], brought: Sequence[Brought]) -> Joining:
+    """Law 3 table by table, for tables that a pipeline lists later, too: from all streams that
+    were begun, in the order in which each came to its newest tables. Of a stream that isn't among
+    them, nothing: it is to be begun."""
+    if not any(each.is_mine for each in brought):
+        return Joining()
+    new = set(tables)
+    rivals: dict[str, list[str]] = {table: [] for table in tables}
+    for each in brought:
+        for table in each.tables.intersection(tables):
+            if each.is_mine:
+                new.discard(table)
+                rivals[table].clear()
+            elif incomparable(arn, [each.arn]):
+                rivals[table].append(each.arn)
+    found = {table: tuple(dict.fromkeys(arns)) for table, arns in rivals.items() if arns}
+    return Joining(frozenset(new), found)
 
 
 def require_successor(arn: str, newest: str, *, is_left: bool) -> None:

@@ -100,6 +100,10 @@ class CrateSink:
         async with self._session.use(f"looking for stream {stream.name}") as session:
             return await self._state.is_known(session, stream)
 
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        async with self._session.use(f"adding tables to stream {stream.name}") as session:
+            return await self._state.add_tables(session, stream, self._tables)
+
     async def begun(self) -> Sequence[str]:
         async with self._session.use(f"reading streams of {self._settings.name}") as session:
             return await self._state.begun(session, self._targets)

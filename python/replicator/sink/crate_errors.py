@@ -1,4 +1,4 @@
-"""CrateDB's and aiohttp's errors, mapped once to the errors the engine knows.
+"""CrateDB's errors, mapped once to the errors the engine knows; those of requests with its words.
 
 The codes are those of
 https://cratedb.com/docs/crate/reference/en/latest/interfaces/http.html#error-codes. No driver type
@@ -7,15 +7,13 @@ leaves the sink: whatever talks to the server does so inside `mapped`.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-import aiohttp
-
 from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.sink import http_client
 
 CONFLICT: Final = frozenset({4092, 40411})
 """The row isn't the one that was read: changed, or gone."""
@@ -44,6 +42,18 @@ _ACTIONS: Final[Mapping[int, str | None]] = {
     40411: None,
 }
 _UNKNOWN: Final = "this isn't expected here: look the code up, then restart"
+
+_WORDS: Final = http_client.Words(
+    certificate=("crate_certificate", "name its authority in ca_file"),
+    tls=(
+        "crate_settings",
+        "check that CrateDB speaks TLS there (else its url begins with http://), and ca_file",
+    ),
+    url=("crate_settings", "correct url"),
+    timeout="crate_timeout",
+    away="crate_unavailable",
+    silent="; if it lasts: it may want https",
+)
 
 REFUSAL_CODES: Final[Mapping[str, str]] = {
     "crate_type": "An attribute's value doesn't fit the type that its column has in CrateDB.",
@@ -128,24 +138,10 @@ def mapped(doing: str) -> Iterator[None]:
     """Raises TransientError or FatalError in place of any driver's error inside;
     `doing` begins the message: what was tried, on what."""
     try:
-        yield
-    except ReplicatorError:
-        raise
+        with http_client.mapped(doing, _WORDS):
+            yield
     except CrateError as error:
         raise _translated(error, doing) from error
-    except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-        raise FatalError(
-            "crate_certificate",
-            f"{doing}: the server's certificate isn't trusted: {error}; name its authority in"
-            " ca_file",
-        ) from error
-    except aiohttp.InvalidURL as error:
-        raise FatalError("crate_settings", f"{doing}: {error} is no url; correct it") from error
-    except TimeoutError as error:
-        raise TransientError("crate_timeout", f"{doing}: no answer in time") from error
-    except (OSError, aiohttp.ClientError) as error:
-        reason = str(error) or type(error).__name__
-        raise TransientError("crate_unavailable", f"{doing}: {reason}") from error
 
 
 def _translated(error: CrateError, doing: str) -> ReplicatorError:

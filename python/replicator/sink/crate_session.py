@@ -13,7 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import aiohttp
 import orjson
@@ -22,6 +22,7 @@ from replicator.core.retry import Backoff
 from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_errors import CrateError, mapped
 from replicator.sink.crate_settings import CrateSettings
+from replicator.sink.http_client import HTTPClient
 from replicator.sink.together import together
 
 LOOKED_UP_TOGETHER: Final = 100
@@ -43,7 +44,16 @@ class CrateSession:
         self._settings = settings
         self._sleep = sleep
         self._jitter = jitter
-        self._client: aiohttp.ClientSession | None = None
+        user = f"{settings.user}:{settings.password}"
+        self._client = HTTPClient(
+            headers={
+                "Authorization": f"Basic {base64.b64encode(user.encode()).decode()}",
+                "Content-Type": "application/json",
+            },
+            timeout=aiohttp.ClientTimeout(total=settings.request_timeout_seconds, sock_connect=10),
+            connections=16,
+            verify=self._verified,
+        )
 
     @asynccontextmanager
     async def use(self, doing: str) -> AsyncIterator[CrateSession]:
@@ -114,9 +124,7 @@ class CrateSession:
 
     async def close(self) -> None:
         """May be called twice; a request opens it again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._client.close()
 
     async def _told(self, member: str, statement: str, args: Sequence[object]) -> Any:
         answer = await self._post(orjson.dumps({"stmt": statement, "args": args}))
@@ -131,36 +139,20 @@ class CrateSession:
         )
 
     async def _post(self, body: bytes) -> dict[str, Any]:
-        async with self._connected().post(
-            f"{self._settings.url}/_sql", data=body, allow_redirects=False
-        ) as response:
-            text = await response.read()
+        response = await self._client.ask("POST", f"{self._settings.url}/_sql", body)
         try:
-            answer = orjson.loads(text)
+            answer = orjson.loads(response.body)
         except orjson.JSONDecodeError:
-            answer = {"error": {"message": text[:200].decode(errors="replace")}}
+            answer = {"error": {"message": response.body[:200].decode(errors="replace")}}
         if not isinstance(answer, dict):
             raise self._no_crate("a list")
         if response.status != 200 or "error" in answer:
             raise CrateError.of(answer.get("error"), response.status)
         return answer
 
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._client is None:
-            settings = self._settings
-            verify = True if settings.ca_file is None else _trusting(settings.ca_file)
-            user = f"{settings.user}:{settings.password}"
-            self._client = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=16, ssl=verify),
-                headers={
-                    "Authorization": f"Basic {base64.b64encode(user.encode()).decode()}",
-                    "Content-Type": "application/json",
-                },
-                timeout=aiohttp.ClientTimeout(
-                    total=settings.request_timeout_seconds, sock_connect=10
-                ),
-            )
-        return self._client
+    def _verified(self) -> ssl.SSLContext | Literal[True]:
+        ca_file = self._settings.ca_file
+        return True if ca_file is None else _trusting(ca_file)
 
 
 def _failure(result: Mapping[str, Any]) -> CrateError | None:

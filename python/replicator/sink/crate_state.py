@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from replicator._core import Rejection
+from replicator.core.start import Brought, Joining, joining, require_comparable
 from replicator.model import (
     Fence,
     Position,
@@ -29,7 +30,7 @@ from replicator.sink.crate_session import CrateSession
 from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.letters import number_of, record_id, stored_letter
 
-_FENCE_ATTEMPTS = 10
+_ATTEMPTS_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +133,55 @@ class CrateState:
         # The last time of each counts.
         return list(dict.fromkeys(reversed(list(mine))))[::-1]
 
+    async def add_tables(
+        self, session: CrateSession, stream: Stream, tables: Sequence[CrateTable]
+    ) -> tuple[str, ...]:
+        """See `protocols.Sink.add_tables`. Stored is what was seen of the stream's own row, and of
+        no other state of it."""
+        for attempt in range(_ATTEMPTS_MAX):
+            rows = await session.fetch(self.sql["own_tables"], self._stream_key(stream))
+            found, rivals, newest_us = await self._joined(session, stream, tables)
+            if not rows or not found.is_needed:
+                return ()
+            require_comparable(stream.arn, rivals)
+            ((before, *seen),) = rows
+            row = ([*before, *found.added], newest_us + 1, self._stream_key(stream), *seen)
+            (error,) = await session.bulk(self.sql["add_tables"], [row])
+            if error is None:
+                return found.added
+            # Another worker of the pipeline was quicker.
+            if error.code not in CONFLICT or attempt == _ATTEMPTS_MAX - 1:
+                raise error
+            await session.pause(attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _joined(
+        self, session: CrateSession, stream: Stream, tables: Sequence[CrateTable]
+    ) -> tuple[Joining, tuple[str, ...], int]:
+        """What the stream finds in the tables, the rivals in those that hold rows, and when the
+        newest of all came."""
+        await session.execute(self.sql["refresh_streams"])
+        mine = self._stream_key(stream)
+        rows = await session.fetch(self.sql["brought"])
+        brought = [Brought(arn, frozenset(into), is_mine=key == mine) for key, arn, into, _ in rows]
+        by_name = {table.full_name: table for table in tables}
+        found = joining(stream.arn, by_name, brought)
+        holding = [name for name in found.rivals if await holds_data(session, [by_name[name]])]
+        return found, found.rivals_in(holding), max((row[-1] for row in rows), default=0)
+
     async def held(
         self, session: CrateSession, stream: Stream, tables: Sequence[CrateTable]
     ) -> SinkHeld:
         """What is there of a stream and in these tables, before any of them was made, too."""
+        rivals: tuple[str, ...] = ()
         is_known, begun = False, []
+        there = [table for table in tables if await self._exists(session, table.schema, table.name)]
         if await self._exists(session, self._schema, "replicator_streams"):
             rows = await session.fetch(self.sql["begun_stream"], self._stream_key(stream))
             is_known = bool(rows)
             begun = await self.begun(session, [table.full_name for table in tables])
-        there = [table for table in tables if await self._exists(session, table.schema, table.name)]
-        return SinkHeld(is_known, tuple(begun), await holds_data(session, there))
+            _, rivals, _ = await self._joined(session, stream, there)
+        return SinkHeld(is_known, tuple(begun), await holds_data(session, there), rivals)
 
     # ---- positions
 
@@ -164,14 +203,14 @@ class CrateState:
     ) -> tuple[int, Position | None]:
         """The new epoch, and the position as of then."""
         key = self._key(stream, shard)
-        for attempt in range(_FENCE_ATTEMPTS):
+        for attempt in range(_ATTEMPTS_MAX):
             try:
                 ((epoch, position),) = await session.fetch(
                     self.sql["raise_fence"], key, *self._stream(stream), shard, mark, self._store_id
                 )
             except CrateError as error:
                 # Somebody else was quicker, several times over.
-                if error.code not in CONFLICT or attempt == _FENCE_ATTEMPTS - 1:
+                if error.code not in CONFLICT or attempt == _ATTEMPTS_MAX - 1:
                     raise
                 await session.pause(attempt)
             else:

@@ -6,14 +6,14 @@ PyIceberg is an extra of the package, and it is loaded when it is needed.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator._core import Columns
+from replicator.core.start import Brought, Joining, joining, require_comparable
 from replicator.core.windows import Windows
 from replicator.errors import FatalError
 from replicator.model import (
@@ -31,6 +31,7 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
+from replicator.sink.clocks import MACHINE, Clocks
 from replicator.sink.fences import fence_lost
 from replicator.sink.iceberg_settings import IcebergSettings
 from replicator.sink.iceberg_state import ShardRow, SinkState, first
@@ -70,13 +71,10 @@ class IcebergSink:
         settings: IcebergSettings,
         *,
         windows: Windows | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clocks: Clocks = MACHINE,
     ) -> None:
-        self._settings = settings
+        self._settings, self._clocks = settings, clocks
         self._windows = windows or Windows(settings.window_bytes_max)
-        self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._opened: _Opened | None = None
         self._names = frozenset(settings.tables)
         self._tables: tuple[TableSchema, ...] = ()
@@ -110,12 +108,14 @@ class IcebergSink:
         async with self._briefly() as opened:
             look = await opened.commits.look()
             has_rows = await self._holds_rows(opened)
-            return SinkHeld(stream in look.mine.begun, tuple(self._begun(look)), has_rows)
+            _, rivals = await self._joined(opened, look, stream)
+            is_known = stream in look.mine.begun
+            return SinkHeld(is_known, tuple(self._begun(look)), has_rows, rivals)
 
     async def report(self) -> SinkReport:
         async with self._briefly() as opened:
             state = (await opened.commits.look()).mine
-        now_us = self._now_us()
+        now_us = self._clocks.now_us()
         rows = [_shown(*key, row, now_us) for key, row in state.shards.items()]
         return SinkReport(tuple(rows), state.letters)
 
@@ -132,12 +132,25 @@ class IcebergSink:
         def step(state: SinkState) -> tuple[SinkState, bool]:
             if stream in state.begun:
                 return state, False
-            return state.begin(stream, starts, self._places, self._now_us()), True
+            return state.begin(stream, starts, self._places, self._clocks.now_us()), True
 
         return await (await self._ready()).commits.change(step)
 
     async def is_known(self, stream: Stream) -> bool:
         return stream in (await self._look()).mine.begun
+
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        opened = await self._ready()
+        look = await opened.commits.look()
+        found, rivals = await self._joined(opened, look, stream)
+        if not found.is_needed:
+            return ()
+        require_comparable(stream.arn, rivals)
+        # Behind all others, whatever their clocks said.
+        others = [begun.at_us for state in look.all for begun in state.begun.values()]
+        at_us = max(self._clocks.now_us(), *(at + 1 for at in others))
+        await opened.commits.change(lambda state: (state.joined(stream, found.added, at_us), None))
+        return found.added
 
     async def begun(self) -> Sequence[str]:
         return self._begun(await self._look())
@@ -164,7 +177,7 @@ class IcebergSink:
 
     async def fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         def step(state: SinkState) -> tuple[SinkState, tuple[Fence, LogPosition | None]]:
-            raised, fence = state.fenced(stream, shard_id, owner, self._now_us())
+            raised, fence = state.fenced(stream, shard_id, owner, self._clocks.now_us())
             return raised, (fence, state.row(stream, shard_id).log)
 
         fence, log = await (await self._ready()).commits.change(step)
@@ -189,7 +202,7 @@ class IcebergSink:
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        now_us = self._now_us()
+        now_us = self._clocks.now_us()
 
         def step(state: SinkState) -> tuple[SinkState, dict[str, Position | None]]:
             old: dict[str, Position | None] = {}
@@ -263,6 +276,20 @@ class IcebergSink:
         looks = await asyncio.gather(*(each.look() for each in set(opened.tables.values())))
         return any(look.holds_rows for look in looks)
 
+    async def _joined(
+        self, opened: _Opened, look: Look, stream: Stream
+    ) -> tuple[Joining, tuple[str, ...]]:
+        """What a stream finds in the tables, and the rivals in those that hold rows."""
+        each = [(state, of, begun) for state in look.all for of, begun in state.begun.items()]
+        brought = [
+            Brought(of.arn, frozenset(begun.tables), is_mine=of == stream and state == look.mine)
+            for state, of, begun in sorted(each, key=lambda one: one[2].at_us)
+        ]
+        found = joining(stream.arn, self._places, brought)
+        by_place = {self._place_of(name): commits for name, commits in opened.tables.items()}
+        holding = [place for place in found.rivals if (await by_place[place].look()).holds_rows]
+        return found, found.rivals_in(holding)
+
     def _begun(self, look: Look) -> list[str]:
         """The streams of this sink, and of others that go into any of its tables."""
         mine = set(self._places)
@@ -277,7 +304,10 @@ class IcebergSink:
     @property
     def _places(self) -> list[str]:
         """The tables that changes go to."""
-        return sorted({".".join(self._settings.table_of(name)) for name in self._names})
+        return sorted({self._place_of(name) for name in self._names})
+
+    def _place_of(self, name: str) -> str:
+        return ".".join(self._settings.table_of(name))
 
     @property
     def _home(self) -> tuple[str, ...]:
@@ -366,12 +396,12 @@ class IcebergSink:
         lake = Lake(settings.name, settings.catalog, settings.aws)
         targets = {name: settings.table_of(name) for name in self._names}
         all_commits = {
-            table: Commits(lake, table, settings.pipeline, self._sleep)
+            table: Commits(lake, table, settings.pipeline, self._clocks.sleep)
             for table in {self._home, settings.letters, *targets.values()}
         }
         home, letters = all_commits[self._home], all_commits[settings.letters]
         tables = {name: all_commits[table] for name, table in targets.items()}
-        clocks = (self._monotonic, self._now_us)
+        clocks = (self._clocks.monotonic, self._clocks.now_us)
         room = Room(settings, home, letters, self._windows, *clocks, self._shards)
         writer: IcebergWriter | IcebergStateWriter = (
             IcebergWriter(room, self._names)

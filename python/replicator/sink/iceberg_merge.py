@@ -2,8 +2,7 @@
 
 PyIceberg writes no deletes beside data, so a file with a changed key is written anew as a whole.
 Their comparison is of columns at once; only rows of a stored instant (law 3) are looked at one by
-one. (The core gives rows as JSON, so that a write's newest rows are Python's for a moment.) It
-blocks.
+one. It blocks.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
@@ -154,18 +153,8 @@ def _merged(
 
 
 def _table_of(rows: Rows, keys: Sequence[str]) -> pa.Table:
-    schema = state_schema(keys)
-    args = orjson.loads(rows.crate_args(dynamic=False))
-    # Of these the item as an object, behind the key, is CrateDB's alone.
-    *columns, chains = (
-        column for n, column in enumerate(zip(*args, strict=True)) if n != len(keys)
-    )
-    arrays = [
-        pa.array(column, field.type)
-        for column, field in zip(columns, list(schema)[:-1], strict=True)
-    ]
-    arrays.append(pa.array([bytes.fromhex(chain) for chain in chains], pa.binary()))
-    return pa.Table.from_arrays(arrays, schema=schema)
+    made = pq.read_table(pa.BufferReader(rows.parquet(key_columns(keys))))
+    return made.cast(state_schema(keys)).combine_chunks()
 
 
 def _parts(
@@ -173,10 +162,11 @@ def _parts(
 ) -> Iterator[tuple[Sequence[FileScanTask], pa.Array]]:
     """Files, and the rows (their places) that may be in them: bucket by bucket. Where a file may
     hold several, as one of another partitioning may, all at once."""
+    all_rows = pc.cast(pc.indices_nonzero(pa.repeat(True, count)), pa.int64())
     with mapped(f"looking for files of {named(table)}"):
         tasks: list[FileScanTask] = list(table.scan().plan_files())
     if buckets is None:
-        yield tasks, pa.array(range(count), pa.int64())
+        yield tasks, all_rows
         return
     spec_id, wanted = table.spec().spec_id, sorted(pc.unique(buckets).to_pylist())
     by_bucket: dict[int, list[FileScanTask]] = {bucket: [] for bucket in wanted}
@@ -185,7 +175,7 @@ def _parts(
         if task.file.spec_id == spec_id and task.file.partition[0] in by_bucket:
             by_bucket[task.file.partition[0]].append(task)
     if others:
-        yield [*others, *chain(*by_bucket.values())], pa.array(range(count), pa.int64())
+        yield [*others, *chain(*by_bucket.values())], all_rows
         return
     for bucket, own in by_bucket.items():
         yield own, pc.cast(pc.indices_nonzero(pc.equal(buckets, bucket)), pa.int64())

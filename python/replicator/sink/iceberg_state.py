@@ -101,6 +101,13 @@ class SinkState:
             self, begun={**self.begun, stream: Begun(now_us, tuple(tables))}, shards=shards
         )
 
+    def joined(self, stream: Stream, tables: Sequence[str], at_us: int) -> SinkState:
+        """With more tables of a stream that is known, which came to them then."""
+        before = self.begun[stream]
+        added = [table for table in tables if table not in before.tables]
+        begun = Begun(max(at_us, before.at_us), (*before.tables, *added))
+        return replace(self, begun={**self.begun, stream: begun})
+
     def fenced(
         self, stream: Stream, shard_id: str, owner: str, now_us: int
     ) -> tuple[SinkState, Fence]:

@@ -11,11 +11,13 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from replicator.core.start import Brought, Joining, joining, require_comparable
 from replicator.errors import FatalError, TransientError
 from replicator.model import (
     SHARD_END,
@@ -25,6 +27,7 @@ from replicator.model import (
     LetterOutcome,
     Position,
     Reached,
+    SinkFinding,
     SinkHeld,
     SinkPlan,
     SinkReport,
@@ -109,6 +112,9 @@ class KafkaSink:
         found = await self._schemas.findings(tables)
         return replace(planned, findings=(*planned.findings, *found))
 
+    async def expiring(self, tables: Sequence[TableSchema], reach_us: int) -> Sequence[SinkFinding]:
+        return await kafka_topics.expiring(self._options, self._config, tables, reach_us)
+
     async def held(self, stream: Stream, tables: Sequence[TableSchema]) -> SinkHeld:
         _, found = await kafka_topics.plan(self._options, self._config, tables)
         names = {self._config.topic_of(table.name) for table in tables}
@@ -121,6 +127,7 @@ class KafkaSink:
             is_known=await self.is_known(stream),
             begun=tuple(await self._begun({topic.name for topic in topics})),
             holds_data=holds_data,
+            rivals=await self._rivals(self._joined(stream, topics), topics),
         )
 
     async def report(self) -> SinkReport:
@@ -170,30 +177,75 @@ class KafkaSink:
     # ---- streams
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
-        key = key_of(self._pipeline, stream)
+        key, doing = key_of(self._pipeline, stream), f"beginning stream {stream.name}"
         topics = tuple(sorted({topic.name for topic in self._topics.values()}))
-        # Two that begin together have one transactional id: the second ends what the first did
-        # not commit, and sees what it did.
+        async with self._alone(stream, doing) as producer:
+            if self._positions.begun(key) is not None:
+                return False
+            now_us = self._now_us()
+            begun = Begun(dict(sorted(starts.items())), topics, now_us, now_us)
+            await self._store(producer, key, begun, doing)
+        return True
+
+    @asynccontextmanager
+    async def _alone(self, stream: Stream, doing: str) -> AsyncIterator[Producer]:
+        """Two that begin together have one transactional id: the second ends what the first did
+        not commit, and sees what it did."""
         producer = self._producers.make(self._transactional_id(stream, "begin"))
-        doing = f"beginning stream {stream.name}"
         try:
             with mapped(doing):
                 async with self._producers.use(producer):
                     pass
             await self._positions.refresh()
-            if self._positions.begun(key) is not None:
-                return False
-            begun = Begun(dict(sorted(starts.items())), topics, self._now_us())
-            await self._store(producer, key, begun, doing)
+            yield producer
         except Fenced as error:
             raise TransientError("kafka_begun_twice", f"{doing}: another worker does it") from error
         finally:
             await self._producers.drop(producer)
-        return True
 
     async def is_known(self, stream: Stream) -> bool:
         await self._positions.refresh()
         return self._positions.begun(key_of(self._pipeline, stream)) is not None
+
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        await self._positions.refresh()
+        topics = tuple(self._topics.values())
+        if not self._joined(stream, topics).is_needed:
+            return ()
+        key, doing = key_of(self._pipeline, stream), f"adding tables to stream {stream.name}"
+        async with self._alone(stream, doing) as producer:
+            found = self._joined(stream, topics)
+            require_comparable(stream.arn, await self._rivals(found, topics))
+            begun = self._positions.begun(key)
+            assert begun is not None, "what is known stays so"
+            # Behind all others, whatever their clocks said.
+            newest = max(each.joined_us for each in self._positions.streams().values())
+            more = tuple(sorted({*begun.topics, *found.added}))
+            joined_us = max(self._now_us(), newest + 1)
+            await self._store(
+                producer, key, replace(begun, topics=more, joined_us=joined_us), doing
+            )
+        return found.added
+
+    def _joined(self, stream: Stream, topics: Sequence[Topic]) -> Joining:
+        """What the stream finds in the topics, as of the last reading."""
+        mine = key_of(self._pipeline, stream)
+        brought = [
+            Brought(key[1], frozenset(begun.topics), is_mine=key == mine)
+            for key, begun in self._positions.streams().items()
+        ]
+        return joining(stream.arn, {topic.name for topic in topics}, brought)
+
+    async def _rivals(self, found: Joining, topics: Sequence[Topic]) -> tuple[str, ...]:
+        """Those in topics that hold records."""
+        names = {topic.name: topic for topic in topics}
+        doing = f"looking into the topics of sink {self._config.name}"
+        holding = [
+            name
+            for name in found.rivals
+            if await kafka_topics.holds_records(self._options, [names[name]], doing)
+        ]
+        return found.rivals_in(holding)
 
     async def begun(self) -> Sequence[str]:
         return await self._begun({topic.name for topic in self._topics.values()})

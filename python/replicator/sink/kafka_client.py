@@ -101,7 +101,7 @@ _FATAL: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     (
         (kafka.InvalidTimestampError,),
         "kafka_time_refused",
-        "raise message.timestamp.before.max.ms of the topic: records bear their change's time",
+        "raise the topic's message.timestamp.before.max.ms: records bear their change's time",
     ),
     (
         (kafka.IncompatibleBrokerVersion, kafka.UnsupportedVersionError),

@@ -24,5 +24,6 @@ def letter_headers(pipeline: str, fence: Fence, rejection: Rejection) -> list[tu
         "shard": fence.shard_id,
         "position": rejection.sequence_number,
         "index": str(rejection.sub_sequence_number),
+        "late": "true" if rejection.late else None,
     }
     return [(name, text.encode()) for name, text in members.items() if text]

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import math
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -15,6 +14,7 @@ from urllib.parse import quote_plus
 import aiohttp
 
 from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.sink.http_client import HTTPClient, Words, mapped
 from replicator.sink.kafka_settings import SASLConfig
 
 _ANSWER_SECONDS: Final = 10.0
@@ -23,8 +23,13 @@ _USED_SHARE: Final = 0.8
 # RFC 6749, section 5.1: a server that says nothing of a token's life documents it elsewhere.
 _UNKNOWN_SECONDS: Final = 60.0
 _ADVICE: Final = "check sasl: token_endpoint, client_id, client_secret and scope"
-# No other try mends them: no url, a host that is no name, no TLS there.
-_OPERATORS: Final = (aiohttp.InvalidURL, UnicodeError, aiohttp.ClientSSLError, ssl.SSLError)
+_WORDS: Final = Words(
+    certificate=("kafka_tls", "name its authority in SSL_CERT_FILE"),
+    tls=("kafka_authentication", _ADVICE),
+    url=("kafka_authentication", _ADVICE),
+    timeout="kafka_token",
+    away="kafka_token",
+)
 
 
 class ClientTokens:
@@ -55,25 +60,16 @@ class ClientTokens:
         form = {"grant_type": "client_credentials"}
         if settings.scope:
             form["scope"] = settings.scope
+        client = HTTPClient(
+            headers={"Authorization": f"Basic {basic}"},
+            timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
+        )
         try:
-            async with (
-                aiohttp.ClientSession(
-                    headers={"Authorization": f"Basic {basic}"},
-                    timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
-                    trust_env=True,
-                ) as session,
-                session.post(settings.token_endpoint, data=form, allow_redirects=False) as answer,
-            ):
-                said = _members(await answer.read())
-        except (aiohttp.ClientError, UnicodeError, TimeoutError, OSError) as error:
-            message = f"{settings.token_endpoint} gave no token: {error} ({type(error).__name__})"
-            if isinstance(error, aiohttp.ClientConnectorCertificateError):
-                raise FatalError(
-                    "kafka_tls", f"{message}; name its authority in SSL_CERT_FILE"
-                ) from error
-            if isinstance(error, _OPERATORS):
-                raise FatalError("kafka_authentication", f"{message}; {_ADVICE}") from error
-            raise TransientError("kafka_token", message) from error
+            with mapped(f"{settings.token_endpoint} gave no token", _WORDS):
+                answer = await client.ask("POST", settings.token_endpoint, form)
+        finally:
+            await client.close()
+        said = _members(answer.body)
         if answer.status == 200 and isinstance(said.get("access_token"), str):
             return said["access_token"], _seconds(said.get("expires_in"))
         raise self._refused(answer.status, said)

@@ -13,13 +13,14 @@ A cluster that fails over without the last records takes back what was read of t
 reading begins with the record that was read last: where that isn't what it was, all is read again.
 
 With a shard's end lies what it remembered, in records of its own: its children ask for that once,
-so only where it lies is kept, and it is removed after a week (`MEMORY_SECONDS`).
+so only where it lies is kept. It is removed once they need it no more (`outdated`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,8 +44,12 @@ _POLL_SECONDS: Final = 0.2
 # (transaction.abort.timed.out.transaction.cleanup.interval.ms).
 ABORT_SECONDS: Final = 10.0
 
-# What a shard remembered at its end is of use until its children are some minutes further.
+# What a shard remembered at its end is of use until its children are some minutes further, and
+# again when an operator sets one back soon.
 MEMORY_SECONDS: Final = 7 * 86_400
+# A child's beginning is kept no longer than its stream can keep a record, a year
+# (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_IncreaseStreamRetentionPeriod.html).
+MEMORY_SECONDS_MAX: Final = 366 * 86_400
 # A part of it, which is less than any topic's max.message.bytes.
 _PART_BYTES: Final = 256 * 1024
 _REMOVED_MAX: Final = 1_000
@@ -82,7 +87,7 @@ def part_key(key: Key, number: int) -> bytes:
 class Stored:
     """What stands for one shard. `log` is None when it was fenced and never written; `aside`
     are its quarantined keys (table, key), `dead_letters` counts those of it by code; `parts` says
-    in how many records lies what it remembered at its end."""
+    in how many records lies what it remembered at its end, `parents` whose it began with."""
 
     log: LogPosition | None
     epoch: int
@@ -91,6 +96,12 @@ class Stored:
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     stored_us: int = 0
     parts: int = 0
+    parents: tuple[str, ...] = ()
+
+    @property
+    def is_past_parents(self) -> bool:
+        """True when it needs no more what its parents remembered."""
+        return self.log is not None and not self.log.inherits
 
     def to_bytes(self) -> bytes:
         members: dict[str, Any] = {} if self.log is None else json.loads(self.log.to_json())
@@ -101,6 +112,8 @@ class Stored:
             members["dead_letters"] = self.dead_letters
         if self.parts:
             members["parts"] = self.parts
+        if self.parents:
+            members["parents"] = self.parents
         return _dumped(members)
 
     @classmethod
@@ -113,25 +126,30 @@ class Stored:
             members.get("dead_letters", {}),
             members.get("stored_us", 0),
             members.get("parts", 0),
+            tuple(members.get("parents", ())),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A stream that a pipeline began: its shards' first positions, where it goes, and when."""
+    """A stream that a pipeline began: its shards' first positions, where it goes, and when;
+    `joined_us` is when it came to the newest of these topics, UTC microseconds."""
 
     starts: Mapping[str, Position]
     topics: tuple[str, ...]
     at_us: int
+    joined_us: int
 
     def to_bytes(self) -> bytes:
         starts = {shard: str(position) for shard, position in self.starts.items()}
-        return _dumped({"starts": starts, "topics": self.topics, "at_us": self.at_us})
+        members = {"starts": starts, "topics": self.topics, "at_us": self.at_us}
+        return _dumped(members | {"joined_us": self.joined_us})
 
     @classmethod
     def of(cls, members: Mapping[str, Any]) -> Begun:
         starts = {shard: Position.parse(text) for shard, text in members["starts"].items()}
-        return cls(starts, tuple(members["topics"]), members["at_us"])
+        at_us = members["at_us"]
+        return cls(starts, tuple(members["topics"]), at_us, members.get("joined_us", at_us))
 
     def log(self, shard_id: str) -> LogPosition | None:
         """What stands for a shard until it is written for the first time."""
@@ -196,7 +214,7 @@ class KafkaPositions:
 
     def streams(self) -> Mapping[Key, Begun]:
         """All that were begun, the newest last."""
-        return dict(sorted(self._streams.items(), key=lambda item: item[1].at_us))
+        return dict(sorted(self._streams.items(), key=lambda item: item[1].joined_us))
 
     def shards(self, pipeline: str, stream: Stream | None = None) -> Mapping[Key, Stored]:
         """All of a pipeline that were written or fenced, or of one stream of it."""
@@ -237,16 +255,33 @@ class KafkaPositions:
         return b"".join(value for value in found if value is not None)
 
     def outdated(self, pipeline: str, now_us: int) -> Sequence[bytes]:
-        """The keys of parts of what was remembered long ago, for tombstones; not too many."""
-        before_us = now_us - MEMORY_SECONDS * 1_000_000
+        """The keys of parts of what was remembered some time ago and no child begins with any
+        more, for tombstones; not too many."""
+        passed = self._passed(pipeline)
+
+        def is_outdated(key: Key) -> bool:
+            if (stored := self._shards.get(key)) is None:
+                return True
+            seconds = MEMORY_SECONDS if key in passed else MEMORY_SECONDS_MAX
+            return stored.stored_us < now_us - seconds * 1_000_000
+
         keys = (
             part_key(key, number)
             for key, parts in self._parts.items()
-            if key[0] == pipeline
-            if (stored := self._shards.get(key)) is None or stored.stored_us < before_us
+            if key[0] == pipeline and is_outdated(key)
             for number in parts
         )
         return list(islice(keys, _REMOVED_MAX))
+
+    def _passed(self, pipeline: str) -> set[Key]:
+        """The shards whose children are all past them. Two shards are merged into one, or one is
+        split into two: who has another parent is the only child, who has none is one of two."""
+        halves = Counter[Key]()
+        for key, stored in self.shards(pipeline).items():
+            if stored.is_past_parents:
+                for parent in stored.parents:
+                    halves[*key[:3], parent] += 1 if len(stored.parents) == 1 else 2
+        return {key for key, count in halves.items() if count >= 2}
 
     async def close(self) -> None:
         async with self._lock:

@@ -6,7 +6,7 @@ every older producer and ends its open transaction. One that is opened *again* g
 epoch that it had, so the broker refuses it if another worker took the shard over meanwhile: an
 idle shard stays fenced without a connection. aiokafka has no public name for that, nor for giving
 up a producer whose broker is gone; those private names are used here, in `kafka_batch.py` and in
-`kafka_in_flight.py`.
+`kafka_sender.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from replicator.sink.kafka_client import Ends, Fenced, Options, started, went_back
-from replicator.sink.kafka_in_flight import pipelined
+from replicator.sink.kafka_sender import hastened
 
 IDLE_SECONDS: Final = 60.0
 """A producer without work is closed after this, at another's next work."""
@@ -106,7 +106,7 @@ class Producer:
         return Fenced(f"{self.transactional_id} needs a new epoch")
 
     async def _made(self) -> AIOKafkaProducer:
-        made = pipelined(
+        made = hastened(
             AIOKafkaProducer(
                 **self._options,
                 transactional_id=self.transactional_id,

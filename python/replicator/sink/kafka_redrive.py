@@ -44,12 +44,13 @@ Quarantine: TypeAlias = tuple[Key, str | None, str | None]
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A letter that waits, where it stands in its topic, and its shard's place among the
-    positions."""
+    positions. `is_late`: its change came after a newer one of its key had been given."""
 
     letter: StoredLetter
     partition: int
     record_key: bytes
     place: Key
+    is_late: bool
 
     @property
     def held_by(self) -> Quarantine | None:
@@ -108,7 +109,9 @@ class KafkaLetters:
                 found.pop(message.key, None)
             elif (place := shards.get((headers["stream"], headers["shard"]))) is not None:
                 letter = self._letter(message, headers, place)
-                found[message.key] = Waiting(letter, message.partition, message.key, place)
+                found[message.key] = Waiting(
+                    letter, message.partition, message.key, place, headers.get("late") == "true"
+                )
         return tuple(found.values())
 
     def _letter(self, message: Any, headers: dict[str, str], place: Key) -> StoredLetter:
@@ -168,7 +171,7 @@ class KafkaLetters:
             aside=tuple(each for each in kept if (_whole(place), *each) not in meant.quarantines),
             dead_letters=Counter(stored.dead_letters) - Counter(one.code for one in letters),
         )
-        batches = await self._batches(letters) if redrive else ()
+        batches = await self._batches(ending) if redrive else ()
         pipeline = self._pipeline.encode()
         with mapped(f"ending dead letters of {place[3]}"):
             async with self._producers.use(shard.producer) as driver:
@@ -192,9 +195,10 @@ class KafkaLetters:
                 await driver.commit_transaction()
         return letters
 
-    async def _batches(self, letters: Sequence[StoredLetter]) -> Sequence[tuple[str, KafkaBatch]]:
+    async def _batches(self, ending: Sequence[Waiting]) -> Sequence[tuple[str, KafkaBatch]]:
         """Their changes, as they would have been written."""
         config = self._config
+        letters = [one.letter for one in ending]
         for one in letters:
             if not one.is_held:
                 raise FatalError(
@@ -206,7 +210,7 @@ class KafkaLetters:
         tables = [TableSchema(name, ()) for name in dict.fromkeys(str(x.table) for x in letters)]
         _, found = await kafka_topics.plan(self._options, config, tables)
         topics = {table.name: found[config.topic_of(table.name)] for table in tables}
-        changes = ChangeBatch.concat([changes_of(one) for one in letters])
+        changes = _changes_of(ending)
         if (pattern := config.pattern()) is not None:
             changes = changes.filter(pattern)
         if (projection := config.projection()) is not None:
@@ -268,3 +272,13 @@ def stream_of(place: Key) -> Stream:
     Streams) behind the kind of thing that it is."""
     _, arn, created_at_s, _ = place
     return Stream(arn.split(":", 5)[5].split("/")[1], arn, created_at_s)
+
+
+def _changes_of(ending: Sequence[Waiting]) -> ChangeBatch:
+    """What they hold, and which of it is late, in order of arrival."""
+    return ChangeBatch.concat(
+        [
+            changes_of(one.letter).marked_late() if one.is_late else changes_of(one.letter)
+            for one in ending
+        ]
+    )

@@ -181,6 +181,13 @@ class KafkaConfig(SinkConfig):
                 "cleanup: compact keeps one record of each key, so each table needs a topic of "
                 "its own: put {table} into topic"
             )
+        policy = self.topic_settings.get("cleanup.policy", self.cleanup)
+        if ("compact" in policy) != (self.cleanup == "compact"):
+            raise ValueError(
+                f"topic_settings has cleanup.policy: {policy} and the sink cleanup: "
+                f"{self.cleanup}: in a compacted topic a late change would undo a newer one, so "
+                "cleanup has to say it"
+            )
         if self.cleanup == "compact" and self.delivery != "exactly_once":
             raise ValueError(
                 "cleanup: compact needs delivery: exactly_once: a worker that is paused amid a "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -23,6 +23,7 @@ from aiokafka.errors import (
 from replicator.errors import FatalError
 from replicator.model import SinkFinding, SinkPlan, TableSchema
 from replicator.sink.kafka_client import Options, mapped, started
+from replicator.sink.kafka_kept import Kept, of_new
 from replicator.sink.kafka_settings import KafkaConfig
 
 _LOOKS_MAX: Final = 20
@@ -45,6 +46,7 @@ class Topic:
     cleanup: str
     is_seen: bool = True
     risk: str = ""
+    kept: Kept = field(default_factory=Kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Wanted:
     def problem(self, found: Topic) -> str | None:
         """What keeps the sink from using the topic that is there."""
         cleanup = self.settings.get("cleanup.policy", "delete")
-        if found.cleanup and ("compact" in found.cleanup) != (cleanup == "compact"):
+        if found.cleanup and ("compact" in found.cleanup) != ("compact" in cleanup):
             if self.subject == "table":
                 return (
                     f"topic {found.name} has cleanup.policy={found.cleanup} and the sink has "
@@ -167,6 +169,7 @@ def _topic(need: Wanted, partitions: Sequence[Any], settings: Mapping[str, str])
         settings.get("cleanup.policy", ""),
         bool(limit),
         _risk(min((len(each["replicas"]) for each in partitions), default=0), settings),
+        Kept.by(settings),
     )
 
 
@@ -182,10 +185,16 @@ def _risk(replicas: int, settings: Mapping[str, str]) -> str:
 
 async def _settings(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """What each topic is set to; nothing where that may not be seen."""
+    return await _described(client, ConfigResourceType.TOPIC, names)
+
+
+async def _described(
+    client: AIOKafkaAdminClient, kind: ConfigResourceType, names: Sequence[str]
+) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {name: {} for name in names}
     if not names:
         return found
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    resources = [ConfigResource(kind, name) for name in names]
     for answer in await client.describe_configs(resources):
         for error_code, _message, _kind, name, entries in answer.resources:
             if error_code == 0:
@@ -235,9 +244,33 @@ def _warnings(found: Iterable[Topic]) -> Iterator[SinkFinding]:
         message = (
             f"the settings of topics {', '.join(hidden)} may not be seen: grant DescribeConfigs, "
             "or take care that their max.message.bytes is Kafka's default or more (dead letters: "
-            f"{DEAD_LETTER_BYTES_MAX}) and their cleanup.policy what it would be if they were made"
+            f"{DEAD_LETTER_BYTES_MAX}), their cleanup.policy what it would be if they were made, "
+            "and their retention.ms longer than the oldest change read is old"
         )
         yield SinkFinding("topics", message, "kafka_settings_hidden", is_warning=True)
+
+
+async def expiring(
+    options: Options, config: KafkaConfig, tables: Sequence[TableSchema], reach_us: int
+) -> list[SinkFinding]:
+    """What becomes of changes that are up to so old, in each table's topic."""
+    needs = [each for each in wanted(config, tables) if each.subject == "table"]
+    async with admin(options, f"looking at the topics of sink {config.name}") as client:
+        found = await look(client, needs)
+        broker = {} if len(found) == len(needs) else await _broker(client)
+    kept = {
+        need.name: found[need.name].kept
+        if need.name in found
+        else Kept.by(of_new(need.settings, broker))
+        for need in needs
+    }
+    return [each for name, of in kept.items() for each in of.warnings(name, reach_us)]
+
+
+async def _broker(client: AIOKafkaAdminClient) -> Mapping[str, str]:
+    """What a broker is set to; nothing where that may not be seen."""
+    node = str((await client.describe_cluster())["brokers"][0]["node_id"])
+    return (await _described(client, ConfigResourceType.BROKER, [node]))[node]
 
 
 async def make(

@@ -74,7 +74,13 @@ class KafkaShard:
     def claim(self, position: LogPosition | None, before: Stored | None) -> Stored:
         """What says that the shard is ours, at the position where it stands."""
         before = before or Stored(None, 0, "")
-        return replace(before, log=position, epoch=self.fence.epoch, owner=self.fence.owner)
+        return replace(
+            before,
+            log=position,
+            epoch=self.fence.epoch,
+            owner=self.fence.owner,
+            parents=self.parents or before.parents,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from replicator.core.start import require_comparable
 from replicator.errors import FatalError, TransientError
 from replicator.model import (
     EndedLetter,
@@ -36,7 +37,9 @@ from replicator.sink.postgres_letters import PostgresLetters
 from replicator.sink.postgres_report import (
     held,
     holds_data,
+    joined,
     report,
+    rivals_of,
     targets,
 )
 from replicator.sink.postgres_schema import PostgresPlan, make, plan, state_names
@@ -132,6 +135,20 @@ class PostgresSink:
     async def is_known(self, stream: Stream) -> bool:
         async with self._control.use(f"looking for stream {stream.name}") as connection:
             return bool(await connection.fetchval(self._state["is_known"], *self._key(stream)))
+
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        key = self._key(stream)
+        async with self._control.use(f"adding tables to stream {stream.name}") as connection:
+            if not (await joined(connection, self._state, key, self._tables)).is_needed:
+                return ()
+            await connection.execute(self._session_sql["begin"])
+            await connection.execute(self._state["lock_streams"])
+            found = await joined(connection, self._state, key, self._tables)
+            rivals = await rivals_of(connection, found, self._tables)
+            require_comparable(stream.arn, rivals)
+            await connection.execute(self._state["add_tables"], *key, found.added)
+            await connection.execute(self._session_sql["commit"])
+        return found.added
 
     async def begun(self) -> Sequence[str]:
         async with self._control.use(f"reading streams of {self._settings.name}") as connection:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from replicator.core.start import Brought, Joining, joining
 from replicator.model import SinkHeld, SinkReport
 from replicator.sink.postgres_layout import DocumentTable
 from replicator.sink.postgres_schema import PostgresPlan
@@ -37,15 +38,41 @@ async def held(connection: Connection, key: Sequence[object], planned: PostgresP
     """Reads only. `key` is the pipeline's and the stream's, `planned` what stands there: of state
     tables that are still to be made or completed nothing is read."""
     lacking = " ".join(each.subject for each in planned.findings if each.ddl or each.code)
+    rivals: tuple[str, ...] = ()
     is_known, begun = False, []
     if planned.state["streams"] not in lacking:
         sql = {name: fill(text, planned.state) for name, text in statements("state").items()}
         is_known = bool(await connection.fetchval(sql["is_known"], *key))
         begun = await connection.fetch(sql["begun"], key[0], targets(planned.tables))
+        found = await joined(connection, sql, key, planned.tables)
+        rivals = await rivals_of(connection, found, planned.tables)
     return SinkHeld(
         is_known=is_known,
         begun=tuple(row["stream_arn"] for row in begun),
         holds_data=await holds_data(connection, planned.tables),
+        rivals=rivals,
+    )
+
+
+async def joined(
+    connection: Connection,
+    sql: Mapping[str, str],
+    key: Sequence[object],
+    tables: Sequence[DocumentTable],
+) -> Joining:
+    """What the stream of this key finds in the tables."""
+    rows = await connection.fetch(sql["brought"], *key)
+    brought = [Brought(row["stream_arn"], frozenset(row["tables"]), row["is_mine"]) for row in rows]
+    return joining(str(key[1]), targets(tables), brought)
+
+
+async def rivals_of(
+    connection: Connection, found: Joining, tables: Sequence[DocumentTable]
+) -> tuple[str, ...]:
+    """Those in tables that hold rows."""
+    names = dict(zip(targets(tables), tables, strict=True))
+    return found.rivals_in(
+        [name for name in found.rivals if await holds_data(connection, [names[name]])]
     )
 
 

@@ -18,6 +18,7 @@ import orjson
 
 from replicator.core.schemas import Format
 from replicator.errors import FatalError, ReplicatorError, TransientError
+from replicator.sink.http_client import HTTPClient, Words, mapped
 from replicator.sink.registry_settings import RegistryConfig
 from replicator.sink.tls import context
 
@@ -28,6 +29,18 @@ _TYPES: Final[Mapping[Format, str]] = {"avro": "AVRO", "json_schema": "JSON"}
 INCOMPATIBLE_ADVICE: Final = (
     "write to another topic, tell the attribute's former type in columns, change the subject's "
     "compatibility, or set auto_register: false, which leaves new attributes in extra"
+)
+_WORDS: Final = Words(
+    certificate=("registry_tls", "name its authority in registry.tls.ca_file"),
+    tls=(
+        "registry_tls",
+        "check registry.tls, and that it speaks TLS there (else its url begins with http://)",
+    ),
+    url=("registry_settings", "correct it"),
+    timeout="registry_timeout",
+    away="registry_unavailable",
+    # A server says no more to who speaks no TLS, or has no certificate.
+    silent="; if it lasts: it may want https, or a certificate in registry.tls",
 )
 _WORDS_MAX: Final = 600
 _WAIT_SECONDS_MAX: Final = 60.0
@@ -59,7 +72,11 @@ class Registry:
         self._config = config
         self._sink = sink
         self._urls = config.urls
-        self._client: aiohttp.ClientSession | None = None
+        self._client = HTTPClient(
+            headers=_headers(config),
+            timeout=aiohttp.ClientTimeout(total=config.request_timeout_seconds),
+            verify=self._verified,
+        )
 
     @property
     def address(self) -> str:
@@ -102,9 +119,7 @@ class Registry:
 
     async def close(self) -> None:
         """May be called twice; a request opens it again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._client.close()
 
     async def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         """The answer's JSON; None where the subject isn't known. The addresses take turns."""
@@ -121,41 +136,16 @@ class Registry:
 
     async def _send(self, method: str, url: str, body: bytes | None) -> _Answer:
         doing = f"sink {self._sink}, registry {url.partition('?')[0]}"
+        with mapped(doing, _WORDS):
+            answer = await self._client.ask(method, url, body)
         try:
-            async with self._connected().request(
-                method, url, data=body, allow_redirects=False
-            ) as response:
-                text = await response.read()
-        except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-            raise FatalError(
-                "registry_tls",
-                f"{doing}: the certificate isn't trusted: {error}; name its authority in "
-                "registry.tls.ca_file",
-            ) from error
-        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise FatalError(
-                "registry_tls",
-                f"{doing}: {error}; check registry.tls, and that the registry speaks TLS there "
-                "(else its url begins with http://)",
-            ) from error
-        except (aiohttp.InvalidURL, UnicodeError) as error:  # the latter of a host's name
-            raise FatalError("registry_settings", f"{doing}: it is no url; correct it") from error
-        except TimeoutError as error:
-            raise TransientError("registry_timeout", f"{doing}: no answer in time") from error
-        except (OSError, aiohttp.ClientError) as error:
-            reason = str(error) or type(error).__name__
-            if isinstance(error, aiohttp.ServerDisconnectedError):
-                # A server says no more to who speaks no TLS, or has no certificate.
-                reason += "; if it lasts: it may want https, or a certificate in registry.tls"
-            raise TransientError("registry_unavailable", f"{doing}: {reason}") from error
-        try:
-            read = orjson.loads(text)
+            read = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
             read = None
         told = read.get("message") if isinstance(read, Mapping) else None
-        words = str(told) if told else text.decode(errors="replace")
-        wait = response.headers.get("Retry-After", "")
-        return _Answer(response.status, read, words[:_WORDS_MAX], wait)
+        words = str(told) if told else answer.body.decode(errors="replace")
+        wait = answer.headers.get("Retry-After", "")
+        return _Answer(answer.status, read, words[:_WORDS_MAX], wait)
 
     def _read(self, path: str, answer: _Answer) -> Any:
         status, words = answer.status, answer.words
@@ -206,26 +196,20 @@ class Registry:
             f"schema registry{said}: correct registry.url",
         )
 
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._client is None:
-            config = self._config
-            headers = {
-                "Accept": f"{_CONTENT_TYPE}, application/json",
-                "Content-Type": _CONTENT_TYPE,
-            }
-            if token := config.token.get_secret_value():
-                headers["Authorization"] = f"Bearer {token}"
-            elif config.username:
-                login = f"{config.username}:{config.password.get_secret_value()}".encode()
-                headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
-            place = f"sink {self._sink}, registry.tls"
-            verify = True if config.tls is None else context(config.tls, "registry_tls", place)
-            self._client = aiohttp.ClientSession(
-                headers=headers,
-                connector=aiohttp.TCPConnector(limit=4, ssl=verify),
-                timeout=aiohttp.ClientTimeout(total=config.request_timeout_seconds),
-            )
-        return self._client
+    def _verified(self) -> ssl.SSLContext | Literal[True]:
+        tls = self._config.tls
+        place = f"sink {self._sink}, registry.tls"
+        return True if tls is None else context(tls, "registry_tls", place)
+
+
+def _headers(config: RegistryConfig) -> dict[str, str]:
+    headers = {"Accept": f"{_CONTENT_TYPE}, application/json", "Content-Type": _CONTENT_TYPE}
+    if token := config.token.get_secret_value():
+        headers["Authorization"] = f"Bearer {token}"
+    elif config.username:
+        login = f"{config.username}:{config.password.get_secret_value()}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
+    return headers
 
 
 def _body(format_: Format, schema: str) -> bytes:

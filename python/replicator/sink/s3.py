@@ -5,9 +5,7 @@ A shard's newest plan is its position (law 7), the number of its newest fence it
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +26,7 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
+from replicator.sink.clocks import MACHINE, Clocks
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.projected import require_keys
 from replicator.sink.s3_letters import letters
@@ -49,13 +48,10 @@ class S3Sink:
         settings: S3Settings,
         *,
         windows: Windows | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clocks: Clocks = MACHINE,
     ) -> None:
-        self._settings = settings
+        self._settings, self._clocks = settings, clocks
         self._windows = windows or Windows(settings.window_bytes_max)
-        self._monotonic, self._now_us, self._sleep = monotonic, now_us, sleep
         self._stack = AsyncExitStack()
         self._opened: tuple[Bucket, S3Plans] | None = None
         self._schemas: S3Schemas | None = None
@@ -112,7 +108,7 @@ class S3Sink:
                     stream = begun.stream
                     standings = await plans.all_standings(stream, marks=False)
                     rows += [
-                        _row(stream, shard_id, standing, self._now_us())
+                        _row(stream, shard_id, standing, self._clocks.now_us())
                         for shard_id, standing in sorted(standings.items())
                     ]
             letters = 0
@@ -126,11 +122,15 @@ class S3Sink:
 
     async def begin(self, stream: Stream, starts: Mapping[str, Position]) -> bool:
         _, plans = await self._ready()
-        return await plans.begin(stream, starts, self._now_us())
+        return await plans.begin(stream, starts, self._clocks.now_us())
 
     async def is_known(self, stream: Stream) -> bool:
         _, plans = await self._ready()
         return await plans.begun(stream) is not None
+
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        """All tables' changes lie in the one place that was looked at when the stream was begun."""
+        return ()
 
     async def begun(self) -> Sequence[str]:
         _, plans = await self._ready()
@@ -194,7 +194,7 @@ class S3Sink:
     async def move(
         self, stream: Stream, positions: Mapping[str, Position], owner: str
     ) -> Mapping[str, Position | None]:
-        now_us = self._now_us()
+        now_us = self._clocks.now_us()
         old: dict[str, Position | None] = {}
         async with self._briefly() as (_, plans):
             for shard_id, position in positions.items():
@@ -213,7 +213,7 @@ class S3Sink:
         key = (fence.stream, fence.shard_id)
         if (known := self._writers.get(key)) is None:
             settings = self._settings
-            clocks = (self._monotonic, self._now_us)
+            clocks = (self._clocks.monotonic, self._clocks.now_us)
             self._schemas = self._schemas or S3Schemas(bucket, settings)
             shared = (bucket, plans, self._schemas, settings)
             known = S3Writer(*shared, self._tables, self._windows, *clocks)
@@ -243,7 +243,7 @@ class S3Sink:
         if self._opened is None:
             client = await self._stack.enter_async_context(aws_client(self._settings.aws, "s3"))
             settings = self._settings
-            bucket = Bucket(client, settings.bucket, settings.options, self._sleep)
+            bucket = Bucket(client, settings.bucket, settings.options, self._clocks.sleep)
             self._opened = (bucket, S3Plans(bucket, settings))
         return self._opened
 

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 from replicator._core import Rejection, Rows
+from replicator.core.start import Brought, joining, require_comparable
 from replicator.errors import TransientError
 from replicator.model import (
     DeadLetter,
@@ -137,6 +138,16 @@ class MemorySink:
 
     async def is_known(self, stream: Stream) -> bool:
         return (self.pipeline, stream) in self.store.streams
+
+    async def add_tables(self, stream: Stream) -> Sequence[str]:
+        mine, before = (self.pipeline, stream), self.store.tables
+        brought = [Brought(of[1].arn, tables, of == mine) for of, tables in before.items()]
+        found = joining(stream.arn, self.tables, brought)
+        holding = {table for table, _ in self.store.items}
+        require_comparable(stream.arn, found.rivals_in(holding))
+        if found.is_needed:
+            before[mine] = before.pop(mine) | frozenset(self.tables)  # the newest last
+        return found.added
 
     async def begun(self) -> Sequence[str]:
         arns = (

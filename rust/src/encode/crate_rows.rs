@@ -77,19 +77,25 @@ pub fn bulk_args(rows: &Rows, lo: usize, hi: usize, form: Form) -> Vec<u8> {
     out
 }
 
-fn write_key(out: &mut Vec<u8>, view: View<'_>, (name, _): &Column) {
-    match key::attributes(view.key()).find(|attribute| *attribute.name == **name) {
+fn write_key(out: &mut Vec<u8>, view: View<'_>, column: &Column) {
+    match key::attributes(view.key()).find(|attribute| *attribute.name == *column.0) {
         Some(KeyAttribute { kind: KeyType::S, value, .. }) => write_string(out, value),
-        Some(KeyAttribute { kind, value, .. }) => {
+        Some(_) => {
             out.push(b'"');
-            if kind == KeyType::N {
-                Number::read(value).write_fixed(out);
-            } else {
-                base64_simd::STANDARD.encode_append(value, out);
-            }
+            write_key_text(out, view, column);
             out.push(b'"');
         }
         None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// A key attribute as a text: a number in fixed-point notation, binary as base64.
+pub fn write_key_text(out: &mut Vec<u8>, view: View<'_>, (name, _): &Column) {
+    match key::attributes(view.key()).find(|attribute| *attribute.name == **name) {
+        Some(KeyAttribute { kind: KeyType::N, value, .. }) => Number::read(value).write_fixed(out),
+        Some(KeyAttribute { kind: KeyType::B, value, .. }) => base64_simd::STANDARD.encode_append(value, out),
+        Some(KeyAttribute { value, .. }) => out.extend_from_slice(value),
+        None => {}
     }
 }
 

@@ -10,6 +10,10 @@ pub mod json;
 pub mod kafka;
 pub mod kafka_aside;
 #[cfg(feature = "parquet")]
+mod leaf;
+#[cfg(feature = "parquet")]
 pub mod parquet;
+#[cfg(feature = "parquet")]
+pub mod parquet_rows;
 pub mod planned;
 pub mod registered;

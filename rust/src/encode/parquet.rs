@@ -8,23 +8,18 @@
 //!
 //! The images' bytes are not copied on their way to the compressor: the file's writer shares the batch's arenas.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
-use parquet::column::writer::ColumnWriter;
-use parquet::data_type::{ByteArray, FixedLenByteArray};
-use parquet::errors::{ParquetError, Result};
+use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical, ZstdLevel};
+use parquet::errors::Result;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::{ColumnPath, SchemaDescriptor, Type as Node, TypePtr};
 
 use crate::binary;
-use crate::change::{ChangeBatch, Part, View};
+use crate::change::{ChangeBatch, View};
 use crate::columns::{Plan, Type};
+use crate::encode::leaf::{Leaf, field, instant, plain_arenas, raw_arenas, text, written};
 use crate::number;
-use crate::records::{Records, Span};
 use crate::scan::{self, Text};
 use crate::split::{Split, Value};
 use crate::value::{self, Notes};
@@ -32,8 +27,6 @@ use crate::value::{self, Notes};
 /// The columns that come before and behind the plan's.
 const HEAD: [&str; 7] = ["table", "event", "event_id", "key", "version", "event_time", "sequence_number"];
 const TAIL: [&str; 2] = ["item", "old"];
-/// So many values tell whether a column's values repeat.
-const SAMPLE: usize = 64;
 /// A page ends about here.
 const PAGE_BYTES: usize = 1 << 20;
 /// Bytes of a decimal beyond 18 digits.
@@ -90,14 +83,7 @@ pub fn file(batch: &ChangeBatch, plan: Option<&Plan>, images: bool, zstd_level: 
             properties = properties.set_column_dictionary_enabled(column.path().clone(), true);
         }
     }
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build()))?;
-    let mut group = writer.next_row_group()?;
-    for leaf in leaves {
-        let column = group.next_column()?.ok_or_else(|| ParquetError::General("a column is missing".to_owned()))?;
-        leaf.write(column)?;
-    }
-    group.close()?;
-    writer.into_inner()
+    written(schema, properties.build(), leaves)
 }
 
 /// A planned column.
@@ -136,145 +122,16 @@ fn node(name: &str, kind: Type) -> Result<TypePtr> {
     }
 }
 
-fn text(name: &str, repetition: Repetition) -> Result<TypePtr> {
-    field(name, Physical::BYTE_ARRAY, Some(LogicalType::String), repetition)
-}
-
-fn instant() -> LogicalType {
-    LogicalType::timestamp(true, TimeUnit::MICROS)
-}
-
-fn field(name: &str, physical: Physical, logical: Option<LogicalType>, repetition: Repetition) -> Result<TypePtr> {
-    let built = Node::primitive_type_builder(name, physical).with_logical_type(logical).with_repetition(repetition);
-    Ok(Arc::new(built.build()?))
-}
-
-/// A column's values to be: those of one kind, and the levels that say which rows have them.
-#[derive(Default)]
-struct Leaf {
-    /// Values that lie elsewhere.
-    shared: Vec<ByteArray>,
-    /// Values that were made, and where each ends.
-    arena: Vec<u8>,
-    ends: Vec<usize>,
-    longs: Vec<i64>,
-    flags: Vec<bool>,
-    defined: Vec<i16>,
-    repeated: Vec<i16>,
-}
-
-impl Leaf {
-    fn null(&mut self) {
-        self.defined.push(0);
-    }
-
-    fn long(&mut self, value: i64) {
-        self.longs.push(value);
-        self.defined.push(1);
-    }
-
-    /// What `write` appends is the value.
-    fn bytes(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.arena);
-        self.ends.push(self.arena.len());
-        self.defined.push(1);
-    }
-
-    /// What lies at this place of an arena, which must last as long as the writer.
-    fn share(&mut self, arena: &Bytes, span: Span) {
-        if span.is_empty() {
-            return self.null();
-        }
-        let start = span.start as usize;
-        self.shared.push(arena.slice(start..start + span.len as usize).into());
-        self.defined.push(1);
-    }
-
-    /// Of the first values at most half are distinct, so that a dictionary pays.
-    fn repeats(&self) -> bool {
-        let sample = &self.ends[..self.ends.len().min(SAMPLE)];
-        let mut start = 0;
-        let distinct: HashSet<&[u8]> =
-            sample.iter().map(|&end| &self.arena[std::mem::replace(&mut start, end)..end]).collect();
-        !sample.is_empty() && 2 * distinct.len() <= sample.len()
-    }
-
-    /// Bytes of a value, about.
-    fn mean(&self) -> usize {
-        let shared = self.shared.iter().map(ByteArray::len).sum::<usize>();
-        (shared + self.arena.len()) / (self.shared.len() + self.ends.len()).max(1)
-    }
-
-    fn write(mut self, mut column: SerializedColumnWriter<'_>) -> Result<()> {
-        let mut values = self.shared;
-        if !self.ends.is_empty() {
-            let arena = Bytes::from(self.arena);
-            let mut start = 0;
-            values.reserve(self.ends.len());
-            for end in self.ends {
-                values.push(arena.slice(start..end).into());
-                start = end;
-            }
-        }
-        let repeated = Some(&*self.repeated).filter(|levels| !levels.is_empty());
-        if let Some(levels) = repeated {
-            debug_assert_eq!(levels.len(), self.defined.len());
-        }
-        match column.untyped() {
-            ColumnWriter::Int64ColumnWriter(writer) => {
-                let levels = (writer.get_descriptor().max_def_level() > 0).then_some(&*self.defined);
-                writer.write_batch(&self.longs, levels, None)?;
-            }
-            ColumnWriter::BoolColumnWriter(writer) => {
-                writer.write_batch(&self.flags, Some(&self.defined), None)?;
-            }
-            ColumnWriter::ByteArrayColumnWriter(writer) => {
-                let levels = (writer.get_descriptor().max_def_level() > 0).then_some(&*self.defined);
-                writer.write_batch(&values, levels, repeated)?;
-            }
-            ColumnWriter::FixedLenByteArrayColumnWriter(writer) => {
-                let values: Vec<FixedLenByteArray> = values.into_iter().map(Into::into).collect();
-                writer.write_batch(&values, Some(&self.defined), None)?;
-            }
-            _ => return Err(ParquetError::General("no column has this type".to_owned())),
-        }
-        self.defined.clear();
-        column.close()
-    }
-}
-
-/// A part's plain images, shared.
-struct Plain(Arc<Part>);
-
-impl AsRef<[u8]> for Plain {
-    fn as_ref(&self) -> &[u8] {
-        &self.0.plain
-    }
-}
-
-/// A part's undecoded bytes, shared.
-struct Raw(Arc<Records>);
-
-impl AsRef<[u8]> for Raw {
-    fn as_ref(&self) -> &[u8] {
-        self.0.arena()
-    }
-}
-
 /// Every column's values, in the schema's order.
 fn leaves(batch: &ChangeBatch, plan: Option<&Plan>, images: bool) -> Vec<Leaf> {
     let planned = plan.map_or(0, |plan| plan.columns().len() + usize::from(plan.rest().is_some()));
     let mut leaves: Vec<Leaf> =
         (0..HEAD.len() + planned + if images { TAIL.len() } else { 0 }).map(|_| Leaf::default()).collect();
-    let arenas: Vec<(Bytes, Bytes)> = batch
-        .parts
-        .iter()
-        .map(|part| (Bytes::from_owner(Plain(Arc::clone(part))), Bytes::from_owner(Raw(Arc::clone(&part.records)))))
-        .collect();
+    let (plain_arenas, raw_arenas) = (plain_arenas(batch), raw_arenas(batch));
     let mut split = plan.map(Split::new);
     for &r in batch.order.iter() {
         let view = batch.view(r);
-        let (plain_images, raw) = &arenas[r.part as usize];
+        let part = r.part as usize;
         let (head, others) = leaves.split_at_mut(HEAD.len());
         let (middle, tail) = others.split_at_mut(planned);
         write_head(head, view, batch);
@@ -283,11 +140,11 @@ fn leaves(batch: &ChangeBatch, plan: Option<&Plan>, images: bool) -> Vec<Leaf> {
         }
         let [item, old] = tail else { continue };
         if plan.is_some() {
-            item.share(raw, view.change.new);
-            old.share(raw, view.change.old);
+            item.share(&raw_arenas[part], view.change.new);
+            old.share(&raw_arenas[part], view.change.old);
             continue;
         }
-        item.share(plain_images, view.change.plain);
+        item.share(&plain_arenas[part], view.change.plain);
         if view.change.old.is_empty() {
             old.null();
         } else {
@@ -363,8 +220,7 @@ fn write_value(leaf: &mut Leaf, b: &[u8], split: &Split<'_>, kind: Type, value: 
         },
         Value::Whole(value) | Value::Instant(value) => leaf.long(value),
         Value::Boolean(value) => {
-            leaf.flags.push(value);
-            leaf.defined.push(1);
+            leaf.flag(value);
         }
         Value::Binary(text) => leaf.bytes(|out| binary::append(b, text, out)),
         Value::Any(start, end) => leaf.bytes(|out| value::append_plain(b, start, end, &mut Notes::default(), out)),

@@ -73,6 +73,11 @@ impl PyRejection {
         self.0.table.as_deref()
     }
 
+    #[getter]
+    fn late(&self) -> bool {
+        self.0.late
+    }
+
     fn __repr__(&self) -> String {
         format!("<Rejection {} of record {}: {}>", self.0.code, self.0.index, self.0.message)
     }
@@ -160,6 +165,10 @@ impl PyChangeBatch {
     fn concat(py: Python<'_>, batches: Vec<Py<Self>>) -> Self {
         let batches: Vec<_> = batches.iter().map(|batch| Arc::clone(&batch.get().0)).collect();
         Self(Arc::new(py.detach(|| ChangeBatch::concat(&batches))))
+    }
+
+    fn marked_late(&self) -> Self {
+        Self(Arc::new(self.0.marked_late()))
     }
 
     fn split(&self, py: Python<'_>, sequence_number: &str) -> (Self, Self) {

@@ -234,6 +234,18 @@ impl PyRows {
         PyBytes::new(py, &py.detach(|| crate_rows::bulk_args(&self.0, lo, hi.unwrap_or(usize::MAX), form)))
     }
 
+    #[cfg(feature = "parquet")]
+    #[pyo3(signature = (names, *, generation=0))]
+    fn parquet<'py>(&self, py: Python<'py>, names: Vec<String>, generation: u32) -> PyResult<Bound<'py, PyBytes>> {
+        if names.len() != self.0.columns.len() {
+            return Err(PyValueError::new_err("a name for each key attribute, and no other"));
+        }
+        let file = py.detach(|| crate::encode::parquet_rows::file(&self.0, &names, generation));
+        // Nothing of rows can make the writer fail.
+        let file = file.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
+        Ok(PyBytes::new(py, &file))
+    }
+
     fn record(&self, row: usize, code: &str, message: String) -> PyResult<PyRejection> {
         let r = self.0.rows.get(row).ok_or_else(|| PyIndexError::new_err("no such row"))?;
         Ok(PyRejection(self.0.batch.reject(*r, code, message)))

@@ -1,17 +1,39 @@
-"""Which stream may follow which into the same rows."""
+"""Which stream may follow which into the same rows, and how far back a start reaches."""
 
 from __future__ import annotations
 
 import pytest
 
-from replicator.core.start import require_comparable, require_start, require_successor
-from replicator.errors import FatalError, TransientError
-from replicator.model import TRIM_HORIZON, Stream
+from replicator.core.start import (
+    Brought,
+    joining,
+    reach_us,
+    require_comparable,
+    require_redrivable,
+    require_start,
+    require_successor,
+)
+from replicator.errors import FatalError, RejectedError, TransientError
+from replicator.model import TRIM_HORIZON, Horizon, Position, Stream, after, at_timestamp
 
 KINESIS = "arn:aws:kinesis:eu-north-1:000000000000:stream/products"
 KINESIS_2 = "arn:aws-cn:kinesis:cn-north-1:000000000000:stream/kinesis"
 TABLE = "arn:aws:dynamodb:eu-north-1:000000000000:table/products/stream/2026-01-01T00:00:00.000"
 TABLE_2 = "arn:aws:dynamodb:eu-north-1:000000000000:table/products/stream/2026-01-02T00:00:00.000"
+
+
+@pytest.mark.parametrize(
+    ("start", "us"),
+    [
+        (TRIM_HORIZON, 100),
+        (after("5"), 100),
+        (at_timestamp(930), 70),
+        (at_timestamp(1_001), 0),
+        (at_timestamp(1), 100),
+    ],
+)
+def test_a_start_reaches_back_no_further_than_the_stream(start: Position, us: int) -> None:
+    assert reach_us(start, Horizon(now_us=1_000, retention_us=100)) == us
 
 
 @pytest.mark.parametrize(
@@ -65,3 +87,66 @@ def test_a_start_into_rows_is_safe_after_streams_of_its_own_kind_only() -> None:
     with pytest.raises(FatalError) as replaced:
         require_start("p", stream, TRIM_HORIZON, [KINESIS])
     assert replaced.value.code == "stream_replaced"
+
+
+def brought(arn: str, *tables: str, is_mine: bool = False) -> Brought:
+    return Brought(arn, frozenset(tables), is_mine=is_mine)
+
+
+@pytest.mark.parametrize(
+    ("before", "new", "rivals"),
+    [
+        ([brought(KINESIS, "a", "b", is_mine=True)], set(), {}),
+        ([brought(KINESIS, "a", is_mine=True)], {"b"}, {}),
+        ([brought(KINESIS, "a", is_mine=True), brought(KINESIS_2, "b")], {"b"}, {}),
+        ([brought(TABLE, "b"), brought(KINESIS, "a", is_mine=True)], {"b"}, {"b": [TABLE]}),
+        ([brought(TABLE, "c"), brought(KINESIS, "a", is_mine=True)], {"b"}, {}),
+        # It was begun where others had been: the table was empty then, and is its own since.
+        ([brought(TABLE, "a"), brought(KINESIS, "a", "b", is_mine=True)], set(), {}),
+        # And these came after it.
+        (
+            [brought(KINESIS, "a", "b", is_mine=True), brought(TABLE, "b"), brought(TABLE_2, "b")],
+            set(),
+            {"b": [TABLE, TABLE_2]},
+        ),
+    ],
+)
+def test_a_table_is_of_the_stream_that_came_to_it_last(
+    before: list[Brought], new: set[str], rivals: dict[str, list[str]]
+) -> None:
+    found = joining(KINESIS, {"a", "b"}, before)
+    assert found.new == new
+    assert found.rivals == {table: tuple(arns) for table, arns in rivals.items()}
+    assert found.is_needed == bool(new or rivals)
+
+
+def test_an_empty_table_has_no_rival() -> None:
+    before = [brought(TABLE, "b"), brought(TABLE_2, "c"), brought(KINESIS, "a", is_mine=True)]
+    found = joining(KINESIS, {"a", "b", "c"}, before)
+    assert found.rivals_in({"a"}) == ()
+    assert found.rivals_in({"a", "c"}) == (TABLE_2,)
+    assert found.rivals_in({"b", "c"}) == (TABLE, TABLE_2)
+
+
+@pytest.mark.parametrize(
+    ("arn", "begun", "is_written"),
+    [
+        (KINESIS, [KINESIS], True),
+        (KINESIS, [KINESIS_2], True),
+        (TABLE, [TABLE], True),
+        (TABLE, [KINESIS, TABLE], True),
+        (TABLE, [TABLE, TABLE_2], False),
+        (KINESIS, [KINESIS, TABLE], False),
+        (TABLE, [TABLE, KINESIS], False),
+        (KINESIS, [], False),
+    ],
+)
+def test_a_dead_letter_is_written_where_its_version_says_something(
+    arn: str, begun: list[str], is_written: bool
+) -> None:
+    """The rows are the newest stream's: the tables were empty when one of another kind began."""
+    if is_written:
+        require_redrivable(arn, begun)
+    else:
+        with pytest.raises(RejectedError, match="versions can't be compared"):
+            require_redrivable(arn, begun)

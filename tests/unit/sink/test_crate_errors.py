@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import aiohttp
 import pytest
 
@@ -35,6 +37,7 @@ FULL = "ClusterBlockException[blocked by: [FORBIDDEN/12/index read-only / allow 
         (aiohttp.ServerDisconnectedError(), TransientError, "disconnected"),
         (ConnectionRefusedError("refused"), TransientError, "refused"),
         (aiohttp.InvalidURL("x://"), FatalError, "url"),
+        (ssl.SSLError("[SSL: WRONG_VERSION_NUMBER]"), FatalError, "speaks TLS"),
     ],
 )
 def test_each_error_has_one_class(

@@ -53,9 +53,18 @@ def test_a_key_is_set_aside_from_its_large_record_on() -> None:
     assert made.aside == (("products", '{"id":{"S":"a"}}'),)
     keys = [record.key for record in records(batch for _, batch in made.batches)]
     assert sorted(keys) == [b'{"id":"a"}', b'{"id":"b"}', b'{"id":"b"}']
+    assert [one.late for one in made.rejections] == [False, False]
     again = encoded(decoded(change("a", 4), change("b", 4)), made.aside)
     assert (again.rows, [one.code for one in again.rejections]) == (1, ["key_quarantined"])
     assert again.aside == made.aside
+
+
+def test_what_is_set_aside_says_whether_it_was_late() -> None:
+    both = ChangeBatch.concat(
+        [decoded(change("a", 1, 3_000)).marked_late(), decoded(change("a", 2))]
+    )
+    assert both.late == 1
+    assert [one.late for one in encoded(both).rejections] == [True, False]
 
 
 def test_what_compresses_well_enough_is_not_too_large() -> None:

@@ -23,6 +23,7 @@ def config(**settings: Any) -> KafkaConfig:
         ({"topic": "a b"}, "names no topic"),
         ({"topic": "{tabel}"}, "names no topic"),
         ({"topic": "all", "cleanup": "compact"}, "each table needs a topic of its own"),
+        ({"topic_settings": {"cleanup.policy": "compact"}}, "cleanup has to say it"),
         ({"cleanup": "compact", "delivery": "at_least_once"}, "needs delivery: exactly_once"),
         ({"positions_topic": "a/b"}, "pattern"),
         ({"brokers": "x"}, "unknown key 'brokers'"),

@@ -81,6 +81,19 @@ REFRESH TABLE {streams}
 -- name: begun
 SELECT pipeline, stream_arn, tables FROM {streams} ORDER BY begun_us
 
+-- name: brought
+-- Every stream, in the order in which each came to its newest tables.
+SELECT key, stream_arn, tables, begun_us FROM {streams} ORDER BY begun_us
+
+-- name: own_tables
+-- As the row is now, for `add_tables`.
+SELECT tables, "_seq_no", "_primary_term" FROM {streams} WHERE key = ?
+
+-- name: add_tables
+-- Whatever the clock says, it is behind all that were seen.
+UPDATE {streams} SET tables = ?, begun_us = GREATEST(CURRENT_TIMESTAMP::BIGINT * 1000, ?::BIGINT)
+WHERE key = ? AND "_seq_no" = ? AND "_primary_term" = ?
+
 -- name: refresh_positions
 REFRESH TABLE {positions}
 

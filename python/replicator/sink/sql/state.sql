@@ -87,6 +87,23 @@ SELECT EXISTS (
     WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3
 )
 
+-- name: brought
+-- Every stream, in the order in which each came to its newest tables.
+SELECT stream_arn, tables,
+       (pipeline, stream_arn, stream_created_at) = ($1, $2, $3::timestamptz) AS is_mine
+FROM {streams} ORDER BY begun_at
+
+-- name: lock_streams
+-- Who adds tables at the same time sees what was added here.
+LOCK TABLE {streams} IN SHARE ROW EXCLUSIVE MODE
+
+-- name: add_tables
+-- Whatever the clock says, it is behind all that were seen.
+UPDATE {streams}
+SET begun_at = (SELECT greatest(clock_timestamp(), max(begun_at) + interval '1 us') FROM {streams}),
+    tables = tables || $4::text[]
+WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3
+
 -- name: begun
 -- By any pipeline: two may write into one table.
 SELECT stream_arn FROM {streams} WHERE pipeline = $1 OR tables && $2::text[]

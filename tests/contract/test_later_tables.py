@@ -1,0 +1,121 @@
+"""Law 3 over tables that a pipeline lists later, at every sink that keeps them apart."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from replicator.errors import FatalError, TransientError
+from replicator.model import SHARD_END, TRIM_HORIZON, Stream
+from tests.changes import STREAM, pending, put
+from tests.sink_rig import ORDERS, PRODUCTS, STATE_SINKS, AnySink, Rig, fenced, write
+
+pytestmark = pytest.mark.parametrize("rig", [*STATE_SINKS, "kafka"], indirect=True)
+
+ANOTHER_KIND = Stream(
+    "products",
+    "arn:aws:dynamodb:eu-north-1:123456789012:table/products/stream/2026-01-01T00:00:00.000",
+    1_700_000_000,
+)
+
+
+async def filled(rig: Rig, stream: Stream, pipeline: str) -> None:
+    """Another pipeline writes to PRODUCTS what this stream brings."""
+    theirs = await rig.worker(pipeline, tables=[PRODUCTS])
+    await theirs.begin(stream, {"shard": TRIM_HORIZON})
+    fence = await theirs.fence(stream, "shard", "them")
+    await theirs.position(fence)
+    await write(
+        theirs, pending(fence, [put("products", {"id": {"S": "theirs"}}, 5)], then=SHARD_END)
+    )
+
+
+async def added(sink: AnySink) -> None:
+    """As the coordinator does it: what may pass is tried again."""
+    while True:
+        try:
+            await sink.add_tables(STREAM)
+        except TransientError:
+            await asyncio.sleep(0)
+        else:
+            return
+
+
+async def test_a_later_table_with_what_cannot_be_compared_is_refused(rig: Rig) -> None:
+    """Regression: only the tables of a stream's beginning were looked at (law 3)."""
+    await filled(rig, ANOTHER_KIND, "other")
+    before = await rig.worker(tables=[ORDERS])
+    await before.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    assert await before.add_tables(STREAM) == ()
+    for _ in range(2):  # nothing of it was stored
+        mine = await rig.worker(tables=[ORDERS, PRODUCTS])
+        with pytest.raises(FatalError) as refused:
+            await mine.add_tables(STREAM)
+        assert refused.value.code == "stream_replaced"
+        assert ANOTHER_KIND.arn in refused.value.message
+    assert await before.add_tables(STREAM) == (), "its own go on"
+
+
+async def test_a_later_table_is_the_streams_from_then_on(rig: Rig) -> None:
+    before = await rig.worker(tables=[ORDERS])
+    await before.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    theirs = await rig.worker("other", tables=[PRODUCTS])
+    assert await theirs.begun() == []
+    mine = await rig.worker(tables=[ORDERS, PRODUCTS])
+    (added,) = await mine.add_tables(STREAM)
+    assert "products" in added
+    assert await mine.add_tables(STREAM) == (), "once"
+    assert await theirs.begun() == [STREAM.arn]
+    # A worker with fewer tables takes none away.
+    assert await before.add_tables(STREAM) == ()
+    assert await theirs.begun() == [STREAM.arn]
+
+
+async def test_a_later_table_with_what_can_be_compared_is_taken(rig: Rig) -> None:
+    await filled(rig, replace(STREAM, arn=f"{STREAM.arn}-2"), "other")
+    before = await rig.worker(tables=[ORDERS])
+    await before.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    mine = await rig.worker(tables=[ORDERS, PRODUCTS])
+    assert len(await mine.add_tables(STREAM)) == 1
+
+
+async def test_an_empty_table_goes_to_who_comes_last(rig: Rig) -> None:
+    mine = await rig.worker(tables=[ORDERS, PRODUCTS])
+    await mine.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    theirs = await rig.worker("other", tables=[PRODUCTS])
+    await theirs.begin(ANOTHER_KIND, {"shard": TRIM_HORIZON})
+    assert await theirs.add_tables(ANOTHER_KIND) == ()
+    # Empty, so it is mine again, and nothing is new.
+    assert await mine.add_tables(STREAM) == ()
+    fence = await fenced(mine, "shard-1")
+    await write(mine, pending(fence, [put("products", {"id": {"S": "mine"}}, 5)], then=SHARD_END))
+    assert await mine.add_tables(STREAM) == ()
+    with pytest.raises(FatalError, match="can't be compared"):
+        await theirs.add_tables(ANOTHER_KIND)
+    fewer = await rig.worker(tables=[ORDERS])
+    assert await fewer.add_tables(STREAM) == ()
+
+
+async def test_workers_that_add_tables_together_keep_them_all(rig: Rig) -> None:
+    first = await rig.worker(tables=[])
+    await first.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    workers = [await rig.worker(tables=[table]) for table in (ORDERS, PRODUCTS)]
+    await asyncio.gather(*map(added, workers))
+    for each in workers:
+        assert await each.add_tables(STREAM) == ()
+    for table in (ORDERS, PRODUCTS):
+        assert await (await rig.worker("other", tables=[table])).begun() == [STREAM.arn]
+
+
+async def test_who_only_looks_is_told_the_same(rig: Rig) -> None:
+    await filled(rig, ANOTHER_KIND, "other")
+    before: Any = await rig.worker(tables=[ORDERS])
+    if not hasattr(before, "held"):
+        pytest.skip("the one in memory isn't shown by commands")
+    await before.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    assert (await before.held(STREAM, [ORDERS])).rivals == ()
+    looking: Any = await rig.worker(tables=[ORDERS, PRODUCTS])
+    assert (await looking.held(STREAM, [ORDERS, PRODUCTS])).rivals == (ANOTHER_KIND.arn,)

@@ -12,6 +12,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from replicator._core import KafkaBatch
 from replicator.testing.kafka_server import KafkaServer
+from tests.stack import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ async def committed(server: KafkaServer, topic: str, *, is_patient: bool = True)
         consumer.assign(partitions)
         ends = await (careless if is_patient else consumer).end_offsets(partitions)
         found: list[Record] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
                 for messages in (await consumer.getmany(timeout_ms=100)).values():
                     found += [

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -19,6 +20,7 @@ from replicator.sink.place import SinkPlace
 from replicator.testing.kafka_server import KafkaServer
 from tests.changes import STREAM, pending, put
 from tests.kafka_records import Record, committed
+from tests.stack import until
 
 PRODUCTS = TableSchema("products", (("id", "S"),))
 ORDERS = TableSchema("orders", (("customer", "S"), ("number", "N")))
@@ -101,9 +103,20 @@ def product(n: int) -> bytes:
 
 
 async def configured(rig: Rig, topic: str, settings: dict[str, str]) -> None:
+    """Returns when the broker goes by them, which it does a while after its answer. What it does
+    show may not be applied yet, but all that came before."""
     admin = AIOKafkaAdminClient(bootstrap_servers=rig.server.address)
     await admin.start()
+
+    async def shown(expected: dict[str, str]) -> bool:
+        asked = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(expected))
+        (answer,) = await admin.describe_configs([asked])
+        ((_, _, _, _, entries),) = answer.resources
+        return {name: value for name, value, *_ in entries} == expected
+
     try:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
+        for some in (settings, settings | {"flush.ms": "3600000"}):
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, some)])
+            await until(partial(shown, some))
     finally:
         await admin.close()

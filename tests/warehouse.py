@@ -16,6 +16,7 @@ from replicator.protocols import Sink
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
 from tests.changes import STREAM, pending, put
+from tests.stack import PATIENCE_SECONDS
 
 PRODUCTS = TableSchema("products", (("id", "S"),))
 
@@ -76,13 +77,13 @@ async def until_waiting(dsn: str, sessions: int = 1) -> None:
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    async with asyncio.timeout(10), connected(dsn) as connection:
+    async with asyncio.timeout(PATIENCE_SECONDS), connected(dsn) as connection:
         while await connection.fetchval(waiting) < sessions:
             await asyncio.sleep(0.01)
 
 
 async def until_fenced(sink: PostgresSink) -> Fence:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
                 return await sink.fence(STREAM, "shard-1", "me")

@@ -13,7 +13,9 @@ import itertools
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +34,7 @@ from replicator.settings import parse_start
 from replicator.sink.place import SinkPlace
 from replicator.sink.s3_archive import ArchivedObject, S3Archive, Span
 from replicator.sink.s3_settings import S3Config, S3Settings
+from replicator.sink.together import together
 
 if TYPE_CHECKING:
     import duckdb
@@ -52,6 +55,7 @@ _COLUMNS = {
     "event_id": "event_id",
     "position": "sequence_number",
 }
+_OWN = [source.partition("::")[0].strip('"') for source in _COLUMNS.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,8 @@ async def printed(config: Config, asked: Asked) -> AsyncIterator[bytes]:
     settings, span = settings_of(config, asked), asked.span()
     async with S3Archive.open(settings) as archive:
         for each in await archive.objects(span):
-            data = await archive.read(each.key)
-            yield await asyncio.to_thread(_lines, each, data, span)
+            if (data := await archive.read(each.key)) is not None:
+                yield await asyncio.to_thread(_lines, each, data, span)
 
 
 async def queried(config: Config, asked: Asked, sql: str) -> Answer:
@@ -119,7 +123,7 @@ async def queried(config: Config, asked: Asked, sql: str) -> Answer:
             found = await archive.objects(span)
             for some in _some(list(enumerate(found)), _FETCHES_MAX):
                 fetches = (_fetched(archive, each, Path(folder), n) for n, each in some)
-                files += await asyncio.gather(*fetches)
+                files += filter(None, await together(list(fetches)))
         return await asyncio.to_thread(_answer, files, span, sql)
 
 
@@ -141,38 +145,54 @@ def settings_of(config: Config, asked: Asked) -> S3Settings:
 # ---- objects as files of one shape
 
 
-async def _fetched(archive: S3Archive, each: ArchivedObject, folder: Path, number: int) -> Path:
-    data = await archive.read(each.key)
+async def _fetched(
+    archive: S3Archive, each: ArchivedObject, folder: Path, number: int
+) -> Path | None:
+    if (data := await archive.read(each.key)) is None:
+        return None
     path = folder / f"{number:09d}.parquet"
     await asyncio.to_thread(_write_parquet, each, data, path)
     return path
 
 
-def _write_parquet(each: ArchivedObject, data: bytes, path: Path) -> None:
-    if each.key.endswith(".parquet"):
-        path.write_bytes(data)
-        _make_plain(path)
-        return
-    text = _unpacked(each.key, data)
-    if text.lstrip()[:9] == b'{"table":':  # `plain`: no whole change
-        _write_plain(text, path)
-        return
-    batch = _core.decode(_records(text), keep_all=True)
-    if batch.rejections:
-        first = batch.rejections[0]
+@contextmanager
+def _reading(key: str) -> Iterator[None]:
+    """For what is made of an object's bytes."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise FatalError(
             "archive_unreadable",
-            f"{each.key}, record {first.index + 1}: {first.message}. What to do: look whether "
-            "something else writes there, or ask for a narrower time",
-        )
-    path.write_bytes(batch.parquet(compression="none"))
+            f"{key}: {error}. What to do: look whether something else writes there, or ask for a "
+            "narrower time",
+        ) from error
+
+
+def _write_parquet(each: ArchivedObject, data: bytes, path: Path) -> None:
+    with _reading(each.key):
+        if each.key.endswith(".parquet"):
+            path.write_bytes(data)
+            _make_plain(path)
+            return
+        text = _unpacked(each.key, data)
+        if text.lstrip()[:9] == b'{"table":':  # `plain`: no whole change
+            _write_plain(text, path)
+            return
+        batch = _core.decode(_records(text), keep_all=True)
+        if batch.rejections:
+            first = batch.rejections[0]
+            raise ValueError(f"record {first.index + 1}: {first.message}")
+        path.write_bytes(batch.parquet(compression="none"))
 
 
 def _make_plain(path: Path) -> None:
     """Images beside typed columns are in DynamoDB's JSON; here they are plain, as in all others."""
     with _connected() as connection:
         described = f"DESCRIBE SELECT * FROM read_parquet('{path}')"  # noqa: S608 a path of our own
-        if REST not in {name for name, *_ in connection.execute(described).fetchall()}:
+        names = {name for name, *_ in connection.execute(described).fetchall()}
+        if lacks := sorted({*_OWN} - names):
+            raise ValueError(f"it has no column {', '.join(lacks)}")
+        if REST not in names:
             return
         images = f"SELECT item, old FROM read_parquet('{path}')"  # noqa: S608 as above
         rows = connection.execute(images).fetchall()
@@ -247,7 +267,8 @@ def _unzstd(data: bytes, form: str) -> bytes:
 def _lines(each: ArchivedObject, data: bytes, span: Span) -> bytes:
     """An object's changes within the span."""
     if not each.key.endswith(".parquet"):
-        text = _apart(each.key, _unpacked(each.key, data))
+        with _reading(each.key):
+            text = _apart(each.key, _unpacked(each.key, data))
         if span in {Span(), Span(table=each.table)}:
             return text if text.endswith(b"\n") or not text else text + b"\n"
     with tempfile.TemporaryDirectory(prefix="replicator-archive-") as folder:
@@ -269,12 +290,17 @@ def _json_line(row: dict[str, Any]) -> bytes:
 # ---- DuckDB
 
 
-def _connected() -> duckdb.DuckDBPyConnection:
+@contextmanager
+def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB, for as long as the block lasts. Raises ValueError for what it can't read."""
     import duckdb  # noqa: PLC0415 - forty megabytes, for two commands
 
-    connection = duckdb.connect(":memory:")
-    connection.execute("SET autoinstall_known_extensions = false; SET TimeZone = 'UTC'")
-    return connection
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("SET autoinstall_known_extensions = false; SET TimeZone = 'UTC'")
+        try:
+            yield connection
+        except duckdb.Error as error:
+            raise ValueError(str(error)) from error
 
 
 def _answer(files: Sequence[Path], span: Span, sql: str) -> Answer:
@@ -300,12 +326,11 @@ _NUMBERS = ("BIGINT", "DECIMAL")
 def _view(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], span: Span) -> str:
     """The view over files with different columns: by their names, and where one has several
     types, as text."""
-    own = {source.partition("::")[0].strip('"') for source in _COLUMNS.values()}
     shapes: dict[tuple[tuple[str, str], ...], list[Path]] = {}
     for path in files:
         described = f"DESCRIBE SELECT * FROM read_parquet('{path}')"  # noqa: S608 a path of our own
         found = connection.execute(described).fetchall()
-        shape = tuple((name, kind) for name, kind, *_ in found if name not in own)
+        shape = tuple((name, kind) for name, kind, *_ in found if name not in _OWN)
         shapes.setdefault(shape, []).append(path)
     kinds: dict[str, set[str]] = {}
     for name, kind in itertools.chain.from_iterable(shapes):
@@ -366,10 +391,11 @@ def _where(span: Span) -> str:
     conditions = ["true"]
     if span.table is not None:
         conditions.append(f"\"table\" = '{span.table.replace(chr(39), chr(39) * 2)}'")
+    # What tells no time (`plain` of DynamoDB Streams) may be of any that its object is of.
     if span.from_us is not None:
-        conditions.append(f"time >= make_timestamp({span.from_us})")
+        conditions.append(f"(time IS NULL OR time >= make_timestamp({span.from_us}))")
     if span.to_us is not None:
-        conditions.append(f"time < make_timestamp({span.to_us})")
+        conditions.append(f"(time IS NULL OR time < make_timestamp({span.to_us}))")
     return " AND ".join(conditions)
 
 

@@ -51,7 +51,7 @@ def ls(
     """The objects that may hold such changes: period, bytes, key."""
     from replicator import archive  # noqa: PLC0415
 
-    configure_logging("error", output)
+    configure_logging("warning", output)
     asked = _asked(pipeline, sink, table, begin, end)
     found = asyncio.run(archive.listed(configuration.load(config), asked))
     shown = [
@@ -78,7 +78,7 @@ def cat(
     """The changes, one JSON line each."""
     from replicator import archive  # noqa: PLC0415
 
-    configure_logging("error", output)
+    configure_logging("warning", output)
     settings, asked = configuration.load(config), _asked(pipeline, sink, table, begin, end)
 
     async def write() -> None:
@@ -111,7 +111,7 @@ def query(
     """Ask the archive by SQL (DuckDB); --from and --to spare what need not be fetched."""
     from replicator import archive  # noqa: PLC0415
 
-    configure_logging("error", output)
+    configure_logging("warning", output)
     asked = _asked(pipeline, sink, table, begin, end)
     answer = asyncio.run(archive.queried(configuration.load(config), asked, sql))
     print_result(output, answer.as_dict(), answer.as_text())

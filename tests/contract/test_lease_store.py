@@ -454,7 +454,7 @@ def test_processes_that_make_the_file_together_share_it(tmp_path: Path) -> None:
         )
         for number in range(4)
     ]
-    told = [process.communicate(timeout=30)[0].split() for process in running]
+    told = [process.communicate(timeout=120)[0].split() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0, 0]
     assert len({name for name, *_ in told}) == 1, "one file, one name"
     won = sorted(shard_id for _, *shard_ids in told for shard_id in shard_ids)

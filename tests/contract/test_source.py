@@ -45,7 +45,7 @@ from replicator.testing.stream import ScriptedStream
 from replicator.testing.streams_server import StreamsServer, table_stream
 
 # The emulator sends an event to an idle subscriber every five seconds.
-DEADLINE_SECONDS = 25.0
+DEADLINE_SECONDS = 90.0
 QUICK_POLLS = PollOptions(
     PaceLimits(reads_per_second=100.0, busy_seconds=0.01, idle_seconds_max=0.05)
 )
@@ -374,9 +374,9 @@ async def test_the_services_clock_is_never_late(rig: Rig) -> None:
     import time
 
     await rig.source.open()
+    before = time.time_ns() // 1_000
     seen = await rig.source.now_us()
-    now = time.time_ns() // 1_000
-    assert now - 3_000_000 < seen <= now
+    assert before - 3_000_000 < seen <= time.time_ns() // 1_000
 
 
 async def test_the_listing_names_the_shard(rig: Rig) -> None:

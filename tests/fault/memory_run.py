@@ -105,9 +105,8 @@ async def main(dsn: str, folder: Path) -> None:
 
         async def full() -> bool:
             # Each shard still makes the one fetch that then waits at the gate.
-            before = source.calls["fetch"]
-            await asyncio.sleep(0.5)
-            return engine.gate.is_full and source.calls["fetch"] == before
+            views = engine.coordinator.views()
+            return engine.gate.is_full and all(view.waits_for_sink for view in views)
 
         await until(full)
         fetched, renewed = source.calls["fetch"], await counters()

@@ -8,15 +8,12 @@ import signal
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 from replicator.demo.compare import plain_item, plain_row
 from replicator.testing.cloud import SCRIPTS, Fault, FaultCloud
 from replicator.testing.items import with_bytes
 from tests.shop import TABLE
 from tests.stack import Stack, run_worker, until
-
-pytestmark = pytest.mark.timeout(240)
 
 # Each broken subscription may cost five seconds, the least time between two of a shard: here
 # each kind comes at one event, and never soon after another.

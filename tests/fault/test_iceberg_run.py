@@ -22,7 +22,6 @@ from tests.lake import rows, settings
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
 LOG, ITEMS = ("lake", "changes"), ("lake", TABLE)
 
 

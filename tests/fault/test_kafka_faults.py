@@ -29,7 +29,7 @@ from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
 from tests.stack import Stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 CHANGES = 9
 # Calls of the driver have a step before and one after. Fence and claim take the first eight, each
@@ -143,7 +143,7 @@ async def test_a_broker_that_goes_and_comes_back_holds_each_change_once(
             async def complete() -> bool:
                 return len(await seen(broker, "gone", is_patient=False)) >= len(expected)
 
-            await until(complete, seconds=90)
+            await until(complete, seconds=150)
             assert await worker.stop() == 0
         check(await seen(broker, "gone"), expected)
 
@@ -182,7 +182,7 @@ async def test_a_worker_that_wakes_from_a_pause_adds_nothing(
             async def complete() -> bool:
                 return len(await seen(kafka_server, prefix, is_patient=False)) >= len(expected)
 
-            await until(complete, seconds=90)
+            await until(complete, seconds=150)
             assert await paused.stop() == 0
         check(await seen(kafka_server, prefix), expected)
 
@@ -210,7 +210,7 @@ async def test_beside_a_postgres_that_goes_on_while_the_broker_is_away(
             async def complete() -> bool:
                 return len(await seen(broker, "both", is_patient=False)) >= len(expected)
 
-            await until(complete, seconds=90)
+            await until(complete, seconds=150)
             await stack.until_equal(shop.plain())
             assert await worker.stop() == 0
         check(await seen(broker, "both"), expected)

@@ -22,7 +22,7 @@ from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
 from tests.stack import Worker, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 KILLS = 6
 
@@ -45,10 +45,17 @@ async def test_sigkill_and_splits_leave_each_change_once(
     async with server:
         config = kafka_config(tmp_path, server.url, kafka_server, prefix)
         moved, before = 0, 0
+
+        async def is_at_work() -> bool:
+            return len(await seen(kafka_server, prefix, is_patient=False)) > before
+
         async with feeder.feeding():
             for kill in range(KILLS):
                 async with run_worker(config, tmp_path / "log") as worker:
                     await until(reading(worker))
+                    # Every other one at work, however slow the machine is; the rest at any moment.
+                    if kill % 2:
+                        await until(is_at_work)
                     await asyncio.sleep(rng.uniform(0.1, 1.0))
                     await worker.stop(signal.SIGKILL)
                 if kill in {1, 3}:
@@ -64,7 +71,7 @@ async def test_sigkill_and_splits_leave_each_change_once(
             async def complete() -> bool:
                 return len(await seen(kafka_server, prefix, is_patient=False)) >= len(expected)
 
-            await until(complete)
+            await until(complete, seconds=150)
             assert await worker.stop() == 0
     check(await seen(kafka_server, prefix), expected)
 

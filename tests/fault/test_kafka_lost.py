@@ -20,7 +20,7 @@ from tests.changes import STREAM, number, pending
 from tests.kafka_rig import Rig, fenced, kafka_rig, product, write
 from tests.stack import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

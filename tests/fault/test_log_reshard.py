@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from replicator.testing.cloud import Fault, FaultCloud
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.s3_server import S3Server
@@ -23,8 +21,6 @@ from tests.kafka_records import Record, committed
 from tests.kafka_stack import kafka_config
 from tests.shop import TABLE
 from tests.stack import run_worker, until
-
-pytestmark = pytest.mark.timeout(180)
 
 SCRIPT = (
     Fault(kind="duplicate", share=0.5, count=400),

@@ -13,7 +13,7 @@ from replicator.testing.servers import PostgresServer
 from tests.fault import memory_run
 from tests.shop import TABLE
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 async def test_a_gigabyte_behind_a_stalled_postgres(

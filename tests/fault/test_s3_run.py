@@ -6,13 +6,13 @@ import gzip
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import orjson
 import pyarrow.parquet as pq
-import pytest
 
 from replicator.testing.json_server import Refusal
 from replicator.testing.kinesis_server import KinesisServer
@@ -20,10 +20,9 @@ from replicator.testing.s3_server import Request, S3Server
 from replicator.testing.stream import ScriptedStream
 from tests.archive import plans
 from tests.engine import TABLES
+from tests.integration.test_check import replicator
 from tests.shop import TABLE, Shop
 from tests.stack import Stack, run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
 
 
 class World:
@@ -174,3 +173,56 @@ async def test_parquet_is_read_by_others(tmp_path: Path) -> None:
         .fetchall()
     )
     assert counted == (300, 300, True)
+
+
+async def test_positions_are_shown_and_moved(tmp_path: Path) -> None:
+    """Regression: `positions set` and `reset` ended in an error of ours at every S3 sink."""
+    first, second = (f"shardId-{n:012d}" for n in range(2))
+
+    async def positions(*arguments: str) -> tuple[int, dict[str, Any], str]:
+        settings = ("--config", here.config(buffering={"interval_seconds": 0.2}))
+        code, out, err = await replicator("positions", *arguments, *settings, "--output", "json")
+        return code, orjson.loads(out) if out else {}, err
+
+    def an_hour_later() -> None:
+        for stored in here.bucket.buckets["archive"].values():
+            stored.modified -= timedelta(hours=1)
+
+    async with world(tmp_path) as here:
+        here.append(Shop(seed=63).changes(100))
+        here.stream.close(second)
+
+        async def written() -> bool:
+            return len({plan["shard_id"] for plan in plans(here.bucket) if plan["objects"]}) == 2
+
+        config = here.config(buffering={"interval_seconds": 0.2})
+        async with run_worker(config, tmp_path / "log-1") as worker:
+            await until(written)
+            assert await worker.stop() == 0
+        code, shown, _ = await positions("show")
+        assert code == 0
+        (row,) = (row for row in shown["positions"] if row["shard"] == first)
+        assert (row["epoch"], row["stored_seconds"] < 60) == (1, True)
+        code, _, err = await positions("set", first, "TRIM_HORIZON", "--yes")
+        assert (code, "shard_in_use" in err) == (1, True), "its fence was raised a moment ago"
+        an_hour_later()
+        code, moved, err = await positions("set", first, "TRIM_HORIZON", "--yes")
+        assert code == 0, err
+        assert [each["new"] for each in moved["shards"]] == ["TRIM_HORIZON"]
+        code, moved, err = await positions("reset", "--yes")
+        assert code == 0, err
+        assert [each["shard"] for each in moved["shards"]] == [first, second]
+        here.stream.close(first)
+
+        async def ended() -> bool:
+            return sum("SHARD_END" in plan["after"] for plan in plans(here.bucket)) == 3
+
+        async with run_worker(config, tmp_path / "log-2") as worker:
+            await until(ended)
+            assert await worker.stop() == 0
+    found = [
+        orjson.loads(line)["eventID"]
+        for _, body in here.bucket.objects(prefix="data/").items()
+        for line in gzip.decompress(body).splitlines()
+    ]
+    assert {*Counter(found).values()} == {2}, "all of it was written again"

@@ -7,15 +7,11 @@ import asyncio
 import signal
 from pathlib import Path
 
-import pytest
-
 from replicator.demo.compare import compare, plain_item, plain_row
 from replicator.testing.cloud import Fault, StreamsCloud
 from replicator.testing.items import with_bytes
 from tests.shop import TABLE
 from tests.stack import Stack, run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
 
 READ = "GetRecords"
 CALLS = ("throttle", "error", "drop", "lose_answer", "cut_in_answer", "expire_iterator")

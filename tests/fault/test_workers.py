@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +10,6 @@ import pytest
 
 from tests.shop import Shop
 from tests.stack import Stack, make_stack, run_worker, until
-
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
@@ -47,9 +44,12 @@ async def test_a_paused_worker_that_wakes_up_is_refused(stack: Stack, tmp_path: 
             first.process.send_signal(signal.SIGCONT)
             await stack.put(shop.changes(100))
             await stack.until_equal(shop.plain())
-            await asyncio.sleep(1)
+
+            async def noticed() -> bool:
+                return "lease_lost" in first.log
+
+            await until(noticed)
             assert await second.stop() == 0
-        assert "lease_lost" in first.log
         await stack.put(shop.changes(50))
         await stack.until_equal(shop.plain())
         assert await first.stop() == 0

@@ -42,7 +42,7 @@ async def test_attempts_that_the_driver_repeats_are_told() -> None:
     calls = APICalls()
     async with FaultCloud(script=script) as cloud:
         settings = AWSSettings(region="eu-north-1", endpoint_url=cloud.url, calls=calls)
-        async with asyncio.timeout(30), aws_client(settings, "kinesis") as kinesis:
+        async with asyncio.timeout(60), aws_client(settings, "kinesis") as kinesis:
             await kinesis.list_shards(StreamName=cloud.name)
             await kinesis.describe_stream_summary(StreamName=cloud.name)
     told = samples(calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from replicator import archive
+from replicator import _core, archive
 from replicator import config as configuration
 from replicator.archive import Asked
 from replicator.config import Config
@@ -21,7 +22,7 @@ from replicator.model import SHARD_END
 from replicator.sink.place import SinkPlace
 from replicator.sink.s3 import S3Sink
 from replicator.sink.s3_settings import S3Config
-from replicator.testing.s3_server import S3Server
+from replicator.testing.s3_server import Request, S3Server, StoredObject
 from tests.archive import HOUR_US, NOON_US, ORDERS, PRODUCTS, write
 from tests.changes import STREAM, number, pending, put, remove
 
@@ -231,6 +232,71 @@ async def test_whole_changes_are_printed_as_they_were_written(
     ]
     some = [lines async for lines in archive.printed(settings, Asked(table="orders"))]
     assert json.loads(b"".join(some)) == changes[3]
+
+
+async def test_plain_changes_whose_time_is_not_told_are_not_left_out(
+    server: S3Server, tmp_path: Path
+) -> None:
+    """Regression: a line of DynamoDB Streams tells no time in `plain`, and none was in any time."""
+    settings = config(server, tmp_path, format="plain", compression="none")
+    for hour, name in (("12", "in"), ("13", "later")):
+        line = {"table": "products", "event": "REMOVE", "key": {"id": name}}
+        text = json.dumps({**line, "version": "4" * 21, "item": None, "old": None}).encode()
+        key = f"2023/11/15/{hour}/p-shard-1-000000001-1-0123456789.jsonl"
+        server.buckets["archive"][key] = StoredObject(text, {})
+    noon = Asked(begin="2023-11-15T12:30:00Z", end="2023-11-15T13:00:00Z")
+    answer = await archive.queried(settings, noon, "SELECT key->>'id', time FROM changes")
+    assert answer.rows == (("in", None),)
+    printed = b"".join([lines async for lines in archive.printed(settings, noon)])
+    assert json.loads(printed)["key"] == {"id": "in"}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("x.jsonl.gz", b"no gzip"),
+        ("x.jsonl.gz", gzip.compress(b"{}" * 99)[:-9]),
+        ("x.jsonl.zst", b"no zstd"),
+        ("x.parquet", b"no Parquet"),
+        ("x.parquet", _core.ChangeBatch.concat(()).parquet()[:-9]),
+        ("x.jsonl", b"\xff"),
+        ("notes.txt", b"hello"),
+    ],
+)
+async def test_what_somebody_else_put_there_is_named(
+    server: S3Server, tmp_path: Path, name: str, body: bytes
+) -> None:
+    """Regression: most of it ended in an error of ours, and nobody knew of which object."""
+    settings = config(server, tmp_path)
+    await filled(settings)
+    key = f"2023/11/15/12/{name}"
+    server.buckets["archive"][key] = StoredObject(body, {})
+    with pytest.raises(FatalError) as query:
+        await archive.queried(settings, Asked(), "SELECT count(*) FROM changes")
+    assert (query.value.code, key in query.value.message) == ("archive_unreadable", True)
+    noon = Asked(begin="2023-11-15T12:00:00.000001Z")
+    with pytest.raises(FatalError) as cat:
+        [lines async for lines in archive.printed(settings, noon)]
+    assert (cat.value.code, key in cat.value.message) == ("archive_unreadable", True)
+
+
+@pytest.mark.parametrize("form", ["change", "parquet"])
+async def test_what_expires_meanwhile_is_passed_over(
+    server: S3Server, tmp_path: Path, form: str
+) -> None:
+    """Regression: an object of Parquet that went between the listing and its turn was an error."""
+    settings = config(server, tmp_path, format=form)
+    await filled(settings)
+    first, *_ = server.objects(prefix="2023/")
+
+    async def expire(request: Request) -> None:
+        if request.operation == "GetObject":
+            server.buckets["archive"].pop(first, None)
+
+    server.before = expire
+    answer = await archive.queried(settings, Asked(), "SELECT count(*) FROM changes")
+    assert answer.rows == ((2,),)
+    assert b"".join([lines async for lines in archive.printed(settings, Asked())]).count(b"\n") == 2
 
 
 async def test_what_cannot_be_is_said(server: S3Server, tmp_path: Path) -> None:

@@ -16,8 +16,6 @@ from replicator.testing.streams_server import StreamsServer, ViewType, table_str
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, make_stack, run_worker
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 async def stack(ministack_url: str, postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Stack]:

@@ -20,8 +20,6 @@ from tests.engine import TABLES
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def database() -> AsyncIterator[CrateDatabase]:

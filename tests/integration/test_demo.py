@@ -22,8 +22,7 @@ from aiobotocore.session import get_session
 
 from replicator.testing.servers import PostgresServer
 
-pytestmark = pytest.mark.timeout(120)
-WAIT_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 120.0
 
 
 class Demo:
@@ -128,7 +127,7 @@ def start(folder: Path) -> Iterator[Callable[..., Demo]]:
 
 
 def assert_nothing_is_left(demo: Demo, family: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=WAIT_SECONDS_MAX)
     assert not alive
     # Where there is no XDG_RUNTIME_DIR, the Postgres wheel keeps its locks in a folder beside.
     assert [each.name for each in demo.folder.iterdir() if "runtime" not in each.name] == []

@@ -18,8 +18,6 @@ from tests.integration.test_check import findings, replicator
 from tests.shop import TABLE, Shop
 from tests.stack import Stack, Worker, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
-
 FIRST, SECOND = "shardId-000000000000", "shardId-000000000001"
 HOUR_SECONDS = 3_600
 

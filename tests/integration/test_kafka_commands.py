@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-import pytest
 import yaml
 
 from replicator.testing.kafka_server import KafkaServer
@@ -17,8 +16,6 @@ from tests.integration.test_check import findings, replicator
 from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
 from tests.stack import Worker, run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
 
 
 async def test_a_stream_that_keeps_more_than_the_topic_is_told_of(

@@ -234,7 +234,7 @@ async def test_at_least_once_stores_the_position_behind_its_records(rig: Rig) ->
 async def test_a_write_into_a_stalled_broker_fails_and_is_done_again_under_a_new_fence(
     rig: Rig, delivery: str
 ) -> None:
-    sink = await rig.worker(delivery=delivery, transaction_timeout_seconds=1)
+    sink = await rig.worker(delivery=delivery, transaction_timeout_seconds=3)
     fence = await fenced(sink)
     await write(sink, pending(fence, [product(1)]))
     last = 1

@@ -241,7 +241,7 @@ async def test_workers_that_grow_it_at_once_come_to_one_schema(
             return None
         posted += 1
         is_second = posted > 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await both.wait()
             if is_second:
                 await first_done.wait()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
-import pytest
 
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.kinesis_server import KinesisServer
@@ -23,8 +22,6 @@ from tests.kafka_stack import check, kafka_config, made, seen
 from tests.registered import avro_document, avro_value, document, number_of
 from tests.shop import TABLE, Shop
 from tests.stack import run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def images(stream: ScriptedStream) -> dict[str, tuple[Any, Any]]:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DescribeAclsRequest
 from botocore.credentials import ReadOnlyCredentials
 
 from replicator.aws import AWSSettings
@@ -23,6 +23,7 @@ from replicator.sink.place import SinkPlace
 from replicator.testing.kafka_server import KafkaServer, Security, start_kafka
 from tests.certificates import certificate
 from tests.changes import STREAM, pending, put
+from tests.stack import until
 
 PRODUCTS = TableSchema("products", (("id", "S"),))
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -99,7 +100,7 @@ async def test_who_may_not_is_told_what_to_do(secured: tuple[KafkaServer, Securi
 
 # https://kafka.apache.org/protocol#The_Messages_CreateAcls: kinds of resources, patterns and
 # operations by their numbers.
-TOPIC, TRANSACTIONAL_ID, LITERAL, PREFIXED, ALLOW = 2, 5, 3, 4, 3
+ANY, TOPIC, TRANSACTIONAL_ID, LITERAL, PREFIXED, ALLOW = 1, 2, 5, 3, 4, 3
 READ, WRITE, CREATE, DESCRIBE_CONFIGS = 3, 4, 5, 10
 
 
@@ -115,15 +116,27 @@ def grants(name: str) -> dict[str, tuple[int, str, int, int]]:
 
 
 async def granted(server: KafkaServer, user: str, name: str, without: str) -> None:
+    """Returns when the broker goes by them, which it does a while after its answer."""
+    principal = f"User:{user}"
+    given = {what: grant for what, grant in grants(name).items() if what != without}
     admin = AIOKafkaAdminClient(bootstrap_servers=server.address)
     await admin.start()
+
+    async def known() -> bool:
+        asked = DescribeAclsRequest(ANY, None, ANY, principal, "*", ANY, ANY)
+        found = (await admin._send_request(asked)).resources
+        return {
+            (kind, place, pattern, operation)
+            for kind, place, pattern, acls in found
+            for _, _, operation, _ in acls
+        } >= {*given.values()}
+
     try:
-        for what, (kind, place, pattern, operation) in grants(name).items():
-            if what != without:
-                principal = f"User:{user}"
-                request = CreateAclsRequest(kind, place, pattern, principal, "*", operation, ALLOW)
-                (answer,) = (await admin._send_request(request)).creation_responses
-                assert answer[0] == 0, answer
+        for kind, place, pattern, operation in given.values():
+            request = CreateAclsRequest(kind, place, pattern, principal, "*", operation, ALLOW)
+            (answer,) = (await admin._send_request(request)).creation_responses
+            assert answer[0] == 0, answer
+        await until(known)
     finally:
         await admin.close()
 

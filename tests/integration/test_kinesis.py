@@ -17,7 +17,7 @@ from replicator.source import KinesisSource
 from replicator.testing.clock import LoopClock
 
 CONSUMER = "shop-products"
-DEADLINE_SECONDS = 25.0
+DEADLINE_SECONDS = 90.0
 
 
 @pytest.fixture

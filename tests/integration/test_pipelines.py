@@ -18,9 +18,9 @@ from replicator.service import Service, SystemClock
 from replicator.supervisor import RETRY_SECONDS
 from replicator.tagged import DISCOVERY_SECONDS
 from tests.integration.test_admin import admin_of
-from tests.stack import Stack, run_worker, until
+from tests.stack import PATIENCE_SECONDS, Stack, run_worker, until
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("credentials")]
+pytestmark = pytest.mark.usefixtures("credentials")
 
 
 class Hurried(SystemClock):
@@ -133,13 +133,13 @@ async def test_a_stop_during_the_wait_drains_the_others(rig: Rig, tmp_path: Path
             json.loads(line) for line in worker.log.splitlines() if "pipeline_failed" in line
         )
         assert (said["pipeline"], said["wait_seconds"]) == ("users", 30.0)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(25):
             assert await worker.stop() == 0
         assert '"drained"' in worker.log
 
 
 async def test_none_that_can_begin_ends_the_process(rig: Rig, tmp_path: Path) -> None:
     async with run_worker(rig.config("orders", "users"), tmp_path / "log") as worker:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await worker.process.wait() == 1
         assert '"failed"' in worker.log

@@ -15,8 +15,6 @@ from tests.engine import TABLES
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, make_stack, run_worker
 
-pytestmark = pytest.mark.timeout(180)
-
 
 async def test_fan_out_and_polling_go_on_where_the_other_stood(
     ministack_url: str, postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

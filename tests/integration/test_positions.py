@@ -26,8 +26,6 @@ from tests.integration.test_gap import FIRST, SECOND, feed, serve
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def server() -> AsyncIterator[KinesisServer]:

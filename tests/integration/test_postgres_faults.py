@@ -15,6 +15,7 @@ from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_session import PostgresSession
 from replicator.testing.servers import PostgresServer
 from tests.changes import STREAM, number
+from tests.stack import PATIENCE_SECONDS
 from tests.warehouse import (
     PRODUCTS,
     attempt,
@@ -110,8 +111,7 @@ async def test_a_stalled_server_is_waited_for_and_blocks_nothing_else(
 
 
 async def test_a_statement_that_takes_too_long_is_transient(postgres_dsn: str) -> None:
-    limits: dict[str, Any] = {"command_timeout_seconds": 1.0, "lock_timeout_seconds": 0.2}
-    async with opened(postgres_dsn, **limits) as sink:
+    async with opened(postgres_dsn, lock_timeout_seconds=0.2) as sink:
         fence = await sink.fence(STREAM, "shard-1", "me")
         async with connected(postgres_dsn) as blocker:
             await blocker.execute("BEGIN; LOCK TABLE products IN EXCLUSIVE MODE")
@@ -125,7 +125,7 @@ async def test_a_statement_that_takes_too_long_is_transient(postgres_dsn: str) -
 async def test_a_server_that_stays_stalled_is_transient(
     postgres_server: PostgresServer, postgres_dsn: str
 ) -> None:
-    limits: dict[str, Any] = {"command_timeout_seconds": 0.5, "lock_timeout_seconds": 0.2}
+    limits: dict[str, Any] = {"command_timeout_seconds": 3.0, "lock_timeout_seconds": 0.2}
     async with opened(postgres_dsn, **limits) as sink:
         fence = await sink.fence(STREAM, "shard-1", "me")
         await write(sink, fence, [product("a", 1)])
@@ -212,7 +212,7 @@ async def test_the_server_ends_a_writer_that_is_idle_for_long(
     async with opened(postgres_dsn, connection_age_seconds_max=1.0) as sink:
         fence = await sink.fence(STREAM, "shard-1", "me")
         await write(sink, fence, [product("a", 1)])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await staging_owners(postgres_dsn):
                 await asyncio.sleep(0.02)
         assert (await write(sink, fence, [product("a", 2)], first=2)).rows == 1
@@ -233,7 +233,7 @@ async def test_a_statement_whose_client_is_gone_ends_soon(
                 await connection.execute("SELECT pg_sleep(50)")
 
     sleeping = OURS.format("LIKE '%pg_sleep%'")
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
         group.create_task(sleep())
         while not await rows(postgres_dsn, sleeping):
             await asyncio.sleep(0.02)

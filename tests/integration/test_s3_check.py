@@ -39,6 +39,7 @@ async def test_a_bucket_that_can_be_used_is_left_as_it_is(server: S3Server) -> N
         "ListObjectsV2",
         "GetObject",
         "PutObject",
+        "GetBucketLifecycleConfiguration",
     }
     assert server.objects() == {}
 
@@ -89,11 +90,92 @@ async def test_a_bucket_of_another_region_is_found_there(server: S3Server) -> No
     assert len(server.requests) > 3, "the driver asked again, and signed for the Region it was told"
 
 
+async def test_the_storage_class_is_tried(server: S3Server) -> None:
+    """Regression: one that isn't known was refused by the first object only."""
+    await S3Sink(settings(server.url, options=ObjectOptions(storage_class="GLACIER_IR"))).plan([])
+    error = await refusal(server, options=ObjectOptions(storage_class="GLACER_IR"))
+    assert isinstance(error, FatalError)
+    assert "InvalidStorageClass" in str(error)
+
+
 @pytest.mark.usefixtures("credentials")
 async def test_a_server_that_does_not_answer_may_come_back() -> None:
     with pytest.raises(TransientError) as gone:
         await S3Sink(settings("http://127.0.0.1:1")).plan([PRODUCTS])
     assert gone.value.code == "connection_failed"
+
+
+def rule(name: str, told: str) -> str:
+    return f"<Rule><ID>{name}</ID><Status>Enabled</Status>{told}</Rule>"
+
+
+ALL = "<Filter><Prefix></Prefix></Filter>"
+YEAR = "<Expiration><Days>365</Days></Expiration>"
+GLACIER = "<Transition><Days>30</Days><StorageClass>GLACIER</StorageClass></Transition>"
+
+
+@pytest.mark.parametrize(
+    ("rules", "state", "data"),
+    [
+        (rule("a", ALL + YEAR), "rule a removes objects after 365 days", "rule a removes objects"),
+        (rule("b", f"<Prefix></Prefix>{GLACIER}"), "b moves objects to GLACIER after 30", "rule b"),
+        (rule("c", f"<Filter><Prefix>_replicator/plans/x</Prefix></Filter>{YEAR}"), "rule c", ""),
+        (rule("d", f"<Filter><Prefix>data/</Prefix></Filter>{YEAR}"), "", "rule d removes"),
+        (
+            rule(
+                "e",
+                "<Filter><And><Prefix>_repl</Prefix><ObjectSizeLessThan>9</ObjectSizeLessThan>"
+                f"</And></Filter>{YEAR}",
+            ),
+            "rule e",
+            "",
+        ),
+        (rule("f", f"<Filter><Prefix>tmp/</Prefix></Filter>{YEAR}"), "", ""),
+        (rule("g", f"<Filter><Tag><Key>k</Key><Value>v</Value></Tag></Filter>{YEAR}"), "", ""),
+        (rule("h", ALL + YEAR).replace("Enabled", "Disabled"), "", ""),
+        (
+            rule(
+                "i",
+                f"{ALL}<Transition><Days>1</Days><StorageClass>GLACIER_IR</StorageClass>"
+                "</Transition><AbortIncompleteMultipartUpload><DaysAfterInitiation>7"
+                "</DaysAfterInitiation></AbortIncompleteMultipartUpload>"
+                "<NoncurrentVersionExpiration><NoncurrentDays>1</NoncurrentDays>"
+                "</NoncurrentVersionExpiration>",
+            ),
+            "",
+            "",
+        ),
+        ("", "", ""),
+    ],
+)
+async def test_lifecycle_rules_are_looked_at(
+    server: S3Server, rules: str, state: str, data: str
+) -> None:
+    """A rule over all of a bucket took positions along, and nobody was told before."""
+    server.lifecycle = rules
+    planned = await S3Sink(settings(server.url)).plan([PRODUCTS])
+    assert not planned.problems
+    found = [each for each in planned.findings if each.subject == "lifecycle"]
+    warned = [each.message for each in found if each.code == "state_expires"]
+    others = [each.message for each in found if not each.code]
+    assert len(warned) == bool(state)
+    assert len(others) == bool(data)
+    assert state in "".join(warned)
+    assert data in "".join(others)
+
+
+@pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("NotImplemented", 501)])
+async def test_rules_that_are_not_shown_are_nobodys_problem(
+    server: S3Server, code: str, status: int
+) -> None:
+    async def refuse(request: Request) -> None:
+        if request.operation == "GetBucketLifecycleConfiguration":
+            raise Refusal(code, "no", status)
+
+    server.before = refuse
+    planned = await S3Sink(settings(server.url)).plan([PRODUCTS])
+    assert not [each for each in planned.findings if each.code]
+    assert any("s3:GetLifecycleConfiguration" in each.message for each in planned.findings)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +188,10 @@ async def test_a_server_that_does_not_answer_may_come_back() -> None:
         (
             {"encoding": Encoding("plain"), "attributes": AttributesConfig(mask=("email",))},
             "whole (format plain, attributes):",
+        ),
+        (
+            {"options": ObjectOptions(storage_class="DEEP_ARCHIVE")},
+            "class DEEP_ARCHIVE must be restored",
         ),
     ],
 )

@@ -29,7 +29,6 @@ from tests.integration.test_check import replicator
 from tests.shop import TABLE
 from tests.stack import CREDENTIALS, Stack
 
-pytestmark = pytest.mark.timeout(120)
 STREAM = "changes"
 
 

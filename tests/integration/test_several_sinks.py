@@ -24,8 +24,6 @@ from tests.kafka_stack import check, kafka_config, made, seen
 from tests.shop import TABLE, Shop
 from tests.stack import Stack, run_worker, until
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def other() -> Iterator[PostgresServer]:

@@ -20,7 +20,7 @@ from replicator.testing.streams_server import StreamsServer, ViewType, table_str
 from tests.shop import TABLE, Shop
 from tests.stack import CREDENTIALS, Stack, run_worker, until
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("credentials")]
+pytestmark = pytest.mark.usefixtures("credentials")
 
 SLOTS = 64
 

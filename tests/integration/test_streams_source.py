@@ -56,7 +56,7 @@ async def opened(server: StreamsServer) -> AsyncIterator[StreamsSource]:
 async def read(of: StreamsSource, shard_id: str, position: Position, count: int) -> list[Fetch]:
     """Fetches until so many records came, or the shard's end."""
     fetches: list[Fetch] = []
-    async with asyncio.timeout(20), aclosing(of.read(shard_id, position)) as reading:
+    async with asyncio.timeout(60), aclosing(of.read(shard_id, position)) as reading:
         async for fetch in reading:
             fetches.append(fetch)
             if sum(len(each.records) for each in fetches) >= count:
@@ -296,7 +296,7 @@ async def test_an_iterator_that_expired_is_taken_again_behind_what_was_read(
     shard_id = first(server)
     server.stream.append(shard_id, [b"1", b"2"])
     seen = 0
-    async with asyncio.timeout(20), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
+    async with asyncio.timeout(60), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
         async for fetch in reading:
             seen += len(fetch.records)
             if seen == 2:
@@ -315,7 +315,7 @@ async def test_a_shard_that_goes_while_its_iterator_expires_is_not_asked_for_eve
 ) -> None:
     shard_id = first(server)
     server.stream.append(shard_id, [b"1"])
-    async with asyncio.timeout(20), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
+    async with asyncio.timeout(60), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
         await anext(reading)
         server.expire_iterators()
         server.stream.remove_shard(shard_id)
@@ -387,7 +387,7 @@ async def test_what_is_trimmed_before_a_start_at_a_time_is_no_loss() -> None:
         start = at_timestamp(1_700_000_020_000_000)
         made = source(server)
         await made.open()
-        async with asyncio.timeout(20), aclosing(made.read(shard_id, start)) as reading:
+        async with asyncio.timeout(60), aclosing(made.read(shard_id, start)) as reading:
             old = await anext(reading)
             assert (old.next, len(old.records), old.behind_ms) == (start, 0, None)
             stream.trim(shard_id, 3)
@@ -404,7 +404,7 @@ async def test_nobody_knows_how_far_behind_an_answer_without_records_is(
 ) -> None:
     shard_id = first(server)
     server.stream.append(shard_id, [b"1"])
-    async with asyncio.timeout(20), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
+    async with asyncio.timeout(60), aclosing(opened.read(shard_id, TRIM_HORIZON)) as reading:
         some, none = [await anext(reading) for _ in range(2)]
     assert (len(some.records), len(none.records)) == (1, 0)
     assert some.behind_ms is not None
@@ -428,7 +428,7 @@ async def test_latest_is_a_position_at_the_tip(has_timestamps: bool) -> None:
         now_ms = await made.now_us() // 1_000
         for second in (20, 10, 0):
             stream.append(shard_id, [b"a", b"b"], arrival_ms=now_ms - second * 1_000)
-        async with asyncio.timeout(20), aclosing(made.read(shard_id, LATEST)) as reading:
+        async with asyncio.timeout(60), aclosing(made.read(shard_id, LATEST)) as reading:
             tip = await anext(reading)
         assert len(tip.records) == 0
         stream.append(shard_id, [b"c"])

@@ -17,7 +17,7 @@ from tests.integration.test_pipelines import Rig, rig, serving
 from tests.stack import until
 
 __all__ = ["rig"]
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("credentials")]
+pytestmark = pytest.mark.usefixtures("credentials")
 
 TAGS = [{"Key": "replicate", "Value": "yes"}]
 

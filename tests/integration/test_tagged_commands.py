@@ -15,7 +15,7 @@ from tests.integration.test_pipelines import serving
 from tests.integration.test_tagged_streams import SHARD, YES, Rig, rig
 
 __all__ = ["rig"]
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("credentials")]
+pytestmark = pytest.mark.usefixtures("credentials")
 
 
 async def answer(*arguments: object) -> tuple[int, list[dict[str, Any]]]:

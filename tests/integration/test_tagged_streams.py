@@ -22,7 +22,7 @@ from tests.changes import put
 from tests.integration.test_pipelines import serving
 from tests.stack import Stack, until
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("credentials")]
+pytestmark = pytest.mark.usefixtures("credentials")
 
 SCHEMAS = [TableSchema(name, (("id", "S"),)) for name in ("orders", "users")]
 YES = {"replicate": "yes"}

@@ -20,9 +20,7 @@ from tests.integration.test_check import replicator
 from tests.integration.test_gap import FIRST, feed, serve
 from tests.integration.test_streams_replication import Load, pipelines
 from tests.shop import TABLE, Shop
-from tests.stack import CREDENTIALS, Stack, run_worker, until
-
-pytestmark = pytest.mark.timeout(120)
+from tests.stack import CREDENTIALS, PATIENCE_SECONDS, Stack, run_worker, until
 
 
 @pytest.fixture
@@ -84,11 +82,11 @@ async def test_it_follows_beside_a_worker_until_it_is_stopped(
         server.stream.append(FIRST, [b"no change"])
         for _ in range(3):
             feed(server.stream, shop, 100)
-            line = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+            line = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE_SECONDS))
             assert line["event"] == "REMOVE"
         await stack.until_equal(shop.plain())
         process.send_signal(signal.SIGINT)
-        _, err = await asyncio.wait_for(process.communicate(), 30)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
         assert process.returncode == 1, "a record was refused"
         assert b'"malformed_json"' in err
         assert await worker.stop() == 0
@@ -104,7 +102,7 @@ async def test_a_reader_that_has_enough_ends_it_quietly(
     process = await started(config, "--from", "TRIM_HORIZON")
     assert process.stdout is not None
     assert process.stderr is not None
-    await asyncio.wait_for(process.stdout.readline(), 30)
+    await asyncio.wait_for(process.stdout.readline(), PATIENCE_SECONDS)
     process.stdout._transport.close()  # type: ignore[attr-defined]
 
     async def ended() -> bool:

@@ -35,49 +35,6 @@ def test_all_instants_of_a_period_lie_in_one_place(at: datetime, text: str) -> N
     assert prefix.key(us) == prefix.key(start) == prefix.key(start + prefix.period_us - 1)
 
 
-@given(
-    INSTANTS,
-    st.sampled_from(
-        ["", "x/!{timestamp:yy/DDD}/y/", "{table}/!{timestamp:yyyy'T'MMdd-HHmm}/", "a{table}b/"]
-    ),
-)
-def test_a_key_tells_where_it_lies(at: datetime, text: str) -> None:
-    prefix = Prefix.parse(text)
-    us = (at - EPOCH) // timedelta(microseconds=1)
-    start = us - us % prefix.period_us
-    if not 2000 <= at.year < 2100 and "yy/" in text:
-        return
-    table = "products" if prefix.by_table else None
-    assert prefix.place(prefix.key(us, table=table) + "name.jsonl.gz") == (table, start)
-
-
-def test_another_key_tells_nothing() -> None:
-    assert Prefix.parse("data/").place("other/2026/01/01/00/x") == (None, None)
-    assert Prefix.parse("!{timestamp:HH}/").place("05/x") == (None, None)
-    assert Prefix.parse("data/").place("data/9999/99/99/99/x") == (None, None)
-    assert Prefix.parse("data/").place("data/0000/01/01/00/x") == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("text", "table", "us"),
-    [
-        ("a/!{timestamp:yyyy/MM}/", None, None),
-        ("a/!{timestamp:yyyy}/{table}/", "orders-eu", None),
-        ("a/!{timestamp:yyyy-MM-dd}/{table}-", None, 1_700_438_400_000_000),
-        ("{table}!{timestamp:yyyy-DDD}/", None, 1_700_438_400_000_000),
-        ("a/!{timestamp:yyyy/MM/dd/mm}/", None, None),
-        ("a/!{timestamp:yyyy/MM/dd-DDD}/", None, 1_700_438_400_000_000),
-    ],
-)
-def test_a_key_tells_nothing_that_is_not_certain(
-    text: str, table: str | None, us: int | None
-) -> None:
-    """Who reads by time or by table would pass over the other days of a month, or other names."""
-    prefix = Prefix.parse(text)
-    key = prefix.key(1_700_481_605_000_000, table="orders-eu") + "shop-shard-1.gz"
-    assert prefix.place(key) == (table, us)
-
-
 def test_the_default_is_firehoses() -> None:
     prefix = Prefix.parse("shop/")
     assert prefix.key(1_700_049_600_000_000) == "shop/2023/11/15/12/"

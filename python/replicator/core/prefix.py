@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 HOUR_US = 3_600_000_000
 _DEFAULT = "!{timestamp:yyyy/MM/dd/HH}/"
-_EXPRESSION = re.compile(r"!\{([^:}]*):([^}]*)\}")
+EXPRESSION = re.compile(r"!\{([^:}]*):([^}]*)\}")
 # Letters of a pattern, quoted text, or one other character.
-_PIECE = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*|[^A-Za-z']")
+PIECE = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*|[^A-Za-z']")
 # Per letter: the allowed lengths, and how long a period of it lasts.
 _LETTERS: Mapping[str, tuple[frozenset[int], int]] = {
     "y": (frozenset({1, 2, 4}), 24 * HOUR_US),
@@ -44,7 +44,7 @@ class Prefix:
         """Raises ValueError that names the expression and says what to write."""
         period_us: int | None = None
         names_error = False
-        for namespace, value in _EXPRESSION.findall(text):
+        for namespace, value in EXPRESSION.findall(text):
             match namespace:
                 case "timestamp":
                     period_us = min(period_us or 24 * HOUR_US, _period(value))
@@ -65,7 +65,7 @@ class Prefix:
                         f"!{{{namespace}:{value}}} is unknown: write !{{timestamp:yyyy/MM/dd/HH}} "
                         "or {table}"
                     )
-        if "!{" in _EXPRESSION.sub("", text):
+        if "!{" in EXPRESSION.sub("", text):
             raise ValueError(f"{text!r}: an expression is !{{namespace:value}}, closed by a brace")
         if text.startswith("/"):
             raise ValueError(f"{text!r}: a key begins with no slash")
@@ -89,55 +89,7 @@ class Prefix:
             return mark if found[2] == "random-string" else error
 
         text = self.text.replace("{table}", _segment(table) if table else "_")
-        return _EXPRESSION.sub(value, text)
-
-    def place(self, key: str) -> tuple[str | None, int | None]:
-        """The table, and the begin of the period (UTC microseconds), that a key with this prefix
-        tells; None for what it doesn't tell, or not for certain."""
-        letters: list[str] = []
-        pieces = re.split(r"(!\{[^}]*\}|\{table\})", self.text)
-        found = re.match("".join(_matcher(piece, letters) for piece in pieces), key)
-        if found is None:
-            return None, None
-        told = dict(zip(letters, found.groups(), strict=True))
-        # Where it shares a folder's name with expressions, or with the object's, who knows its end?
-        is_apart = re.search(r"(^|/)[^!{/]*\{table\}[^!{/]*/", self.text) is not None
-        table = told.get("table") if is_apart else None
-        # A month's folder holds the periods of all its days: no one of them is told.
-        is_day = "D" in told or {"M", "d"} <= told.keys()
-        is_whole = is_day and ("H" in told or self.period_us >= HOUR_US)
-        if (text := told.get("y") or told.get("u")) is None or not is_whole:
-            return table, None
-        year = int(text) + (2_000 if len(text) == 2 else 0)
-        if "D" in told:
-            days = days_of(year, 1, 1) + int(told["D"]) - 1
-        else:
-            days = days_of(year, int(told["M"]), int(told["d"]))
-            if civil(days) != (year, int(told["M"]), int(told["d"])) or not year:
-                return table, None  # somebody else's name
-        return table, days * 24 * HOUR_US + int(told.get("H", 0)) * HOUR_US + (
-            int(told.get("m", 0)) * 60_000_000
-        )
-
-
-def _matcher(piece: str, letters: list[str]) -> str:
-    """A regular expression for one piece of a prefix; `letters` is told its groups, in order."""
-    if piece == "{table}":
-        letters.append("table")
-        return "([^/]+?)"
-    if (expression := _EXPRESSION.fullmatch(piece)) is None:
-        return re.escape(piece)
-    if expression[1] != "timestamp":
-        return "[^/]*?"
-
-    def digits(found: re.Match[str]) -> str:
-        if (letter := found[2]) is None:
-            return re.escape(formatted(found[0], 0))
-        letters.append(letter)
-        length = len(found[0])
-        return f"([0-9]{{{length}}})" if length > 1 else "([0-9]{1,4})"
-
-    return _PIECE.sub(digits, expression[2])
+        return EXPRESSION.sub(value, text)
 
 
 def formatted(pattern: str, us: int) -> str:
@@ -164,7 +116,7 @@ def formatted(pattern: str, us: int) -> str:
             return f"{year % 100:02d}"
         return f"{values[letter]:0{digits}d}"
 
-    return _PIECE.sub(piece, pattern)
+    return PIECE.sub(piece, pattern)
 
 
 def civil(days: int) -> tuple[int, int, int]:
@@ -188,10 +140,10 @@ def days_of(year: int, month: int, day: int) -> int:
 
 
 def _period(pattern: str) -> int:
-    if _PIECE.sub("", pattern):
+    if PIECE.sub("", pattern):
         raise ValueError(f"!{{timestamp:{pattern}}}: a quote is not closed")
     period_us = 24 * HOUR_US
-    for found in _PIECE.finditer(pattern):
+    for found in PIECE.finditer(pattern):
         if (letter := found[2]) is None:
             continue
         if letter == "Y":

@@ -26,12 +26,13 @@ from replicator.model import (
     Stream,
     TableSchema,
 )
+from replicator.sink import s3_lifecycle
 from replicator.sink.clocks import MACHINE, Clocks
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.projected import require_keys
 from replicator.sink.s3_letters import letters
 from replicator.sink.s3_objects import Bucket
-from replicator.sink.s3_plans import S3Plans, Standing
+from replicator.sink.s3_plans import Fenced, S3Plans, Standing
 from replicator.sink.s3_schemas import S3Schemas
 from replicator.sink.s3_settings import S3Settings, is_letters
 from replicator.sink.s3_writer import S3Writer
@@ -79,8 +80,10 @@ class S3Sink:
         async with self._briefly() as (bucket, plans):
             await bucket.require_access(f"{settings.state_prefix}check")
             columns = await S3Schemas(bucket, settings).findings(tables)
+            told = await bucket.lifecycle()
         form = f"{encoding.format}, {encoding.compression}"
         found = [SinkFinding("bucket", f"objects go to {plans.place} ({form})"), *columns]
+        found += s3_lifecycle.findings(None if told is None else s3_lifecycle.rules(told), settings)
         if settings.lacks:
             lacks = ", ".join(settings.lacks)
             found.append(
@@ -89,6 +92,17 @@ class S3Sink:
                     f"this archive doesn't hold every change whole ({lacks}): it can't be "
                     "replayed, nor a table restored from it, without loss; for that write format: "
                     "change, without filter and attributes",
+                    code="archive_not_replayable",
+                    is_warning=True,
+                )
+            )
+        if settings.options.storage_class in s3_lifecycle.UNREADABLE:
+            found.append(
+                SinkFinding(
+                    "storage_class",
+                    f"objects of class {settings.options.storage_class} must be restored before "
+                    "anything can read them: until then this archive can't be asked or replayed; "
+                    "GLACIER_IR can be read at once",
                     code="archive_not_replayable",
                     is_warning=True,
                 )
@@ -107,8 +121,12 @@ class S3Sink:
                 if begun.is_ours:
                     stream = begun.stream
                     standings = await plans.all_standings(stream, marks=False)
+                    live = [each for each, at in standings.items() if not at.is_finished]
+                    fences = await plans.fences(stream, live)
                     rows += [
-                        _row(stream, shard_id, standing, self._clocks.now_us())
+                        _row(
+                            stream, shard_id, standing, fences.get(shard_id), self._clocks.now_us()
+                        )
                         for shard_id, standing in sorted(standings.items())
                     ]
             letters = 0
@@ -258,24 +276,28 @@ class S3Sink:
                 await self.close()
 
 
-def _row(stream: Stream, shard_id: str, standing: Standing, now_us: int) -> Mapping[str, Any]:
-    """A shard as `SinkReport` shows it."""
+def _row(
+    stream: Stream, shard_id: str, standing: Standing, fence: Fenced | None, now_us: int
+) -> Mapping[str, Any]:
+    """A shard as `SinkReport` shows it; whose a finished one was isn't asked."""
     stored = standing.stored
     last_us = None if stored is None else stored.last_arrival_us
     tip_us = None if stored is None else stored.tip_us
     newest_us = max((us for us in (last_us, tip_us) if us is not None), default=None)
+    fenced_us = None if fence is None else fence.at_us
+    stored_us = max((us for us in (standing.at_us, fenced_us) if us is not None), default=None)
     return {
         "stream_arn": stream.arn,
         "shard": shard_id,
         "position": None if stored is None else str(stored.position),
-        "epoch": None,
-        "owner": None,
+        "epoch": None if fence is None else fence.epoch,
+        "owner": None if fence is None else fence.owner,
         "last_arrival_at": _iso(last_us),
         "tip_at": _iso(tip_us),
-        "updated_at": None,
+        "updated_at": _iso(stored_us),
         "age_seconds": _age(last_us, now_us),
         "lag_seconds": _age(newest_us, now_us),
-        "stored_seconds": None,
+        "stored_seconds": _age(stored_us, now_us),
     }
 
 

@@ -35,6 +35,11 @@ class Entry:
     nbytes: int
     modified: datetime
 
+    @property
+    def modified_us(self) -> int:
+        """When it was put, by the service's clock (UTC microseconds)."""
+        return round(self.modified.timestamp() * 1_000_000)
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectOptions:
@@ -104,7 +109,7 @@ class Bucket:
         the request to create asks for an object to replace, and there is none of this key."""
         await self.first(key)
         await self.read(key)
-        arguments = self._arguments(key, b"", "text/plain", is_data=False)
+        arguments = self._arguments(key, b"", "text/plain", is_data=True)
         del arguments["IfNoneMatch"]
         with self._asking("PutObject", key):
             try:
@@ -112,6 +117,22 @@ class Bucket:
             except ClientError as error:
                 if not _is_missing(error) and _status(error) not in {409, 412}:
                     raise
+
+    async def lifecycle(self) -> Mapping[str, Any] | None:
+        """The bucket's lifecycle rules as the service tells them; None where it tells nobody, or
+        not these credentials."""
+        with self._asking("GetBucketLifecycleConfiguration", ""):
+            try:
+                answer: Mapping[str, Any] = await self._client.get_bucket_lifecycle_configuration(
+                    Bucket=self.name, **self._whose
+                )
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NoSuchLifecycleConfiguration":
+                    return {}
+                if _status(error) in {403, 405, 501}:
+                    return None
+                raise
+        return answer
 
     async def read(self, key: str) -> bytes | None:
         """The object's bytes; None when there is none."""
@@ -137,14 +158,14 @@ class Bucket:
                 raise
         return True
 
-    async def first(self, prefix: str) -> str | None:
-        """The first key with the prefix; None when there is none. One request."""
+    async def first(self, prefix: str) -> Entry | None:
+        """The first object with the prefix; None when there is none. One request."""
         with self._asking("ListObjectsV2", prefix):
             answer = await self._client.list_objects_v2(
                 Bucket=self.name, Prefix=prefix, MaxKeys=1, **self._whose
             )
         found: list[Mapping[str, Any]] = answer.get("Contents", [])
-        return str(found[0]["Key"]) if found else None
+        return _entry(found[0]) if found else None
 
     async def entries(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
         """Every object with the prefix, behind the key `after`, in the order of keys."""
@@ -232,6 +253,7 @@ def _advice(bucket: str, options: ObjectOptions) -> Mapping[str, Mapping[str, st
         f"its KMS key if it has one{owner}",
         "GetObject": read,
         "HeadObject": read,
+        "GetBucketLifecycleConfiguration": f"{allow} s3:GetLifecycleConfiguration on {arn}{owner}",
     }
     return {operation: {**shared, "access_denied": what} for operation, what in denied.items()}
 

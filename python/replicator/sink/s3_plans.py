@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -42,6 +42,7 @@ _FENCES_MAX = 12
 # A writer that isn't fenced yet may be quicker, once or twice.
 _MOVES_MAX = 6
 _JSON = "application/json"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,22 @@ class Standing:
     open: Plan | None = None
     remembered: str | None = None
     """The object of what a finished shard remembered."""
+    at_us: int | None = None
+    """When the newest plan was made, by the bucket's clock (UTC microseconds)."""
 
     @property
     def is_finished(self) -> bool:
         """True when a plan says that the shard was read to its end."""
         return self.ordinal > 0 and self.stored is not None and self.stored.position == SHARD_END
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A shard's newest fence: whose, and since when by the bucket's clock (UTC microseconds)."""
+
+    epoch: int
+    owner: str
+    at_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +150,21 @@ class S3Plans:
     async def epoch(self, stream: Stream, shard_id: str) -> int:
         """The newest fence's epoch; 0 when none was ever raised. One small request."""
         newest = await self._bucket.first(self._folder("fences", stream, shard_id))
-        if newest is None:
-            return 0
-        with self._bucket.reading(newest):
-            return ordinal_of(newest)
+        return 0 if newest is None else self._epoch(newest.key)
+
+    def _epoch(self, key: str) -> int:
+        with self._bucket.reading(key):
+            return ordinal_of(key)
+
+    async def fenced(self, stream: Stream, shard_id: str) -> Fenced | None:
+        """The shard's newest fence; None when none was ever raised. Two small requests."""
+        newest = await self._bucket.first(self._folder("fences", stream, shard_id))
+        data = None if newest is None else await self._bucket.read(newest.key)
+        if newest is None or data is None:
+            return None
+        with self._bucket.reading(newest.key):
+            owner = str(orjson.loads(data)["owner"])
+        return Fenced(self._epoch(newest.key), owner, newest.modified_us)
 
     async def raise_fence(self, stream: Stream, shard_id: str, owner: str) -> Fence:
         """Raises the shard's epoch."""
@@ -170,28 +193,26 @@ class S3Plans:
     async def standing(self, stream: Stream, shard_id: str) -> Standing:
         """Where the shard stands: two small requests, and one for each object of a plan that
         wasn't seen complete before."""
-        key = await self._bucket.first(self._folder("plans", stream, shard_id))
-        if key is None:
+        newest = await self._bucket.first(self._folder("plans", stream, shard_id))
+        if newest is None:
             begun = await self.begun(stream)
             return Standing(0, None if begun is None else begun.stored(shard_id))
+        key, at_us = newest.key, newest.modified_us
         known = self._complete.get((stream, shard_id))
         if known is None or known[0] != key:
             plan = await self._plan(key)
             if not await self._is_complete(plan):
-                return Standing(plan.ordinal - 1, _stored(plan.before), plan)
+                return Standing(plan.ordinal - 1, _stored(plan.before), plan, at_us=at_us)
             known = self._complete[stream, shard_id] = (key, _behind(plan))
-        return known[1]
+        return replace(known[1], at_us=at_us)
 
     async def standings(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Standing]:
         """Where these shards stand."""
-        looks = asyncio.Semaphore(_LOOKS_MAX)
+        return await _each(shard_ids, lambda shard_id: self.standing(stream, shard_id))
 
-        async def look(shard_id: str) -> Standing:
-            async with looks:
-                return await self.standing(stream, shard_id)
-
-        found = await together([look(shard_id) for shard_id in shard_ids])
-        return dict(zip(shard_ids, found, strict=True))
+    async def fences(self, stream: Stream, shard_ids: Sequence[str]) -> Mapping[str, Fenced | None]:
+        """The newest fences of these shards."""
+        return await _each(shard_ids, lambda shard_id: self.fenced(stream, shard_id))
 
     async def all_standings(self, stream: Stream, *, marks: bool) -> Mapping[str, Standing]:
         """Where all shards stand of which something is stored: one request for some hundreds of
@@ -310,6 +331,18 @@ class S3Plans:
     def _folder(self, kind: str, stream: Stream, shard_id: str | None = None) -> str:
         root = f"{self._state}{kind}/{self._whose}/{_named(stream)}/"
         return root if shard_id is None else f"{root}{shard_id}/"
+
+
+async def _each(shard_ids: Sequence[str], ask: Callable[[str], Awaitable[_T]]) -> Mapping[str, _T]:
+    """The answers about these shards, a few at once."""
+    looks = asyncio.Semaphore(_LOOKS_MAX)
+
+    async def look(shard_id: str) -> _T:
+        async with looks:
+            return await ask(shard_id)
+
+    found = await together([look(shard_id) for shard_id in shard_ids])
+    return dict(zip(shard_ids, found, strict=True))
 
 
 def _named(stream: Stream) -> str:

@@ -117,9 +117,10 @@ class S3Schemas:
 
     async def _newest(self, folder: str) -> tuple[int, Columns]:
         """Its number and columns; 0 and none when there is none."""
-        key = await self._bucket.first(folder)
-        if key is None:
+        newest = await self._bucket.first(folder)
+        if newest is None:
             return 0, ()
+        key = newest.key
         data = await self._bucket.read(key)
         with self._bucket.reading(key):
             body: Mapping[str, Any] = orjson.loads(data or b"")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from replicator._core import Columns
 from replicator.aws import AWSSettings
@@ -141,8 +141,11 @@ class S3Config(SinkConfig):
 
     @field_validator("prefix", "error_output_prefix")
     @classmethod
-    def _can_be_read(cls, value: str) -> str:
-        Prefix.parse(value)
+    def _can_be_read(cls, value: str, info: ValidationInfo) -> str:
+        if Prefix.parse(value).names_error and info.field_name == "prefix":
+            raise ValueError(
+                f"{value!r}: !{{firehose:error-output-type}} stands in error_output_prefix only"
+            )
         return value
 
     @model_validator(mode="after")
@@ -151,6 +154,11 @@ class S3Config(SinkConfig):
         if is_told and self.format != "parquet":
             raise ValueError(
                 "columns, columns_max: they are Parquet's: write format: parquet, or leave them out"
+            )
+        if self.format == "raw" and self.attributes is not None:
+            raise ValueError(
+                "attributes: the records of format raw are written as they came, with all their "
+                "attributes: write format: change, plain or parquet, or leave them out"
             )
         if self.columns:
             Columns(tuple(self.columns.items()))

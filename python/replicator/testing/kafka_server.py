@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from replicator.errors import FatalError
-from replicator.testing.servers import free_port, send_signal, stop_process
+from replicator.testing.servers import START_SECONDS_MAX, free_port, send_signal, stop_process
 
-START_SECONDS_MAX: Final = 30.0
+# What it hasn't written when it is killed it looks for at its next start.
+STOP_SECONDS_MAX: Final = 30.0
 _POLL_SECONDS: Final = 0.02
 _CLUSTER_ID: Final = "replicator-test-broker"
 
@@ -125,7 +126,7 @@ class KafkaServer:
     def stop(self) -> None:
         """Stops it in order, and by force when that takes too long."""
         if self._process is not None:
-            stop_process(self._process)
+            stop_process(self._process, STOP_SECONDS_MAX)
             self._process = None
 
     @contextmanager

@@ -1,7 +1,8 @@
 """A small S3 over real HTTP: buckets in memory, conditional writes, listings, and faults.
 
 It answers PutObject (whole objects only, with `If-None-Match`, `If-Match` and checksums),
-GetObject, HeadObject, DeleteObject, HeadBucket, CreateBucket and ListObjectsV2. `requests` is the
+GetObject, HeadObject, DeleteObject, HeadBucket, CreateBucket, ListObjectsV2 and
+GetBucketLifecycleConfiguration (of `lifecycle`, rules as XML). `requests` is the
 log, and `before` and `after` let a test refuse, stall or look at any request, before or after its
 effect. It checks no signature, only the Region of one, where it has a Region.
 """
@@ -21,6 +22,10 @@ from xml.sax.saxutils import escape
 from aiohttp import web
 
 from replicator.testing.json_server import JSONServer, Refusal
+
+_CLASSES = frozenset(
+    "STANDARD STANDARD_IA ONEZONE_IA INTELLIGENT_TIERING GLACIER GLACIER_IR DEEP_ARCHIVE".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class S3Server(JSONServer):
         self.region: str | None = None
         self.buckets: dict[str, dict[str, StoredObject]] = {name: {} for name in buckets}
         self.owner = owner
+        self.lifecycle = ""
         self.requests: list[Request] = []
         self.before: Hook = _nothing
         self.after: Hook = _nothing
@@ -88,7 +94,8 @@ class S3Server(JSONServer):
         verb = {"PUT": "Create" if not key else "Put", "HEAD": "Head", "DELETE": "Delete"}
         operation = verb.get(http.method, "Get") + kind
         if http.method == "GET" and not key:
-            operation = "ListObjectsV2"
+            is_rules = "lifecycle" in http.query
+            operation = "GetBucketLifecycleConfiguration" if is_rules else "ListObjectsV2"
         request = Request(len(self.requests) + 1, operation, key or http.query.get("prefix", ""))
         self.requests.append(request)
         body = await http.read()
@@ -118,10 +125,8 @@ class S3Server(JSONServer):
             raise Refusal("AccessDenied", "the bucket belongs to another account", 403)
         bucket = self.buckets[name]
         match operation:
-            case "HeadBucket":
-                return web.Response()
-            case "ListObjectsV2":
-                return self._list(http, name)
+            case "HeadBucket" | "ListObjectsV2" | "GetBucketLifecycleConfiguration":
+                return self._of_bucket(http, operation, name)
             case "PutObject":
                 return self._put(http, bucket, key, body)
             case "DeleteObject":
@@ -138,9 +143,21 @@ class S3Server(JSONServer):
             return web.Response(headers={**headers, "Content-Length": str(len(found.body))})
         return web.Response(body=found.body, headers=headers)
 
+    def _of_bucket(self, http: web.Request, operation: str, name: str) -> web.Response:
+        match operation:
+            case "HeadBucket":
+                return web.Response()
+            case "ListObjectsV2":
+                return self._list(http, name)
+        if not self.lifecycle:
+            raise Refusal("NoSuchLifecycleConfiguration", "there is none", 404)
+        return self._xml(f"<LifecycleConfiguration>{self.lifecycle}</LifecycleConfiguration>")
+
     def _put(
         self, http: web.Request, bucket: dict[str, StoredObject], key: str, body: bytes
     ) -> web.Response:
+        if http.headers.get("x-amz-storage-class", "STANDARD") not in _CLASSES:
+            raise Refusal("InvalidStorageClass", "there is no such class")
         if http.headers.get("If-None-Match") == "*" and key in bucket:
             raise Refusal("PreconditionFailed", "there is such an object", 412)
         if (wanted := http.headers.get("If-Match")) is not None:

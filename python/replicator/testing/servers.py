@@ -7,6 +7,7 @@ when their context ends. Nothing here is imported by the service.
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -24,9 +25,12 @@ from typing import Literal
 
 from replicator.errors import FatalError
 
-START_SECONDS_MAX = 30.0
+# Seconds on a machine of its own; on a busy one it takes as long as it takes.
+START_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 5.0
 _POLL_SECONDS = 0.02
+# What Linux gives away by itself begins at 32,768, and elsewhere later.
+_PORT_MIN, _PORT_END = 10_000, 32_768
 
 StopMode = Literal["smart", "fast", "immediate"]
 
@@ -288,11 +292,11 @@ def _await_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise FatalError("ministack_failed", f"the AWS emulator didn't get ready; it said: {tail}")
 
 
-def stop_process(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes], seconds_max: float = STOP_SECONDS_MAX) -> None:
     """SIGTERM, and SIGKILL for its whole session when it takes too long."""
     process.terminate()
     try:
-        process.wait(STOP_SECONDS_MAX)
+        process.wait(seconds_max)
     except subprocess.TimeoutExpired:
         # The whole session, so that no helper process of it stays behind.
         os.killpg(process.pid, signal.SIGKILL)
@@ -306,9 +310,24 @@ def send_signal(process: int, number: signal.Signals) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+    """A port of this machine that nobody listens on now, for a server that starts soon.
+
+    It is none of those that the system gives away by itself: seconds pass until a broker listens,
+    or does so again, and meanwhile another server or a connection could get such a one.
+    """
+    system = random.SystemRandom()
+    while True:
+        port = system.randrange(_PORT_MIN, _port_end())
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _port_end() -> int:
+    """The first port that the system gives away: see ip(7), ip_local_port_range."""
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return _PORT_END
+    # Where it gives away nearly all, none is better than another.
+    return first if first > 2 * _PORT_MIN else _PORT_END

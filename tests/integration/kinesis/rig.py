@@ -29,7 +29,7 @@ def payloads(fetches: list[Fetch]) -> list[bytes]:
 async def take(source: KinesisSource, count: int, position: Position = TRIM_HORIZON) -> list[Fetch]:
     """Fetches until `count` records have come."""
     fetches: list[Fetch] = []
-    async with asyncio.timeout(10), aclosing(source.read(SHARD, position)) as reading:
+    async with asyncio.timeout(60), aclosing(source.read(SHARD, position)) as reading:
         async for fetch in reading:
             fetches.append(fetch)
             if sum(len(each.records) for each in fetches) >= count:
@@ -38,7 +38,7 @@ async def take(source: KinesisSource, count: int, position: Position = TRIM_HORI
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -138,7 +138,7 @@ async def until_mode(
     source: FallbackSource, reading: AsyncIterator[Fetch], wanted: str
 ) -> list[Fetch]:
     fetches: list[Fetch] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while mode(source) != wanted:
             fetches.append(await anext(reading))
     return fetches

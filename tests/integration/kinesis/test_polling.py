@@ -44,7 +44,7 @@ async def source(server: KinesisServer, clock: VirtualClock) -> AsyncIterator[Ki
 
 async def read_all(source: KinesisPollingSource) -> list[bytes]:
     """The payloads to the end of the shard."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return payloads([fetch async for fetch in source.read(SHARD, TRIM_HORIZON)])
 
 
@@ -77,7 +77,7 @@ async def test_the_limits_are_kept_to_while_thirty_megabytes_are_caught_up(
         source = make_source(server, clock)
         await source.open()
         began = clock.now
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             sizes = [len(f.records) async for f in source.read(SHARD, TRIM_HORIZON)]
         await source.close()
     assert sum(sizes) == 30

@@ -157,7 +157,7 @@ async def test_a_subscription_is_renewed_before_five_minutes(
     server.stream.append(SHARD, numbered(0, 2))
     source = make_source()
     await source.open()
-    async with asyncio.timeout(10), aclosing(source.read(SHARD, TRIM_HORIZON)) as reading:
+    async with asyncio.timeout(60), aclosing(source.read(SHARD, TRIM_HORIZON)) as reading:
         first = await anext(reading)
         clock.advance(290)
         server.stream.append(SHARD, numbered(2, 4))

@@ -82,3 +82,19 @@ def test_what_was_told_of_filters_is_known_again() -> None:
 def test_what_cannot_be_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         config(**values)
+
+
+@pytest.mark.parametrize(
+    "hidden", [{"exclude": ["email"]}, {"mask": ["email"]}, {"include": ["id"]}]
+)
+def test_raw_records_hide_nothing(hidden: dict[str, Any]) -> None:
+    """Regression: attributes that were left out, masked or hashed were written as they came."""
+    with pytest.raises(ValidationError, match="attributes: the records of format raw"):
+        config(format="raw", attributes=hidden)
+    assert config(format="plain", attributes=hidden).attributes is not None
+
+
+def test_a_types_folder_is_for_errors() -> None:
+    """Firehose refuses it too: data has no type of error."""
+    with pytest.raises(ValidationError, match="stands in error_output_prefix only"):
+        config(prefix="data/!{firehose:error-output-type}/")

@@ -29,7 +29,7 @@ def make(records: int = 0, fetch_records: int = 2, fetch_bytes: int = 1_000) -> 
 async def take(
     source: ScriptedSource, fetches: int, position: Position = TRIM_HORIZON
 ) -> list[Fetch]:
-    async with asyncio.timeout(5), aclosing(source.read(SHARD, position)) as reading:
+    async with asyncio.timeout(60), aclosing(source.read(SHARD, position)) as reading:
         return [await anext(reading) for _ in range(fetches)]
 
 

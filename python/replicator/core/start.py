@@ -64,16 +64,14 @@ def incomparable(arn: str, begun: Sequence[str]) -> tuple[str, ...]:
     return () if all(_has_instants(each) for each in (arn, *others)) else others
 
 
-def require_redrivable(arn: str, begun: Sequence[str]) -> None:
-    """Law 3: refuses a dead letter of a stream whose versions can't be compared with those of the
-    rows, which the newest of the streams `begun` (ARNs) brought. Raises RejectedError."""
-    newest = begun[-1:]
-    if not newest or incomparable(arn, newest):
+def require_redrivable(arn: str, newest: str | None) -> None:
+    """Law 3: refuses a dead letter of a stream whose versions can't be compared with those of its
+    table's rows, which the stream that came there last brought (its ARN). Raises RejectedError."""
+    if newest is None or incomparable(arn, [newest]):
         raise RejectedError(
             "stream_replaced",
             f"it came from {arn}, whose versions can't be compared with those that the table holds "
-            f"from {newest[0] if newest else 'no known stream'}: write its item in DynamoDB again, "
-            "and drop it",
+            f"from {newest or 'no known stream'}: write its item in DynamoDB again, and drop it",
         )
 
 

@@ -43,7 +43,7 @@ class CrateLetters:
     ) -> AsyncGenerator[EndedLetter, None]:
         """Writes them into these tables, and gives what became of each once that is durable."""
         async with self._session.use("reading streams") as session:
-            begun = await self._state.begun(session, [table.full_name for table in tables])
+            brought = await self._state.brought_last(session)
 
         async def again(letter: StoredLetter, batch: ChangeBatch) -> EndedLetter:
             parts, rejections = table_payloads(batch, tables)
@@ -60,8 +60,8 @@ class CrateLetters:
                 (was_there,) = await self._state.end_dead_letters(session, [letter])
             return EndedLetter(letter, outcome) if was_there else _gone(letter)
 
-        names = [table.source.name for table in tables]
-        async for ended in redriven(letters, names, begun, again):
+        newest = {table.source.name: brought.get(table.full_name) for table in tables}
+        async for ended in redriven(letters, newest, again):
             yield ended
 
 

@@ -133,6 +133,12 @@ class CrateState:
         # The last time of each counts.
         return list(dict.fromkeys(reversed(list(mine))))[::-1]
 
+    async def brought_last(self, session: CrateSession) -> dict[str, str]:
+        """Which stream (ARN) came last to each table."""
+        await session.execute(self.sql["refresh_streams"])
+        rows = await session.fetch(self.sql["brought"])
+        return {table: arn for _, arn, into, _ in rows for table in into}
+
     async def add_tables(
         self, session: CrateSession, stream: Stream, tables: Sequence[CrateTable]
     ) -> tuple[str, ...]:

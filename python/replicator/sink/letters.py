@@ -7,7 +7,7 @@ whoever writes beside it. That needs no fence, and moves no position.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from replicator._core import ChangeBatch, Records, Rejection, decode
@@ -99,18 +99,16 @@ def written(duplicates: int, superseded: int) -> LetterOutcome:
 
 async def redriven(
     letters: Sequence[StoredLetter],
-    tables: Sequence[str],
-    begun: Sequence[str],
+    newest: Mapping[str, str | None],
     again: Callable[[StoredLetter, ChangeBatch], Awaitable[EndedLetter]],
 ) -> AsyncGenerator[EndedLetter, None]:
-    """Each of them by `again`, unless a sink of the newest items can't write it: into these
-    tables, from the streams `begun` (ARNs, the newest last)."""
+    """Each of them by `again`, unless a sink of the newest items can't write it. `newest`: its
+    tables, and which stream (ARN) came to each last."""
     for letter in letters:
         batch = changes_of(letter)
         try:
-            require_redrivable(letter.stream, begun)
             if not batch.rejections:
-                _require_table(batch, tables)
+                _require_place(letter, batch, newest)
         except RejectedError as error:
             yield refused(letter, error.code, error.message)
         else:
@@ -122,11 +120,14 @@ def refused(letter: StoredLetter, code: str, message: str) -> EndedLetter:
     return EndedLetter(letter, LetterOutcome.REFUSED, f"{code}: {message}")
 
 
-def _require_table(batch: ChangeBatch, tables: Sequence[str]) -> None:
+def _require_place(
+    letter: StoredLetter, batch: ChangeBatch, newest: Mapping[str, str | None]
+) -> None:
     (table,) = batch.tables
-    if table not in tables:
+    if table is None or table not in newest:
         raise RejectedError(
             "letter_unwritable",
             f"table {table or '(none)'} is none of the pipeline's: list it there, or drop the "
             "letter",
         )
+    require_redrivable(letter.stream, newest[table])

@@ -94,10 +94,12 @@ class PostgresLetters:
         merges = document_merges(
             planned.tables, generation=self._settings.generation, has_lz4=planned.has_lz4
         )
+        newest: dict[str, str | None] = {}
         async with self._session.use("reading streams") as connection:
-            rows = await connection.fetch(
-                self._sql["begun"], self._settings.pipeline, targets(planned.tables)
-            )
+            for table, name in zip(planned.tables, targets(planned.tables), strict=True):
+                newest[table.source.name] = await connection.fetchval(
+                    self._sql["brought_last"], self._settings.pipeline, name
+                )
 
         async def again(letter: StoredLetter, batch: ChangeBatch) -> EndedLetter:
             parts, rejections = table_payloads(
@@ -119,9 +121,7 @@ class PostgresLetters:
                 await connection.execute(self._session_sql["rollback"])
                 return await self._refused(connection, letter, code, refusal_message(refusal))
 
-        names = [table.source.name for table in planned.tables]
-        begun = [row["stream_arn"] for row in rows]
-        async for ended in redriven(letters, names, begun, again):
+        async for ended in redriven(letters, newest, again):
             yield ended
 
     async def _written(

@@ -95,6 +95,12 @@ FROM {streams}
 WHERE (pipeline, stream_arn, stream_created_at) = ($1, $2, $3::timestamptz) OR tables && $4::text[]
 ORDER BY begun_at
 
+-- name: brought_last
+-- Which came to this table last. Of streams begun before `tables` was kept, the pipeline tells.
+SELECT stream_arn FROM {streams}
+WHERE $2 = ANY (tables) OR (pipeline = $1 AND tables = '{}')
+ORDER BY begun_at DESC LIMIT 1
+
 -- name: lock_streams
 -- Who adds tables at the same time sees what was added here.
 LOCK TABLE {streams} IN SHARE ROW EXCLUSIVE MODE

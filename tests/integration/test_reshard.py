@@ -180,6 +180,10 @@ async def test_a_stop_in_the_middle_of_a_family_goes_on_where_it_was(
     async with serve(stream) as server:
         stack = Stack(server.url, postgres_dsn, tmp_path, None)
         config = stack.config()
+
+        async def has_finished() -> bool:
+            return "SHARD_END" in (await positions(postgres_dsn)).values()
+
         for number in range(3):
             async with run_worker(config, tmp_path / f"log-{number}") as worker:
 
@@ -188,6 +192,8 @@ async def test_a_stop_in_the_middle_of_a_family_goes_on_where_it_was(
 
                 await until(is_reading)
                 await load.run(6)
+                if number:  # shards were closed before, too
+                    await until(has_finished)
                 assert await worker.stop() == 0
             await load.run(6)  # with nobody there
         finished = {

@@ -30,10 +30,11 @@ from replicator.model import (
 from replicator.sink.crate import CrateSink
 from replicator.sink.postgres import PostgresSink
 from replicator.sink.postgres_settings import PostgresSettings
+from replicator.sink.statements import quoted
 from replicator.testing.crate_types import Refused
 from tests.aggregates import aggregate
 from tests.changes import STREAM, number, pending, put, received, remove
-from tests.crate_database import REAL, crate_database
+from tests.crate_database import crate_database
 from tests.sink_rig import (
     LOG_SINKS,
     ORDERS,
@@ -108,21 +109,29 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
 
             yield Place(postgres_rig(stack, server, dsn), sink, refusing, mended)
             return
-        if REAL:
-            pytest.skip("a real server refuses nothing at will")
         database = await stack.enter_async_context(crate_database())
-        assert database.stand_in is not None
-        tables = database.stand_in.tables
+        if database.stand_in is None:
+            column = f"{quoted(database.schema, 'products')} %s item['bad']"
 
-        def refused(args: Sequence[Any]) -> Refused | None:
-            is_bad = any(isinstance(value, dict) and "bad" in value for value in args)
-            return Refused(4000, "SQLParseException[it is bad]") if is_bad else None
+            async def refusing_crate() -> None:  # what is no number
+                await mended_crate()
+                await database.session.execute(f"ALTER TABLE {column % 'ADD COLUMN'} BIGINT")
 
-        async def refusing_crate() -> None:
-            tables.refuse = refused
+            async def mended_crate() -> None:
+                await database.session.execute(f"ALTER TABLE {column % 'DROP COLUMN IF EXISTS'}")
 
-        async def mended_crate() -> None:
-            tables.refuse = lambda _: None
+        else:
+            tables = database.stand_in.tables
+
+            def refused(args: Sequence[Any]) -> Refused | None:
+                is_bad = any(isinstance(value, dict) and "bad" in value for value in args)
+                return Refused(4000, "SQLParseException[it is bad]") if is_bad else None
+
+            async def refusing_crate() -> None:
+                tables.refuse = refused
+
+            async def mended_crate() -> None:
+                tables.refuse = lambda _: None
 
         def crate_sink(**changes: Any) -> Sink:
             made = CrateSink(database.settings(**changes))

@@ -104,9 +104,12 @@ async def main(dsn: str, folder: Path) -> None:
             stream.generate(shard.id, RECORDS, partial(record, number))
 
         async def full() -> bool:
-            # Each shard still makes the one fetch that then waits at the gate.
-            views = engine.coordinator.views()
-            return engine.gate.is_full and all(view.waits_for_sink for view in views)
+            # Each shard still makes the one fetch that then waits at the gate, and what the lanes
+            # encode meanwhile may make room for some again.
+            before = source.calls["fetch"]
+            await asyncio.sleep(2)
+            is_held = all(view.waits_for_sink for view in engine.coordinator.views())
+            return engine.gate.is_full and is_held and source.calls["fetch"] == before
 
         await until(full)
         fetched, renewed = source.calls["fetch"], await counters()

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from replicator.model import TRIM_HORIZON, Position, Shard
+from replicator.model import TRIM_HORIZON, Shard
 from replicator.testing.kinesis_server import KinesisServer
 from replicator.testing.stream import ScriptedStream
 from tests.engine import TABLES
@@ -198,7 +198,7 @@ async def test_a_stop_in_the_middle_of_a_family_goes_on_where_it_was(
             await load.run(6)  # with nobody there
         finished = {
             shard for shard, position in (await positions(postgres_dsn)).items()
-            if Position.parse(position).kind == "SHARD_END"
+            if position == "SHARD_END"  # none is there of a shard that was just taken
         }  # fmt: skip
         before = len(server.called("SubscribeToShard"))
         async with run_worker(config, tmp_path / "log") as worker:

@@ -91,13 +91,15 @@ class PostgresServer:
     @contextmanager
     def stalled(self) -> Iterator[None]:
         """Inside, no process of the server moves, but every connection stays open."""
-        processes = self._processes()
         try:
-            for process in processes:
+            # The postmaster first: whom it began until then is listed, and nobody is begun later.
+            if (postmaster := self.pid) is not None:
+                send_signal(postmaster, signal.SIGSTOP)
+            for process in self._processes()[1:]:
                 send_signal(process, signal.SIGSTOP)
             yield
         finally:
-            for process in processes:
+            for process in self._processes():
                 send_signal(process, signal.SIGCONT)
 
     @property
@@ -109,7 +111,7 @@ class PostgresServer:
             return None
 
     def _processes(self) -> list[int]:
-        """The postmaster first, so that no new backend starts, then its children."""
+        """The postmaster, then its children."""
         if (postmaster := self.pid) is None:
             return []
         import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 comes with the wheel, not with us

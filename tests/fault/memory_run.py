@@ -80,7 +80,16 @@ async def main(dsn: str, folder: Path) -> None:
     stream = ScriptedStream(SHARDS)
     clock = LoopClock()
     source = ScriptedSource(clock, stream, fetch_bytes=262_144, heartbeat_seconds=1.0)
-    sink = PostgresSink(PostgresSettings(name="w", pipeline="test/p", dsn=dsn, connections=2))
+    # It stalls for longer than a sink would wait, and who tries again makes room meanwhile.
+    settings = PostgresSettings(
+        name="w",
+        pipeline="test/p",
+        dsn=dsn,
+        connections=2,
+        connect_timeout_seconds=300.0,
+        command_timeout_seconds=300.0,
+    )
+    sink = PostgresSink(settings)
     store = SQLiteLeaseStore(folder / "leases.sqlite")
     engine = Engine(source, sink, store, lease_seconds=LEASE_SECONDS)
 
@@ -103,19 +112,20 @@ async def main(dsn: str, folder: Path) -> None:
         for number, shard in enumerate(stream.shards()):
             stream.generate(shard.id, RECORDS, partial(record, number))
 
-        async def full() -> bool:
-            # Each shard still makes the one fetch that then waits at the gate, and what the lanes
-            # encode meanwhile may make room for some again.
-            before = source.calls["fetch"]
-            await asyncio.sleep(2)
-            is_held = all(view.waits_for_sink for view in engine.coordinator.views())
-            return engine.gate.is_full and is_held and source.calls["fetch"] == before
+        renewals = 0
 
-        await until(full)
-        fetched, renewed = source.calls["fetch"], await counters()
-        await asyncio.sleep(2 * LEASE_SECONDS)
-        fetched_later, renewed_later = source.calls["fetch"], await counters()
-        is_held = all(view.waits_for_sink for view in engine.coordinator.views())
+        async def quiet() -> bool:
+            # Each shard still makes the one fetch that then waits at the gate, and what the lanes
+            # encode meanwhile may make room for some again. It has an end, however busy the
+            # machine: then nothing is fetched for as long as a lease lives twice.
+            nonlocal renewals
+            fetched, renewed = source.calls["fetch"], await counters()
+            await asyncio.sleep(2 * LEASE_SECONDS)
+            renewals = await counters() - renewed
+            is_held = all(view.waits_for_sink for view in engine.coordinator.views())
+            return engine.gate.is_full and is_held and source.calls["fetch"] == fetched
+
+        await until(quiet, 110)
         print("full", flush=True)
         await heard("resume")
         await until(all_written, 120)
@@ -128,9 +138,7 @@ async def main(dsn: str, folder: Path) -> None:
                 "peak_bytes": peak.bytes,
                 "budget_peak_bytes": engine.budget.peak,
                 "limit_bytes": engine.budget.limit,
-                "fetched_while_full": fetched_later - fetched,
-                "renewals_while_full": renewed_later - renewed,
-                "all_held": is_held,
+                "renewals_while_full": renewals,
                 "retries": sum(engine.stats.retries.values()),
             }
         ),

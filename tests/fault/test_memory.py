@@ -50,9 +50,7 @@ async def test_a_gigabyte_behind_a_stalled_postgres(
             await process.wait()
     assert figures["total_bytes"] >= 1_000_000_000
     assert figures["peak_bytes"] <= figures["idle_bytes"] + 2 * figures["limit_bytes"], figures
-    assert figures["fetched_while_full"] == 0, figures
     assert figures["renewals_while_full"] >= memory_run.SHARDS, figures
-    assert figures["all_held"], figures
     assert figures["retries"] == 0, figures
     newest = postgres_server.execute(
         f"SELECT count(*), min((item->>'made')::int) FROM {TABLE}_live", postgres_dsn

@@ -144,7 +144,7 @@ def test_both_sides_are_equal_and_the_last_line_says_so(start: Callable[..., Dem
     result = json.loads(line)
     assert result["equal"] is True
     assert result["items"] == result["rows"] > 100
-    assert result["changes"] > 600
+    assert result["changes"] > result["items"]
     assert result["records"] == result["changes"] + result["duplicates_injected"]
     assert result["duplicates_injected"] > 0
     assert 0 < result["duplicates_dropped"] <= result["duplicates_injected"]
@@ -168,7 +168,7 @@ def test_kafka_holds_every_change_once(start: Callable[..., Demo]) -> None:
     result = json.loads(demo.stdout.splitlines()[-1])
     assert result["equal"] is True
     assert result["items"] == result["rows"] > 100
-    assert result["rows_written"] == result["changes"] > 400
+    assert result["rows_written"] == result["changes"] > result["items"]
     assert "rows in Kafka" in demo.stderr
     assert_nothing_is_left(demo, family)
 
@@ -183,7 +183,7 @@ def test_the_tables_own_stream_needs_no_bridge(start: Callable[..., Demo]) -> No
     assert result["equal"] is True
     assert result["items"] == result["rows"] > 100
     # A write that changes nothing makes no record.
-    assert 400 < result["records"] <= result["changes"]
+    assert result["items"] < result["records"] <= result["changes"]
     assert (result["duplicates_dropped"], result["superseded"], result["shards"]) == (0, 0, 1)
     assert "own stream is read" in demo.stderr
     assert_nothing_is_left(demo, family)

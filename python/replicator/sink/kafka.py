@@ -214,10 +214,10 @@ class KafkaSink:
             return ()
         key, doing = key_of(self._pipeline, stream), f"adding tables to stream {stream.name}"
         async with self._alone(stream, doing) as producer:
-            found = self._joined(stream, topics)
+            found, begun = self._joined(stream, topics), self._positions.begun(key)
+            if begun is None or not found.is_needed:  # another worker did it
+                return ()
             require_comparable(stream.arn, await self._rivals(found, topics))
-            begun = self._positions.begun(key)
-            assert begun is not None, "what is known stays so"
             # Behind all others, whatever their clocks said.
             newest = max(each.joined_us for each in self._positions.streams().values())
             more = tuple(sorted({*begun.topics, *found.added}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from replicator.errors import FatalError, TransientError
 from replicator.model import SHARD_END, TRIM_HORIZON, Stream
+from replicator.sink.kafka_positions import key_of
 from tests.changes import STREAM, pending, put
 from tests.sink_rig import LOG_SINKS, ORDERS, PRODUCTS, STATE_SINKS, AnySink, Rig, fenced, write
 
@@ -115,6 +118,32 @@ async def test_workers_that_add_tables_together_keep_them_all(rig: Rig) -> None:
         assert await each.add_tables(STREAM) == ()
     for table in (ORDERS, PRODUCTS):
         assert await (await rig.worker("other", tables=[table])).begun() == [STREAM.arn]
+
+
+@pytest.mark.parametrize("rig", ["kafka"], indirect=True)
+async def test_who_comes_second_to_add_a_table_stores_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: each of many workers that began together stored it again, and fenced the next."""
+    first = await rig.worker(tables=[ORDERS])
+    await first.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    mine: Any = await rig.worker(tables=[ORDERS, PRODUCTS])
+    other = await rig.worker(tables=[ORDERS, PRODUCTS])
+    alone, key = mine._alone, key_of("shop", STREAM)
+
+    @asynccontextmanager
+    async def later(stream: Stream, doing: str) -> AsyncIterator[Any]:
+        """Between its look and its turn."""
+        assert len(await other.add_tables(STREAM)) == 1
+        async with alone(stream, doing) as producer:
+            begun.append(mine._positions.begun(key))
+            yield producer
+
+    begun: list[Any] = []
+    monkeypatch.setattr(mine, "_alone", later)
+    assert await mine.add_tables(STREAM) == ()
+    await mine.is_known(STREAM)
+    assert [mine._positions.begun(key)] == begun
 
 
 @by_table

@@ -13,7 +13,7 @@ import pytest
 from replicator import config as configuration
 from replicator._core import Records, decode
 from replicator.errors import FatalError, LeaseLost
-from replicator.model import SHARD_END, Fence, Pending, TableSchema, after
+from replicator.model import SHARD_END, Fence, Pending, StoredLetter, TableSchema, after
 from replicator.sink.kafka import KafkaSink
 from replicator.testing.kafka_server import KafkaServer
 from replicator.testing.kinesis_server import KinesisServer
@@ -65,6 +65,10 @@ async def quarantining(rig: Rig, **more: Any) -> KafkaSink:
     return sink
 
 
+async def ended(sink: KafkaSink, ids: list[str], *, redrive: bool) -> list[StoredLetter]:
+    return [each async for each in sink.end_letters(ids, "operator", redrive=redrive)]
+
+
 async def of_key(rig: Rig, key: str) -> list[int]:
     """The seconds of its changes, as a careful reader sees them."""
     return [
@@ -96,11 +100,11 @@ async def test_a_key_is_written_again_in_order_and_goes_on(rig: Rig) -> None:
     operator = await rig.worker(tables=(), compression="none")
     last = (await operator.letters())[-1]
     with pytest.raises(FatalError, match="larger than topic .* takes"):
-        await operator.end_letters([last.id], "operator", redrive=True)
+        await ended(operator, [last.id], redrive=True)
     assert len(await operator.letters()) == 5, "nothing was ended"
     await configured(rig, f"{rig.prefix}.products", LARGE)
-    ended = await operator.end_letters([last.id], "operator", redrive=True)
-    assert [one.raw for one in ended] == [CHANGES[n] for n in (1, 3, 6)]
+    found = await ended(operator, [last.id], redrive=True)
+    assert [one.raw for one in found] == [CHANGES[n] for n in (1, 3, 6)]
     assert await of_key(rig, "a") == [1, 2, 4, 6]
     assert [one.code for one in await operator.letters()] == ["malformed_json", "record_too_large"]
     codes = {"record_too_large": 1, "malformed_json": 1}
@@ -125,7 +129,7 @@ async def test_a_late_change_that_is_written_again_is_still_marked(rig: Rig) -> 
     assert dict(result.rejected_by_code) == {"record_too_large": 1, "key_quarantined": 2}
     await configured(rig, f"{rig.prefix}.products", LARGE)
     operator = await rig.worker(tables=(), compression="none")
-    assert len(await operator.end_letters([], "operator", redrive=True)) == 3
+    assert len(await ended(operator, [], redrive=True)) == 3
     marks = {}
     for record in await rig.records():
         second = (int(record.headers["version"]) - BASE_US) // 1_000_000
@@ -156,8 +160,8 @@ async def test_a_key_that_waits_in_a_child_too_is_written_again_in_order(
     operator = await rig.worker(tables=())
     waiting = [one for one in await operator.letters() if '"a"' in str(one.key)]
     one = sorted(waiting, key=lambda one: one.shard)[named]
-    ended = await operator.end_letters([one.id], "operator", redrive=True)
-    assert [letter.shard for letter in ended] == ["shard-1", "shard-2"]
+    found = await ended(operator, [one.id], redrive=True)
+    assert [letter.shard for letter in found] == ["shard-1", "shard-2"]
     assert [letter.shard for letter in await operator.letters()] == ["shard-1"], "another key's"
     grandchild = await begun(sink, "shard-3", "shard-2")
     result = await write(sink, pending(grandchild, [change("a", 3), change("c", 3)]))
@@ -165,6 +169,22 @@ async def test_a_key_that_waits_in_a_child_too_is_written_again_in_order(
     records = [r for r in await rig.records() if json.loads(r.key)["id"] == "a"]
     seconds = [(int(r.headers["version"]) - BASE_US) // 1_000_000 for r in records]
     assert seconds == [1, 2, 3]
+
+
+async def test_what_ended_before_an_error_is_told(rig: Rig) -> None:
+    """Regression: who ended letters of several shards heard of none when one of them failed."""
+    sink = await rig.worker(compression="none", **SMALL)
+    for shard, size in (("shard-1", 3_000), ("shard-2", 200_000)):
+        fence = await fenced(sink, shard)
+        await write(sink, pending(fence, [change(shard, 1, size)]))
+    await configured(rig, f"{rig.prefix}.products", LARGE)
+    operator = await rig.worker(tables=(), compression="none")
+    ending = operator.redrive_letters([], "me", describe)
+    first = await anext(ending)
+    assert (first.letter.shard, first.outcome) == ("shard-1", "written")
+    with pytest.raises(FatalError, match="larger than topic .* takes"):
+        await anext(ending)
+    assert [one.shard for one in await operator.letters()] == ["shard-2"]
 
 
 async def test_a_record_that_names_no_table_is_written_again_too(rig: Rig) -> None:
@@ -180,7 +200,7 @@ async def test_a_record_that_names_no_table_is_written_again_too(rig: Rig) -> No
     operator = await rig.worker(tables=())
     (letter,) = await operator.letters()
     assert (letter.table, letter.key, letter.is_held) == ("products", '{"id":{"S":"a"}}', True)
-    await operator.end_letters([letter.id], "operator", redrive=True)
+    await ended(operator, [letter.id], redrive=True)
     assert await of_key(rig, "a") == [1]
 
 
@@ -189,12 +209,12 @@ async def test_what_is_dropped_is_over_and_its_key_goes_on(rig: Rig) -> None:
     operator = await rig.worker(tables=())
     broken = next(one for one in await operator.letters() if not one.is_held)
     with pytest.raises(FatalError, match="can't be written again"):
-        await operator.end_letters([broken.id], "operator", redrive=True)
+        await ended(operator, [broken.id], redrive=True)
     with pytest.raises(FatalError, match="no dead letter"):
-        await operator.end_letters(["shard-1/7/0"], "operator", redrive=False)
-    assert await operator.end_letters([broken.id], "operator", redrive=False) == [broken]
+        await ended(operator, ["shard-1/7/0"], redrive=False)
+    assert await ended(operator, [broken.id], redrive=False) == [broken]
     assert len(await operator.letters()) == 4
-    assert len(await operator.end_letters([], "operator", redrive=False)) == 4
+    assert len(await ended(operator, [], redrive=False)) == 4
     assert await operator.letters() == []
     assert (await operator.report()).dead_letters == {}
     other = await rig.worker(compression="none", **SMALL)
@@ -236,11 +256,11 @@ async def test_who_takes_the_shard_meanwhile_is_not_written_over(rig: Rig, times
     operator._dead.waiting = waiting_then_fenced  # type: ignore[method-assign]
     await configured(rig, f"{rig.prefix}.products", LARGE)
     if times == 1:
-        assert len(await operator.end_letters([], "operator", redrive=True)) == 4
+        assert len(await ended(operator, [], redrive=True)) == 4
         assert await of_key(rig, "a") == [1, 2, 4, 6]
     else:
         with pytest.raises(LeaseLost):
-            await operator.end_letters([], "operator", redrive=True)
+            await ended(operator, [], redrive=True)
         assert len(await (await rig.worker(tables=())).letters()) == 5
         assert await of_key(rig, "a") == [1]
 
@@ -304,7 +324,7 @@ async def test_a_worker_that_runs_meanwhile_goes_on_behind_what_is_written_again
 
             async def redriven() -> bool:
                 try:
-                    await operator.end_letters([], "operator", redrive=True)
+                    await ended(operator, [], redrive=True)
                 except LeaseLost:
                     return False  # the worker's leases are short: it was quicker
                 return True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import NodeNotReadyError
 
 from replicator.errors import FatalError, LeaseLost, TransientError
 from replicator.model import (
@@ -69,6 +71,27 @@ async def test_what_a_broker_will_not_keep_in_a_topic_that_it_makes_is_told() ->
             found = await sink.expiring([PRODUCTS], 3 * HOUR_US)
             assert [each.code for each in found] == ["kafka_retention"]
             assert not await sink.expiring([PRODUCTS], 2 * HOUR_US)
+
+
+async def test_a_broker_that_says_nothing_of_itself_keeps_nobody_from_looking(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that only speaks Kafka's protocol, or a broker that can't be reached from here."""
+    sink = await rig.worker(tables=[], topic_settings={})
+    ask = AIOKafkaAdminClient.describe_configs
+
+    async def refused(client: AIOKafkaAdminClient, asked: list[ConfigResource]) -> Any:
+        if asked[0].resource_type == ConfigResourceType.BROKER:
+            raise NodeNotReadyError
+        return await ask(client, asked)
+
+    async def alone(_: AIOKafkaAdminClient) -> dict[str, Any]:
+        return {"brokers": []}
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_configs", refused)
+    assert await sink.expiring([PRODUCTS], 3 * HOUR_US) == []
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_cluster", alone)
+    assert await sink.expiring([PRODUCTS], 3 * HOUR_US) == []
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ def sink(name: str, address: str, **more: Any) -> KafkaSink:
 async def used(made: KafkaSink, size: int = 1) -> None:
     """Everything a run asks of the cluster, once."""
     try:
+        # What a broker is set to is nobody's to see who has no rights to the cluster.
+        assert await made.expiring([PRODUCTS], 10**18) == []
         await made.open([PRODUCTS])
         fence = await made.fence(STREAM, "shard-1", "me")
         await made.position(fence)

@@ -153,7 +153,7 @@ def _merged(
 
 
 def _table_of(rows: Rows, keys: Sequence[str]) -> pa.Table:
-    made = pq.read_table(pa.BufferReader(rows.parquet(key_columns(keys))))
+    made = pq.ParquetFile(pa.BufferReader(rows.parquet(key_columns(keys)))).read()
     return made.cast(state_schema(keys)).combine_chunks()
 
 

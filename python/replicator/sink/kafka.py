@@ -214,10 +214,10 @@ class KafkaSink:
             return ()
         key, doing = key_of(self._pipeline, stream), f"adding tables to stream {stream.name}"
         async with self._alone(stream, doing) as producer:
-            found = self._joined(stream, topics)
+            found, begun = self._joined(stream, topics), self._positions.begun(key)
+            if begun is None or not found.is_needed:  # another worker did it
+                return ()
             require_comparable(stream.arn, await self._rivals(found, topics))
-            begun = self._positions.begun(key)
-            assert begun is not None, "what is known stays so"
             # Behind all others, whatever their clocks said.
             newest = max(each.joined_us for each in self._positions.streams().values())
             more = tuple(sorted({*begun.topics, *found.added}))
@@ -378,24 +378,24 @@ class KafkaSink:
             yield refused(letter, letter.code, letter.message)
         held = [one.id for one in named if one.is_held]
         if held or not ids:  # without ids keys that wait with no letter are meant, too
-            for letter in await self.end_letters(ids and held, owner, redrive=True):
+            async for letter in self.end_letters(ids and held, owner, redrive=True):
                 yield EndedLetter(letter, LetterOutcome.WRITTEN)
 
     async def drop_letters(
         self, ids: Sequence[str], owner: str
     ) -> AsyncGenerator[EndedLetter, None]:
-        for letter in await self.end_letters(ids, owner, redrive=False):
+        async for letter in self.end_letters(ids, owner, redrive=False):
             yield EndedLetter(letter, LetterOutcome.DROPPED)
 
     async def end_letters(
         self, ids: Sequence[str], owner: str, *, redrive: bool
-    ) -> Sequence[StoredLetter]:
-        """Both, a transaction a shard. Raises FatalError for one that can't be written again."""
-        ended: list[StoredLetter] = []
+    ) -> AsyncGenerator[StoredLetter, None]:
+        """Both; each is given once its shard's transaction is committed. Raises FatalError for one
+        that can't be written again."""
         meant = await self._dead.meant(ids)
         for place in meant.places:
-            ended += await self._end_letters(place, meant, owner, redrive=redrive)
-        return ended
+            for letter in await self._end_letters(place, meant, owner, redrive=redrive):
+                yield letter
 
     async def _end_letters(
         self, place: Key, meant: Meant, owner: str, *, redrive: bool

@@ -15,15 +15,20 @@ from replicator.model import SinkFinding
 
 _UNITS_MS: Final = {"ms": 1, "minutes": 60_000, "hours": 3_600_000}
 _HOUR_US: Final = 3_600_000_000
+# The second until Kafka 4, and alone until 3.6.
+_BEFORE: Final = "message.timestamp.before.max.ms"
+_DIFFERENCE: Final = "message.timestamp.difference.max.ms"
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """Milliseconds: what is older than `deleted_ms` when it is written is soon deleted, what is
-    older than `refused_ms` is refused. None: nothing is, as far as is known."""
+    older than `refused_ms` is refused, as the setting `refused_by` says. None: nothing is, as far
+    as is known."""
 
     deleted_ms: int | None = None
     refused_ms: int | None = None
+    refused_by: str = _BEFORE
 
     @classmethod
     def by(cls, settings: Mapping[str, str]) -> Kept:
@@ -31,13 +36,11 @@ class Kept:
         if settings.get("message.timestamp.type") == "LogAppendTime":
             return cls()  # the broker's own time counts
         deletes = "delete" in settings.get("cleanup.policy", "delete")
-        refused = [
-            _limit(settings.get(f"message.timestamp.{name}.max.ms"))
-            for name in ("before", "difference")  # the second until Kafka 4
-        ]
+        limits = {name: _limit(settings.get(name)) for name in (_BEFORE, _DIFFERENCE)}
+        refusing = [(limit, name) for name, limit in limits.items() if limit is not None]
+        refused_ms, refused_by = min(refusing, default=(None, _BEFORE))
         return cls(
-            _limit(settings.get("retention.ms")) if deletes else None,
-            min((each for each in refused if each is not None), default=None),
+            _limit(settings.get("retention.ms")) if deletes else None, refused_ms, refused_by
         )
 
     def warnings(self, topic: str, reach_us: int) -> Iterator[SinkFinding]:
@@ -52,7 +55,7 @@ class Kept:
             yield SinkFinding("table", message, "kafka_retention", is_warning=True)
         if self.refused_ms is not None and self.refused_ms * 1_000 < reach_us:
             message = (
-                f"topic {topic} has message.timestamp.before.max.ms={self.refused_ms} and changes "
+                f"topic {topic} has {self.refused_by}={self.refused_ms} and changes "
                 f"of up to {hours:.4g} h ago are to be read: one that is older stops its shard; "
                 "raise it, or start later"
             )
@@ -63,19 +66,17 @@ def of_new(settings: Mapping[str, str], broker: Mapping[str, str]) -> dict[str, 
     """The settings of a topic that is made with these, by what its broker is set to."""
     found = {
         name: broker[f"log.{name}"]
-        for name in (
-            "message.timestamp.type",
-            "message.timestamp.before.max.ms",
-            "message.timestamp.difference.max.ms",
-        )
+        for name in ("message.timestamp.type", _BEFORE, _DIFFERENCE)
         if f"log.{name}" in broker
     }
     for unit, ms in _UNITS_MS.items():  # the finest that is set counts
         if value := broker.get(f"log.retention.{unit}"):
-            found["retention.ms"] = str(max(int(value) * ms, -1))
+            limit = _limit(value)
+            found["retention.ms"] = "-1" if limit is None else str(limit * ms)
             break
     return found | dict(settings)
 
 
 def _limit(text: str | None) -> int | None:
-    return int(text) if text and int(text) >= 0 else None
+    """None for -1, and for what a service that only speaks Kafka's protocol says instead."""
+    return int(text) if text and text.isdecimal() else None

@@ -257,7 +257,8 @@ class KafkaPositions:
     def outdated(self, pipeline: str, now_us: int) -> Sequence[bytes]:
         """The keys of parts of what was remembered some time ago and no child begins with any
         more, for tombstones; not too many."""
-        passed = self._passed(pipeline)
+        kept = {key: parts for key, parts in self._parts.items() if parts and key[0] == pipeline}
+        passed = self._passed(pipeline) if kept else set()  # most streams remember nothing
 
         def is_outdated(key: Key) -> bool:
             if (stored := self._shards.get(key)) is None:
@@ -267,8 +268,8 @@ class KafkaPositions:
 
         keys = (
             part_key(key, number)
-            for key, parts in self._parts.items()
-            if key[0] == pipeline and is_outdated(key)
+            for key, parts in kept.items()
+            if is_outdated(key)
             for number in parts
         )
         return list(islice(keys, _REMOVED_MAX))

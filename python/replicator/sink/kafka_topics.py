@@ -6,7 +6,7 @@ Settings: https://kafka.apache.org/documentation/#topicconfigs.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     for_code,
@@ -198,7 +199,7 @@ async def _described(
     for answer in await client.describe_configs(resources):
         for error_code, _message, _kind, name, entries in answer.resources:
             if error_code == 0:
-                found[name] = {entry[0]: entry[1] for entry in entries}
+                found[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}
     return found
 
 
@@ -268,9 +269,13 @@ async def expiring(
 
 
 async def _broker(client: AIOKafkaAdminClient) -> Mapping[str, str]:
-    """What a broker is set to; nothing where that may not be seen."""
-    node = str((await client.describe_cluster())["brokers"][0]["node_id"])
-    return (await _described(client, ConfigResourceType.BROKER, [node]))[node]
+    """What a broker is set to; nothing where that may not be seen, or that one can't be asked:
+    what is written is others' to take."""
+    with suppress(KafkaError, OSError):
+        for each in (await client.describe_cluster())["brokers"][:1]:
+            node = str(each["node_id"])
+            return (await _described(client, ConfigResourceType.BROKER, [node]))[node]
+    return {}
 
 
 async def make(

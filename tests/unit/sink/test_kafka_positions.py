@@ -1,14 +1,21 @@
-"""How long the positions topic is waited for."""
+"""How long the positions topic is waited for, and what older versions stored there."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from replicator.errors import TransientError
-from replicator.sink.kafka_positions import KafkaPositions
+from replicator.sink.kafka_positions import (
+    MEMORY_SECONDS,
+    MEMORY_SECONDS_MAX,
+    Begun,
+    KafkaPositions,
+    Stored,
+)
 from tests.pausable_loop import run_virtually
 
 
@@ -57,3 +64,40 @@ def test_an_open_transaction_is_not_waited_for_for_ever() -> None:
     with pytest.raises(TransientError, match="kafka_positions_pending"):
         run_virtually(Positions(topic).refresh())
     assert topic.at == 50
+
+
+SHARD = {"position": "SHARD_END", "epoch": 3, "owner": "me/1", "stored_us": 5, "parts": 1}
+STREAM = {"starts": {"shard-1": "TRIM_HORIZON"}, "topics": ["products"], "at_us": 7}
+
+
+def test_what_an_older_version_stored_is_read_and_goes_on() -> None:
+    stored, begun = Stored.of(SHARD), Begun.of(STREAM)
+    assert (stored.parents, begun.joined_us) == ((), 7)
+    # Nothing that wasn't there before is said before it is known.
+    assert json.loads(stored.to_bytes()) == SHARD
+    assert json.loads(begun.to_bytes()) == STREAM | {"joined_us": 7}
+
+
+def test_a_memory_whose_children_an_older_version_stored_goes_in_the_end() -> None:
+    """They don't say whose they are, until somebody claims them again."""
+    positions = Positions(Topic(0, 0))
+    stream = {"pipeline": "shop", "stream": "arn", "created": 1}
+
+    def put(shard: str, members: dict[str, Any], **more: Any) -> None:
+        key = stream | {"shard": shard}
+        positions._apply(json.dumps(key | more).encode(), json.dumps(members).encode(), 0)
+
+    def is_kept(seconds: int) -> bool:
+        return not positions.outdated("shop", seconds * 1_000_000)
+
+    put("parent", SHARD)
+    put("parent", {}, remembered=0)
+    for child in ("left", "right"):
+        put(child, SHARD)
+    assert is_kept(MEMORY_SECONDS_MAX)
+    assert not is_kept(MEMORY_SECONDS_MAX + 1)
+    for child in ("left", "right"):
+        assert is_kept(MEMORY_SECONDS + 1)
+        put(child, SHARD | {"parents": ["parent"]})
+    assert not is_kept(MEMORY_SECONDS + 1)
+    assert is_kept(MEMORY_SECONDS)

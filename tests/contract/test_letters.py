@@ -270,6 +270,13 @@ async def test_only_what_is_named_is_ended(place: Place) -> None:
     assert await outcomes(operator) == []
 
 
+async def test_where_nothing_was_made_nothing_is_ended(place: Place) -> None:
+    """Regression: Postgres missed the table of what was to be dropped."""
+    operator = place.sink()
+    assert await outcomes(operator) == []
+    assert [each async for each in operator.drop_letters([], "operator")] == []
+
+
 async def test_the_sinks_filter_and_attributes_hold(place: Place) -> None:
     worker, fence = await place.worker()
     changes = [

@@ -250,8 +250,9 @@ class PostgresSink:
         owner: str,
     ) -> AsyncGenerator[EndedLetter, None]:
         dead = await self._dead()
-        for ended in await dead.dropped(chosen(await dead.waiting(), ids)):
-            yield ended
+        if letters := chosen(await dead.waiting(), ids):
+            for ended in await dead.dropped(letters):
+                yield ended
 
     async def _dead(self) -> PostgresLetters:
         async with self._control.use(f"looking at sink {self._settings.name}") as connection:

@@ -146,7 +146,7 @@ class PostgresSink:
             found = await joined(connection, self._state, key, self._tables)
             rivals = await rivals_of(connection, found, self._tables)
             require_comparable(stream.arn, rivals)
-            await connection.execute(self._state["add_tables"], *key, found.added)
+            await connection.execute(self._state["add_tables"], *key, found.added, list(found.left))
             await connection.execute(self._session_sql["commit"])
         return found.added
 

@@ -4,9 +4,8 @@ It does no I/O and owns no thread, clock or global. Every call that touches
 more than one record releases the GIL while it works. Records and changes stay
 inside; Python sees counts, positions, rejections and finished payloads.
 
-Shapes read: Kinesis Data Streams for DynamoDB payloads, and DynamoDB Streams
-records (GetRecords, Lambda events). Limits checked: ten types, 38 significant
-digits, magnitudes 1E-130 to 9.99…E+125, depth 32
+Shapes read: Kinesis Data Streams for DynamoDB payloads, and DynamoDB Streams records (GetRecords,
+Lambda events). Limits checked: ten types, 38 significant digits, 1E-130 to 9.99…E+125, depth 32
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html).
 """
 
@@ -42,6 +41,7 @@ __all__ = [
 _Form: TypeAlias = Literal["plain", "dynamodb", "debezium", "change"]
 _Codec: TypeAlias = Literal["none", "gzip", "lz4", "zstd"]
 __version__: Final[str]
+_Held: TypeAlias = tuple[int, str | None, int, bytes]
 BUILD_PROFILE: Final[Literal["release", "debug"]]
 COMMIT: Final[str]
 """The commit that was built, or `unknown`."""
@@ -444,9 +444,9 @@ class Rows:
         `chain` as array literals, `item` joined by line feeds (empty: deleted). For few rows."""
     def misses(self, columns: Columns) -> list[tuple[str, str, int]]:
         """As `ChangeBatch.misses`, of the rows that aren't deletes."""
-    def settle(self, stored: Sequence[tuple[int, str | None, int, bytes]], lo: int = 0) -> Settled:
-        """Settles rows with what a sink stores of the same keys at the same millisecond: (row
-        from `lo` on, item as JSON or None, version in UTC microseconds, chain)."""
+    def settle(self, stored: Sequence[_Held], lo: int = 0, *, came_first: bool = False) -> Settled:
+        """Settles rows with what a sink stores of the same keys and millisecond: (row from `lo` on,
+        item as JSON or None, version in UTC µs, chain). `came_first`: the rows arrived before."""
     def dynamodb_items(
         self,
         lo: int = 0,

@@ -199,17 +199,23 @@ impl Chain {
         self.links.get(last(&self.links).0).map(|link| link.after)
     }
 
-    /// More links of the instant, with the items after them; `stored` is what lies beside the chain. Gives what should
-    /// lie there now, whether one of the new links is the last, and how sure that is; None when there is none.
+    /// More links of the instant, with the items after them; `stored` is what lies beside the chain. With `came_first`
+    /// they arrived before the others. Gives what should lie there now, whether one of the new links is the last, and
+    /// how sure that is; None when there is none.
     pub fn settle(
         &mut self,
         stored: Item,
         links: &[Link],
         items: impl Iterator<Item = Item>,
+        came_first: bool,
     ) -> Option<(Item, bool, Certainty)> {
         let known = self.links.len();
-        if self.take(links) == 0 {
+        let added = self.take(links);
+        if added == 0 {
             return None;
+        }
+        if came_first {
+            self.links.rotate_right(added);
         }
         let (index, certainty) = last(&self.links);
         let state = self.links[index].after;
@@ -221,7 +227,7 @@ impl Chain {
             None => items[0].clone(),
         };
         self.keep_items(last.0, items.into_iter());
-        Some((last, index >= known, certainty))
+        Some((last, if came_first { index < added } else { index >= known }, certainty))
     }
 
     /// Takes the links that aren't there yet. Says how many there were.
@@ -304,7 +310,7 @@ mod tests {
                 chain
             } else {
                 let mut chain = Chain::read(&self.chain, self.us, || self.item.0).unwrap();
-                match chain.settle(self.item.clone(), batch, items(batch)) {
+                match chain.settle(self.item.clone(), batch, items(batch), false) {
                     None => self.duplicates += 1,
                     Some((item, _, certainty)) => {
                         self.item = item;

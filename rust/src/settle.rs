@@ -51,16 +51,17 @@ pub struct Settled {
     pub ambiguous: usize,
 }
 
-/// Settles rows with what is stored of the same keys and instants. Places count from the row `lo` on.
-pub fn settle<'a>(rows: &Rows, lo: usize, stored: impl IntoIterator<Item = Stored<'a>>) -> Settled {
+/// Settles rows with what is stored of the same keys and instants. Places count from the row `lo` on. With `came_first`
+/// the rows arrived before what is stored, which stays where only that decides.
+pub fn settle<'a>(rows: &Rows, lo: usize, stored: impl IntoIterator<Item = Stored<'a>>, came_first: bool) -> Settled {
     let mut settled = Settled::default();
     for one in stored {
-        settle_row(rows, lo + one.row, one, &mut settled);
+        settle_row(rows, lo + one.row, one, came_first, &mut settled);
     }
     settled
 }
 
-fn settle_row(rows: &Rows, row: usize, stored: Stored<'_>, settled: &mut Settled) {
+fn settle_row(rows: &Rows, row: usize, stored: Stored<'_>, came_first: bool, settled: &mut Settled) {
     let seen = stored.item.map_or(GONE, |item| fingerprint::of_plain(item.as_bytes()).unwrap_or(UNKNOWN));
     // A chain that can't be read isn't ours: then nothing is known but what is stored.
     let mut chain = Chain::read(stored.chain, stored.us, || seen).unwrap_or_default();
@@ -69,7 +70,8 @@ fn settle_row(rows: &Rows, row: usize, stored: Stored<'_>, settled: &mut Settled
     let held = chain.state().filter(|_| !is_told).unwrap_or(seen);
     let item = (held, stored.item.unwrap_or_default().as_bytes().to_vec());
     let links = rows.links(row);
-    let Some(((state, item), is_later, certainty)) = chain.settle(item, &links, copy::items(rows, row)) else {
+    let settle = chain.settle(item, &links, copy::items(rows, row), came_first);
+    let Some(((state, item), is_later, certainty)) = settle else {
         settled.duplicates += 1;
         return;
     };

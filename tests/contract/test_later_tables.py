@@ -108,6 +108,23 @@ async def test_an_empty_table_goes_to_who_comes_last(rig: Rig) -> None:
     assert await fewer.add_tables(STREAM) == ()
 
 
+@of_items
+async def test_who_goes_on_to_another_table_takes_none_back(rig: Rig) -> None:
+    """Regression: a stream that came to one table came anew to all that it ever had, also to those
+    that another one had filled since (law 3)."""
+    before = await rig.worker(tables=[PRODUCTS])
+    await before.begin(STREAM, {"shard-1": TRIM_HORIZON})
+    await filled(rig, ANOTHER_KIND, "other")  # the table was empty
+    moved_on = await rig.worker(tables=[ORDERS])
+    assert len(await moved_on.add_tables(STREAM)) == 1
+    theirs = await rig.worker("other", tables=[PRODUCTS])
+    assert await theirs.add_tables(ANOTHER_KIND) == (), "it goes on"
+    again = await rig.worker(tables=[ORDERS, PRODUCTS])
+    with pytest.raises(FatalError, match="can't be compared"):
+        await again.add_tables(STREAM)
+    assert await moved_on.add_tables(STREAM) == ()
+
+
 @by_table
 async def test_workers_that_add_tables_together_keep_them_all(rig: Rig) -> None:
     first = await rig.worker(tables=[])

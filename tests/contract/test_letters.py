@@ -237,6 +237,26 @@ async def test_what_is_not_newer_does_nothing_and_says_so(place: Place, newer: b
     assert await place.waiting() == []
 
 
+async def test_of_one_instant_a_letter_is_what_arrived_first(place: Place) -> None:
+    """Regression: an item that was made and deleted within a millisecond was back for good. What
+    ends where it began is put in order by its arrival, and the redrive's was taken for that."""
+    worker, fence = await place.worker()
+    full: Image = {**APPLE, **BAD}
+    await write(worker, pending(fence, [apple(2000, **BAD)]))
+    await write(worker, pending(fence, [remove("products", APPLE, 2000, full)], first=2))
+    await place.mended()
+    assert await outcomes(place.sink()) == ["superseded"]
+    assert await place.rig.content(PRODUCTS) == {("apple",): (None, Decimal(2000))}
+    # Where the images tell the order, it is the last nevertheless.
+    await write(worker, pending(fence, [apple(3000)], first=3))
+    await place.refusing()
+    await write(worker, pending(fence, [put("products", APPLE, 3000, APPLE, **BAD)], first=4))
+    await place.mended()
+    assert await outcomes(place.sink()) == ["written"]
+    ((item, _),) = (await place.rig.content(PRODUCTS)).values()
+    assert item == {"id": "apple", "bad": "x"}
+
+
 async def test_what_was_read_again_meanwhile_is_there_already(place: Place) -> None:
     worker, fence = await place.worker()
     bad = apple(2000, **BAD)
@@ -277,6 +297,13 @@ async def test_only_what_is_named_is_ended(place: Place) -> None:
     assert [each.outcome async for each in operator.drop_letters([], "operator")] == ["dropped"]
     assert list(await place.rig.content(PRODUCTS)) == [("p1",)]
     assert await outcomes(operator) == []
+
+
+async def test_where_nothing_was_made_nothing_is_ended(place: Place) -> None:
+    """Regression: Postgres missed the table of what was to be dropped."""
+    operator = place.sink()
+    assert await outcomes(operator) == []
+    assert [each async for each in operator.drop_letters([], "operator")] == []
 
 
 async def test_the_sinks_filter_and_attributes_hold(place: Place) -> None:

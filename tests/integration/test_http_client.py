@@ -193,7 +193,19 @@ async def test_a_proxy_that_knows_us_not_is_the_operators(
 
 
 @pytest.mark.parametrize(
-    "proxy", ["socks5://me:geheim@127.0.0.1:1", "me:geheim@a..b:1", "http://me:geheim", "http://"]
+    "proxy",
+    [
+        "socks5://me:geheim@127.0.0.1:1",
+        "me:geheim@a..b:1",
+        "http://me:geheim",
+        "http://",
+        # Regression: aiohttp told these with the password, raised no error of its own, or blamed
+        # the service's url.
+        r"http://me:geheim@proxy\x:1",
+        r"http://me:\geheim@127.0.0.1:1",
+        "http://m%3Ae:geheim@127.0.0.1:1",
+        "http://me:geheim%E2%82%AC@127.0.0.1:1",
+    ],
 )
 async def test_a_proxy_that_can_not_be_one_is_the_operators(
     ask: Ask, proxy: str, monkeypatch: pytest.MonkeyPatch

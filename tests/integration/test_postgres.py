@@ -259,6 +259,26 @@ async def test_missing_rights_are_found_before_anything_is_done(
     postgres_server.execute(f"DROP OWNED BY {role}; DROP ROLE {role}", postgres_dsn)
 
 
+async def test_a_worker_needs_no_right_to_end_dead_letters(
+    postgres_server: PostgresServer, postgres_dsn: str
+) -> None:
+    """But the commands do, and `check` tells."""
+    role = f"worker_{os.urandom(4).hex()}"
+    async with opened(postgres_dsn):
+        pass
+    async with connected(postgres_dsn) as connection:
+        await connection.execute(
+            f"CREATE ROLE {role} LOGIN;"
+            f" GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}"
+        )
+    async with opened(postgres_dsn.replace("postgres:@", f"{role}:@")) as sink:
+        planned = await sink.plan([PRODUCTS])
+    assert planned.problems == ()
+    (told,) = (each.message for each in planned.findings if each.is_warning)
+    assert told.endswith(f'GRANT DELETE ON "public"."replicator_dead_letters" TO "{role}"')
+    postgres_server.execute(f"DROP OWNED BY {role}; DROP ROLE {role}", postgres_dsn)
+
+
 async def test_a_plan_changes_nothing_and_says_what_open_will_do(postgres_dsn: str) -> None:
     sink = PostgresSink(settings(postgres_dsn))
     before = await sink.plan([PRODUCTS])

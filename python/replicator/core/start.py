@@ -115,15 +115,21 @@ class Brought:
 class Joining:
     """What a known stream finds in the tables that it goes to now: those that are `new` to it,
     and the ARNs that others brought to a table since it came there itself, of which the versions
-    can't be compared with its own."""
+    can't be compared with its own. `left` are tables that it had, goes to no more, and lost to
+    such others: who comes to another table must not seem to come there anew."""
 
     new: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()
     rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def added(self) -> tuple[str, ...]:
         """Those that are new, in order."""
         return tuple(sorted(self.new))
+
+    def tables(self, before: Collection[str]) -> tuple[str, ...]:
+        """Those that are the stream's from now on, in order."""
+        return tuple(sorted((set(before) - self.left) | self.new))
 
     @property
     def is_needed(self) -> bool:
@@ -146,23 +152,26 @@ def joining(
     were begun, in the order in which each came to its newest tables. Of a stream that isn't among
     them, nothing: it is to be begun. A log (`is_log`) keeps the changes of all that came to it
     side by side: nobody takes it from the streams that are there."""
-    if not any(each.is_mine for each in brought):
+    mine = next((each.tables for each in brought if each.is_mine), None)
+    if mine is None:
         return Joining()
-    new = set(tables)
-    rivals: dict[str, list[str]] = {table: [] for table in tables}
+    rivals: dict[str, list[str]] = {table: [] for table in mine.union(tables)}
     for each in brought:
-        for table in each.tables.intersection(tables):
+        for table in each.tables & rivals.keys():
             if each.is_mine:
-                new.discard(table)
                 rivals[table].clear()
             elif incomparable(arn, [each.arn]):
                 rivals[table].append(each.arn)
     found = {
         table: tuple(dict.fromkeys(arns))
         for table, arns in rivals.items()
-        if arns and (table in new or not is_log)
+        if arns and (table not in mine or not is_log)
     }
-    return Joining(frozenset(new), found)
+    return Joining(
+        new=frozenset(tables) - mine,
+        left=frozenset(found).difference(tables),
+        rivals={table: arns for table, arns in found.items() if table in tables},
+    )
 
 
 def require_successor(arn: str, newest: str, *, is_left: bool) -> None:

@@ -50,7 +50,7 @@ class CrateLetters:
             outcome = LetterOutcome.WRITTEN
             async with self._session.use(f"redriving dead letter {letter.id}") as session:
                 for part in parts:
-                    merged = await CrateMerge(part.table).merge(session, part)
+                    merged = await CrateMerge(part.table, came_first=True).merge(session, part)
                     rejections += tuple(merged.rejections)
                     outcome = written(merged.duplicates, merged.superseded)
                 if rejections:

@@ -81,8 +81,10 @@ class Merged:
 class CrateMerge:
     """The statements of one table, filled in."""
 
-    def __init__(self, table: CrateTable) -> None:
+    def __init__(self, table: CrateTable, *, came_first: bool = False) -> None:
+        """`came_first`: what is written arrived before all that is stored, as dead letters did."""
         self._table = table
+        self._came_first = came_first
         self._sql = table.statements()
 
     async def merge(self, session: CrateSession, part: TablePayload) -> Merged:
@@ -94,7 +96,15 @@ class CrateMerge:
         rows = part.rows
         bulk_args = part.bulk_args
         while len(rows):
-            run = _Run(self._table, self._sql, session, rows, counted, merged)
+            run = _Run(
+                self._table,
+                self._sql,
+                session,
+                rows,
+                counted,
+                merged,
+                came_first=self._came_first,
+            )
             await run.write(bulk_args)
             if not run.refused:
                 break
@@ -120,6 +130,8 @@ class _Run:
         rows: Rows,
         counted: set[_Key],
         merged: Merged,
+        *,
+        came_first: bool,
     ) -> None:
         self.refused: dict[int, CrateError] = {}
         self._table = table
@@ -128,6 +140,7 @@ class _Run:
         self._rows = rows
         self._counted = counted
         self._merged = merged
+        self._came_first = came_first
 
     async def write(self, bulk_args: bytes) -> None:
         failed = await self._upsert(0, len(self._rows), bulk_args)
@@ -242,7 +255,9 @@ class _Run:
         updates: dict[int, list[object]] = {}
         for row, (version, chain, exact, seq_no, primary_term) in seen.items():
             # One by one: should its row be changed meanwhile, nothing of it counts.
-            settled[row] = self._rows.settle([(row, exact, _us(version), bytes.fromhex(chain))])
+            settled[row] = self._rows.settle(
+                [(row, exact, _us(version), bytes.fromhex(chain))], came_first=self._came_first
+            )
             for item, us, links in zip(
                 settled[row].items, settled[row].versions, settled[row].chains, strict=True
             ):

@@ -151,7 +151,7 @@ class CrateState:
                 return ()
             require_comparable(stream.arn, rivals)
             ((before, *seen),) = rows
-            row = ([*before, *found.added], newest_us + 1, self._stream_key(stream), *seen)
+            row = (found.tables(before), newest_us + 1, self._stream_key(stream), *seen)
             (error,) = await session.bulk(self.sql["add_tables"], [row])
             if error is None:
                 return found.added

@@ -8,12 +8,13 @@ read: aiohttp's own `trust_env` would send what stands there to a server that no
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -117,11 +118,15 @@ def proxy_of(scheme: str, netloc: str) -> str | None:
 
 
 def _is_proxy(url: str) -> bool:
+    """One that aiohttp takes: its own errors would tell the whole url."""
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna")
-        return parts.scheme in {"http", "https"} and bool(host) and parts.port != 0
-    except ValueError:  # of its port, or a host that is no name
+        host, user = parts.hostname or "", unquote(parts.username or "")
+        host.encode("idna")
+        f"{user}{unquote(parts.password or '')}".encode("latin-1")  # as they are sent
+        is_named = re.fullmatch(r"[\w.:%-]+", host) and ":" not in user and "\\" not in parts.netloc
+        return parts.scheme in {"http", "https"} and bool(is_named) and parts.port != 0
+    except ValueError:  # of its port or login, or a host that is no name
         return False
 
 

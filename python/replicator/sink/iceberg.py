@@ -149,7 +149,7 @@ class IcebergSink:
         # Behind all others, whatever their clocks said.
         others = [begun.at_us for state in look.all for begun in state.begun.values()]
         at_us = max(self._clocks.now_us(), *(at + 1 for at in others))
-        await opened.commits.change(lambda state: (state.joined(stream, found.added, at_us), None))
+        await opened.commits.change(lambda state: (state.joined(stream, found, at_us), None))
         return found.added
 
     async def begun(self) -> Sequence[str]:

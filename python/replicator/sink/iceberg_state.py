@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
+from replicator.core.start import Joining
 from replicator.model import SHARD_END, Fence, Position, Reached, Stream
 from replicator.sink.fences import marked
 from replicator.sink.log_shard import LogPosition
@@ -101,11 +102,10 @@ class SinkState:
             self, begun={**self.begun, stream: Begun(now_us, tuple(tables))}, shards=shards
         )
 
-    def joined(self, stream: Stream, tables: Sequence[str], at_us: int) -> SinkState:
-        """With more tables of a stream that is known, which came to them then."""
+    def joined(self, stream: Stream, found: Joining, at_us: int) -> SinkState:
+        """With the tables of a stream that is known, which came to the new ones then."""
         before = self.begun[stream]
-        added = [table for table in tables if table not in before.tables]
-        begun = Begun(max(at_us, before.at_us), (*before.tables, *added))
+        begun = Begun(max(at_us, before.at_us), found.tables(before.tables))
         return replace(self, begun={**self.begun, stream: begun})
 
     def fenced(

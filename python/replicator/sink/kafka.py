@@ -220,11 +220,9 @@ class KafkaSink:
             require_comparable(stream.arn, await self._rivals(found, topics))
             # Behind all others, whatever their clocks said.
             newest = max(each.joined_us for each in self._positions.streams().values())
-            more = tuple(sorted({*begun.topics, *found.added}))
             joined_us = max(self._now_us(), newest + 1)
-            await self._store(
-                producer, key, replace(begun, topics=more, joined_us=joined_us), doing
-            )
+            after = replace(begun, topics=found.tables(begun.topics), joined_us=joined_us)
+            await self._store(producer, key, after, doing)
         return found.added
 
     def _joined(self, stream: Stream, topics: Sequence[Topic]) -> Joining:

@@ -146,7 +146,7 @@ class PostgresSink:
             found = await joined(connection, self._state, key, self._tables)
             rivals = await rivals_of(connection, found, self._tables)
             require_comparable(stream.arn, rivals)
-            await connection.execute(self._state["add_tables"], *key, found.added)
+            await connection.execute(self._state["add_tables"], *key, found.added, list(found.left))
             await connection.execute(self._session_sql["commit"])
         return found.added
 
@@ -250,8 +250,9 @@ class PostgresSink:
         owner: str,
     ) -> AsyncGenerator[EndedLetter, None]:
         dead = await self._dead()
-        for ended in await dead.dropped(chosen(await dead.waiting(), ids)):
-            yield ended
+        if letters := chosen(await dead.waiting(), ids):
+            for ended in await dead.dropped(letters):
+                yield ended
 
     async def _dead(self) -> PostgresLetters:
         async with self._control.use(f"looking at sink {self._settings.name}") as connection:

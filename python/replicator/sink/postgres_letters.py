@@ -92,7 +92,10 @@ class PostgresLetters:
         """Writes them into the plan's tables, and gives what became of each once that is
         durable."""
         merges = document_merges(
-            planned.tables, generation=self._settings.generation, has_lz4=planned.has_lz4
+            planned.tables,
+            generation=self._settings.generation,
+            has_lz4=planned.has_lz4,
+            came_first=True,
         )
         newest: dict[str, str | None] = {}
         async with self._session.use("reading streams") as connection:

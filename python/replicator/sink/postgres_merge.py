@@ -46,11 +46,13 @@ _SETTLED: Final = "it or a change of its instant that came before it"
 
 
 def document_merges(
-    tables: Sequence[DocumentTable], *, generation: int, has_lz4: bool
+    tables: Sequence[DocumentTable], *, generation: int, has_lz4: bool, came_first: bool = False
 ) -> Mapping[int, DocumentMerge]:
     """That of each table, by its number."""
     return {
-        table.number: DocumentMerge(table, generation=generation, has_lz4=has_lz4)
+        table.number: DocumentMerge(
+            table, generation=generation, has_lz4=has_lz4, came_first=came_first
+        )
         for table in tables
     }
 
@@ -58,7 +60,10 @@ def document_merges(
 class DocumentMerge:
     """The statements of one table, filled in."""
 
-    def __init__(self, table: DocumentTable, *, generation: int, has_lz4: bool) -> None:
+    def __init__(
+        self, table: DocumentTable, *, generation: int, has_lz4: bool, came_first: bool = False
+    ) -> None:
+        """`came_first`: what is written arrived before all that is stored, as dead letters did."""
         identifiers = table.identifiers(has_lz4=has_lz4)
         document = statements("document")
         self._create_staging = fill(document["create_staging"], identifiers)
@@ -74,6 +79,7 @@ class DocumentMerge:
         self._session_sql = statements("session")
         self._table = table
         self._generation = generation
+        self._came_first = came_first
 
     @property
     def create_staging(self) -> str:
@@ -116,7 +122,8 @@ class DocumentMerge:
             return merged
         # Law 3 across writes: changes of one instant, some of them stored already.
         found = await connection.fetch(sql["tied"], self._generation, *sent)
-        settled = await asyncio.to_thread(all_rows.settle, [tuple(row) for row in found], lo)
+        settle = partial(all_rows.settle, came_first=self._came_first)
+        settled = await asyncio.to_thread(settle, [tuple(row) for row in found], lo)
         if settled.rows:
             try:
                 await connection.execute(

@@ -52,6 +52,7 @@ class _Relation:
     must_be_given: frozenset[str]
     primary_key: tuple[str, ...]
     missing_rights: tuple[str, ...]
+    may_delete: bool
     may_alter: bool
 
     @property
@@ -166,6 +167,13 @@ class _Look:
             self._at_absent(subject, kind, absent, state, may_alter=relation.may_alter)
         else:
             self._present(subject, relation)
+            if kind == "dead_letters" and not relation.may_delete:
+                message = (
+                    f"{self._role} lacks DELETE on {subject}, which `dead-letters redrive` and"
+                    f" `drop` need: run GRANT DELETE ON {subject} TO {quoted(self._role)}"
+                )
+                warning = SinkFinding(subject, message, "permission_denied", is_warning=True)
+                self.findings.append(warning)
 
     def _at_absent(
         self,
@@ -266,6 +274,7 @@ class _Look:
             ),
             primary_key=tuple(key["name"] for key in keys),
             missing_rights=tuple(right for right, is_there in rights.items() if not is_there),
+            may_delete=row["may_delete"],
             may_alter=row["may_alter"],
         )
 

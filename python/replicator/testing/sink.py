@@ -146,7 +146,7 @@ class MemorySink:
         holding = {table for table, _ in self.store.items}
         require_comparable(stream.arn, found.rivals_in(holding))
         if found.is_needed:
-            before[mine] = before.pop(mine) | frozenset(self.tables)  # the newest last
+            before[mine] = frozenset(found.tables(before.pop(mine)))  # the newest last
         return found.added
 
     async def begun(self) -> Sequence[str]:

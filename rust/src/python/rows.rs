@@ -151,8 +151,8 @@ impl PyRows {
         columns.iter().map(|column| PyBytes::new(py, column)).collect()
     }
 
-    #[pyo3(signature = (stored, lo=0))]
-    fn settle(&self, py: Python<'_>, stored: Vec<StoredRow>, lo: usize) -> PyResult<PySettled> {
+    #[pyo3(signature = (stored, lo=0, *, came_first=false))]
+    fn settle(&self, py: Python<'_>, stored: Vec<StoredRow>, lo: usize, came_first: bool) -> PyResult<PySettled> {
         let count = self.0.range(lo, usize::MAX).len();
         if stored.iter().any(|one| one.0 >= count) {
             return Err(PyIndexError::new_err("no such row"));
@@ -162,6 +162,7 @@ impl PyRows {
                 &self.0,
                 lo,
                 stored.iter().map(|(row, item, us, chain)| Stored { row: *row, item: item.as_deref(), us: *us, chain }),
+                came_first,
             )
         })))
     }

@@ -120,6 +120,16 @@ def test_a_table_is_of_the_stream_that_came_to_it_last(
     assert found.is_needed == bool(new or rivals)
 
 
+def test_a_stream_that_goes_on_keeps_what_nobody_took() -> None:
+    before = [brought(KINESIS, "a", "b", is_mine=True), brought(TABLE, "a"), brought(TABLE_2, "c")]
+    found = joining(KINESIS, {"c"}, before)
+    assert (found.new, found.left, found.rivals) == ({"c"}, {"a"}, {"c": (TABLE_2,)})
+    assert found.tables(["b", "a"]) == ("b", "c")
+    assert joining(KINESIS, {"a"}, before).left == frozenset(), "it goes there still"
+    assert joining(KINESIS, {"c"}, before, is_log=True).left == frozenset()
+    assert not joining(KINESIS, {"b"}, before).is_needed
+
+
 def test_an_empty_table_has_no_rival() -> None:
     before = [brought(TABLE, "b"), brought(TABLE_2, "c"), brought(KINESIS, "a", is_mine=True)]
     found = joining(KINESIS, {"a", "b", "c"}, before)

@@ -23,6 +23,7 @@ SELECT c.oid::bigint AS id, c.relkind::text AS kind,
        has_table_privilege(c.oid, 'SELECT') AS may_select,
        has_table_privilege(c.oid, 'INSERT') AS may_insert,
        has_table_privilege(c.oid, 'UPDATE') AS may_update,
+       has_table_privilege(c.oid, 'DELETE') AS may_delete,
        pg_has_role(c.relowner, 'USAGE') AS may_alter
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2

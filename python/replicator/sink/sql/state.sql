@@ -88,11 +88,15 @@ SELECT EXISTS (
 )
 
 -- name: brought
--- This stream, and those that came to any of its tables, in the order of that.
+-- This stream, and those that came to any of its tables, of now or before, in the order of that.
 SELECT stream_arn, tables,
        (pipeline, stream_arn, stream_created_at) = ($1, $2, $3::timestamptz) AS is_mine
 FROM {streams}
-WHERE (pipeline, stream_arn, stream_created_at) = ($1, $2, $3::timestamptz) OR tables && $4::text[]
+WHERE (pipeline, stream_arn, stream_created_at) = ($1, $2, $3::timestamptz)
+   OR tables && $4::text[]
+   OR tables && (SELECT mine.tables FROM {streams} AS mine
+                 WHERE (mine.pipeline, mine.stream_arn, mine.stream_created_at)
+                       = ($1, $2, $3::timestamptz))
 ORDER BY begun_at
 
 -- name: brought_last
@@ -106,10 +110,10 @@ ORDER BY begun_at DESC LIMIT 1
 LOCK TABLE {streams} IN SHARE ROW EXCLUSIVE MODE
 
 -- name: add_tables
--- Whatever the clock says, it is behind all that were seen.
+-- Whatever the clock says, it is behind all that were seen. $5 are tables that are its own no more.
 UPDATE {streams}
 SET begun_at = (SELECT greatest(clock_timestamp(), max(begun_at) + interval '1 us') FROM {streams}),
-    tables = tables || $4::text[]
+    tables = ARRAY(SELECT unnest(tables) EXCEPT ALL SELECT unnest($5::text[])) || $4::text[]
 WHERE pipeline = $1 AND stream_arn = $2 AND stream_created_at = $3
 
 -- name: begun

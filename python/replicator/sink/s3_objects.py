@@ -173,13 +173,11 @@ class Bucket:
             for found in answer.get("Contents", ()):
                 yield _entry(found)
 
-    async def level(
-        self, prefix: str, *, after: str = ""
-    ) -> AsyncGenerator[tuple[list[Entry], list[str]], None]:
+    async def level(self, prefix: str) -> AsyncGenerator[tuple[list[Entry], list[str]], None]:
         """By pages: the objects with the prefix and no slash behind it, and the prefixes up to the
-        next slash of all others, each once; both sorted, and of keys behind `after` only. One
-        request a page, however many objects lie behind a slash."""
-        async for answer in self._pages(prefix, Delimiter="/", StartAfter=after):
+        next slash of all others, each once; both sorted. One request a page, however many objects
+        lie behind a slash."""
+        async for answer in self._pages(prefix, Delimiter="/"):
             folders = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
             yield [_entry(found) for found in answer.get("Contents", ())], folders
 

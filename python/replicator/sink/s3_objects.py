@@ -129,7 +129,8 @@ class Bucket:
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchLifecycleConfiguration":
                     return {}
-                if _status(error) in {403, 405, 501}:
+                # Whatever refuses it: stores that don't know the request say so in many ways.
+                if _status(error) < 500 or _status(error) == 501:
                     return None
                 raise
         return answer

@@ -254,9 +254,11 @@ def _advice(bucket: str, options: ObjectOptions) -> Mapping[str, Mapping[str, st
         f"its KMS key if it has one{owner}",
         "GetObject": read,
         "HeadObject": read,
-        "GetBucketLifecycleConfiguration": f"{allow} s3:GetLifecycleConfiguration on {arn}{owner}",
     }
-    return {operation: {**shared, "access_denied": what} for operation, what in denied.items()}
+    return {
+        "GetBucketLifecycleConfiguration": shared,  # who is denied it isn't in trouble
+        **{operation: {**shared, "access_denied": what} for operation, what in denied.items()},
+    }
 
 
 def _entry(found: Mapping[str, Any]) -> Entry:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from replicator.errors import FatalError
 from replicator.testing.kafka_server import KafkaServer, start_kafka
@@ -21,6 +22,12 @@ from replicator.testing.servers import (
 )
 
 ServerT = TypeVar("ServerT")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 @contextmanager

@@ -279,7 +279,10 @@ def _lines(each: ArchivedObject, data: bytes, span: Span) -> bytes:
             return b"".join(map(_json_line, answer.as_dict()))
         is_in = f"SELECT coalesce({_where(span)}, false) FROM changes"  # noqa: S608 see `_where`
         kept = _answer([path], Span(), is_in).rows
-    lines = text.splitlines(keepends=True)
+    lines = [line for line in text.splitlines(keepends=True) if line.strip()]
+    with _reading(each.key):
+        if len(lines) != len(kept):
+            raise ValueError(f"lines: {len(lines)}, changes: {len(kept)}")
     return b"".join(line for line, (is_kept,) in zip(lines, kept, strict=True) if is_kept)
 
 

@@ -280,6 +280,29 @@ async def test_what_somebody_else_put_there_is_named(
     assert (cat.value.code, key in cat.value.message) == ("archive_unreadable", True)
 
 
+async def test_lines_are_the_changes_or_the_object_is_named(
+    server: S3Server, tmp_path: Path
+) -> None:
+    """Regression: a line with none, or with two, ended in an error of ours that named nothing."""
+    settings = config(server, tmp_path, compression="none")
+    await filled(settings)
+    (first, body), *_ = server.objects(prefix="2023/").items()
+    change, *_ = body.splitlines(keepends=True)
+    key = first.rpartition("/")[0] + "/x.jsonl"
+    noon = Asked(begin="2023-11-15T00:00:01Z")
+    server.buckets["archive"][key] = StoredObject(b"\n" + change + b"\n", {})
+    printed = b"".join([lines async for lines in archive.printed(settings, noon)])
+    assert printed.splitlines(keepends=True).count(change) == 2
+    record = json.loads(change)
+    del record["position"]
+    two = json.dumps(record).encode() * 2
+    server.buckets["archive"][key] = StoredObject(two + b"\n", {})
+    with pytest.raises(FatalError) as cat:
+        [lines async for lines in archive.printed(settings, noon)]
+    assert (cat.value.code, key in cat.value.message) == ("archive_unreadable", True)
+    assert "lines: 1, changes: 2" in cat.value.message
+
+
 @pytest.mark.parametrize("form", ["change", "parquet"])
 async def test_what_expires_meanwhile_is_passed_over(
     server: S3Server, tmp_path: Path, form: str

@@ -164,7 +164,17 @@ async def test_lifecycle_rules_are_looked_at(
     assert data in "".join(others)
 
 
-@pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("NotImplemented", 501)])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("AccessDenied", 403),
+        ("NotImplemented", 501),
+        # As other stores say that they know no such request.
+        ("InvalidRequest", 400),
+        ("NoSuchKey", 404),
+        ("MethodNotAllowed", 405),
+    ],
+)
 async def test_rules_that_are_not_shown_are_nobodys_problem(
     server: S3Server, code: str, status: int
 ) -> None:

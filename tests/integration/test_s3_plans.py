@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
+from replicator.core.lineage import Discovered, Lineage
 from replicator.core.plan import Encoding, Plan, numbered
 from replicator.core.prefix import Prefix
 from replicator.errors import FatalError, TransientError
-from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, WriteResult, after
+from replicator.model import LATEST, SHARD_END, TRIM_HORIZON, Shard, WriteResult, after
 from replicator.settings import AttributesConfig
 from replicator.sink.clocks import Clocks
 from replicator.sink.log_shard import LogPosition
@@ -55,9 +56,8 @@ async def test_finished_shards_are_not_asked_again_however_many(server: S3Server
     found = await other.positions(STREAM)
     assert sum(position == SHARD_END for position in found.values()) == count
     assert found["first"] == after(number(1))
-    # Folders and marks in pages of a thousand, where it began, what is passed over, and the one
-    # that isn't finished.
-    assert len(server.requests) <= 3 + 1 + 1 + 2
+    # Folders and marks in pages of a thousand, where it began, and the one that isn't finished.
+    assert len(server.requests) <= 3 + 1 + 2
     server.requests.clear()
     assert len((await S3Sink(settings(server.url)).report()).positions) == 0, "it was never begun"
     await other.begin(STREAM, {})
@@ -72,79 +72,27 @@ async def test_finished_shards_are_not_asked_again_however_many(server: S3Server
     await other.close()
 
 
-async def old_shards(sink: S3Sink, server: S3Server, count: int, days: int = 600) -> None:
-    """So many shards, and `a-zombie`, that ended so long before `b`, the last one, did."""
-    bucket, folder = server.buckets["archive"], await plans_folder(sink, server)
-    await write(
-        sink, pending(await sink.fence(STREAM, "a-zombie", "me"), [PRODUCT], then=SHARD_END)
-    )
-    at = datetime.now(UTC) - timedelta(days=days)
-    for shard_id in ("a-zombie", *(f"a-{n:04d}" for n in range(count))):
-        end = Plan(shard_id, 1, "", LogPosition(SHARD_END).to_json(), "me")
+async def test_a_child_that_begins_years_later_finds_its_parents_finished(
+    server: S3Server,
+) -> None:
+    """Regression: what had ended 400 days before the newest end was not told any more, and who
+    came then took the parent of a child that had waited all the time for one that was lost."""
+    sink = await opened(server)
+    folder, count = await plans_folder(sink, server), 600
+    for n in range(count):
+        end = Plan(f"a-{n:04d}", 1, "", LogPosition(SHARD_END).to_json(), "me")
+        at = datetime.now(UTC) - timedelta(days=600)
         body = StoredObject(orjson.dumps(end.as_dict()), {}, at)
-        bucket.setdefault(f"{folder}{shard_id}/{numbered(1)}.json", body)
-        bucket[f"{folder}{shard_id}!{numbered(1)}.ended"] = StoredObject(b"", {}, at)
+        server.buckets["archive"][f"{folder}{end.shard_id}/{numbered(1)}.json"] = body
+        server.buckets["archive"][f"{folder}{end.shard_id}!{numbered(1)}.ended"] = body
     await write(sink, pending(await sink.fence(STREAM, "b", "me"), [PRODUCT], then=SHARD_END))
-    bucket[f"{folder}b!{numbered(1)}.ended"] = StoredObject(b"", {})
-
-
-async def test_shards_that_ended_long_ago_are_listed_no_more(server: S3Server) -> None:
-    """Regression: two names of each shard that ever ended were listed at every look."""
-    sink = await opened(server)
-    await sink.begin(STREAM, {"a-zombie": TRIM_HORIZON, "c": LATEST})
-    late = await sink.fence(STREAM, "a-zombie", "late")
-    await old_shards(sink, server, 600)
-    left = {"b": SHARD_END, "c": LATEST, "first": after(number(1))}
-    # Who was there saw them all once more, and passes over them from now on.
-    assert len(await sink.positions(STREAM)) == 604
-    for each in (sink, await opened(server)):
-        assert await each.positions(STREAM) == left
-        server.requests.clear()
-        assert await each.positions(STREAM) == left
-        assert len([one for one in server.requests if one.operation == "ListObjectsV2"]) == 2
-        assert {row["shard"] for row in (await each.report()).positions} == left.keys()
-    # They are what they were for who asks for one: nothing is written again.
-    before = server.objects(prefix="data/")
-    assert (await write(sink, pending(late, [PRODUCT], then=SHARD_END))).lost == {"a-zombie"}
+    for _ in range(3):  # the end is seen, marked, and seen by its mark
+        assert len(await sink.positions(STREAM)) == count + 2
     other = await opened(server)
-    for shard_id in ("a-zombie", "a-0000"):
-        fence = await other.fence(STREAM, shard_id, "another")
-        assert await other.position(fence) == SHARD_END
-    assert server.objects(prefix="data/") == before
-    # The stream that takes its place has shards of its own.
-    again = replace(STREAM, created_at_s=STREAM.created_at_s + 1)
-    await other.begin(again, {"a-0000": TRIM_HORIZON})
-    assert await other.positions(again) == {"a-0000": TRIM_HORIZON}
-    await sink.close()
-    await other.close()
-
-
-@pytest.mark.parametrize("kept", ["unread", "moved", "few", "young"])
-async def test_nothing_is_passed_over_that_may_be_read(server: S3Server, kept: str) -> None:
-    sink = await opened(server)
-    await sink.begin(STREAM, {"a-": LATEST} if kept == "unread" else {})
-    count, days = 300 if kept == "few" else 600, 390 if kept == "young" else 600
-    await old_shards(sink, server, count, days)
-    if kept == "moved":
-        await sink.move(STREAM, {"a-0000": TRIM_HORIZON}, "operator")
-    await sink.positions(STREAM)
-    other = await opened(server)
-    found = await other.positions(STREAM)
-    assert len(found) == count + 3 + (kept == "unread")
-    assert not server.objects(prefix="_replicator/past/")
-    await sink.close()
-    await other.close()
-
-
-async def test_two_who_pass_over_shards_come_to_one(server: S3Server) -> None:
-    sink, other = await opened(server), await opened(server)
-    assert await other.positions(STREAM) == {}
-    await old_shards(sink, server, 600)
-    await sink.positions(STREAM)
-    assert len(server.objects(prefix="_replicator/past/")) == 1
-    assert len(await other.positions(STREAM)) == 603, "it was quicker to list than to know"
-    assert await other.positions(STREAM) == await sink.positions(STREAM)
-    assert len(server.objects(prefix="_replicator/past/")) == 1
+    positions = await other.positions(STREAM)
+    graph = Lineage(positions)
+    graph.step(Discovered([Shard("b"), Shard("c", ("a-0599", "b"))], positions))
+    assert graph.readable() == ("c",)
     await sink.close()
     await other.close()
 

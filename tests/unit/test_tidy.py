@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[2]
 LINES_MAX = 600
@@ -183,3 +184,9 @@ def test_change_notes_are_named_by_kind() -> None:
             assert parts[1] in kinds, path
             assert parts[2] == "md", path
             assert text.strip(), path
+
+
+def test_no_example_of_a_property_is_timed() -> None:
+    """Regression: where nothing else was said, one that took 200 ms on a busy machine failed."""
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check

@@ -129,7 +129,8 @@ class Bucket:
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchLifecycleConfiguration":
                     return {}
-                if _status(error) in {403, 405, 501}:
+                # Whatever refuses it: stores that don't know the request say so in many ways.
+                if _status(error) < 500 or _status(error) == 501:
                     return None
                 raise
         return answer
@@ -173,13 +174,11 @@ class Bucket:
             for found in answer.get("Contents", ()):
                 yield _entry(found)
 
-    async def level(
-        self, prefix: str, *, after: str = ""
-    ) -> AsyncGenerator[tuple[list[Entry], list[str]], None]:
+    async def level(self, prefix: str) -> AsyncGenerator[tuple[list[Entry], list[str]], None]:
         """By pages: the objects with the prefix and no slash behind it, and the prefixes up to the
-        next slash of all others, each once; both sorted, and of keys behind `after` only. One
-        request a page, however many objects lie behind a slash."""
-        async for answer in self._pages(prefix, Delimiter="/", StartAfter=after):
+        next slash of all others, each once; both sorted. One request a page, however many objects
+        lie behind a slash."""
+        async for answer in self._pages(prefix, Delimiter="/"):
             folders = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
             yield [_entry(found) for found in answer.get("Contents", ())], folders
 
@@ -255,9 +254,11 @@ def _advice(bucket: str, options: ObjectOptions) -> Mapping[str, Mapping[str, st
         f"its KMS key if it has one{owner}",
         "GetObject": read,
         "HeadObject": read,
-        "GetBucketLifecycleConfiguration": f"{allow} s3:GetLifecycleConfiguration on {arn}{owner}",
     }
-    return {operation: {**shared, "access_denied": what} for operation, what in denied.items()}
+    return {
+        "GetBucketLifecycleConfiguration": shared,  # who is denied it isn't in trouble
+        **{operation: {**shared, "access_denied": what} for operation, what in denied.items()},
+    }
 
 
 def _entry(found: Mapping[str, Any]) -> Entry:

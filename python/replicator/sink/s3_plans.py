@@ -6,10 +6,9 @@
     <state>memories/<pipeline>!<sink>/<stream>/<shard>/<n>       with a plan that ends the shard
     <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.ended    the shard's end is plan <n>
     <state>plans/<pipeline>!<sink>/<stream>/<shard>!<n>.moved    plan <n>, or a later one, moves it
-    <state>past/<pipeline>!<sink>/<stream>/<n>.json              see `s3_past`, the newest first
 
-Each is created once, under a name that nobody else can create again, and never changed. The marks
-lie beside the shards' folders, so that one listing tells which shards are finished: those,
+Each is created once, under a name that nobody else can create again, and never changed. The last
+two lie beside the shards' folders, so that one listing tells which shards are finished: those,
 which only grow in number, are asked for nothing. A shard that lacks its mark is asked, and told
 the truth by its plans.
 """
@@ -31,7 +30,6 @@ from replicator.model import SHARD_END, Fence, Position, Stream
 from replicator.sink.fences import fence_lost, marked
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.s3_objects import Bucket
-from replicator.sink.s3_past import S3Past, folder_order
 from replicator.sink.s3_settings import S3Settings
 from replicator.sink.together import together
 
@@ -106,7 +104,6 @@ class S3Plans:
         # names all its objects: shards come and go for years.)
         self._complete: dict[tuple[Stream, str], tuple[str, Standing]] = {}
         self._beginnings: dict[Stream, Begun] = {}
-        self._past = S3Past(bucket, lambda stream: self._folder("past", stream))
 
     # ---- a stream's beginning
 
@@ -218,46 +215,36 @@ class S3Plans:
         return await _each(shard_ids, lambda shard_id: self.fenced(stream, shard_id))
 
     async def all_standings(self, stream: Stream, *, marks: bool) -> Mapping[str, Standing]:
-        """Where all shards stand of which something is stored, but for those that are passed over
-        (`s3_past`): one request for some hundreds of finished shards, and two for each other. With
-        `marks`, those that are found finished are marked so. A finished one's standing says no
-        more than that."""
-        begun, through = await self.begun(stream), await self._past.through(stream)
-        folder = self._folder("plans", stream)
+        """Where all shards stand of which something is stored: one request for some hundreds of
+        finished shards, and two for each other. With `marks`, those that are found finished are
+        marked so. A finished one's standing says no more than that."""
+        begun = await self.begun(stream)
         found: dict[str, Standing] = {}
         if begun is not None:
-            found = {
-                each: Standing(0, begun.stored(each))
-                for each in begun.starts
-                if not through or folder_order(each) > folder_order(through)
-            }
+            found = {each: Standing(0, begun.stored(each)) for each in begun.starts}
         planned: list[str] = []
-        newest: dict[tuple[str, str], tuple[int, int]] = {}
-        # The first name behind all in the folder of `through`: a slash comes right before 0.
-        after = f"{folder}{through}0" if through else ""
-        async for entries, folders in self._bucket.level(folder, after=after):
+        newest: dict[tuple[str, str], int] = {}
+        async for entries, folders in self._bucket.level(self._folder("plans", stream)):
             planned += [each.split("/")[-2] for each in folders]
             for entry in entries:
                 name, _, kind = entry.key.rpartition(".")
                 shard_id, _, number = name.rpartition("/")[2].rpartition("!")
                 with self._bucket.reading(entry.key):
-                    mark = (ordinal_of(number), entry.modified_us)
-                newest[shard_id, kind] = max(newest.get((shard_id, kind), mark), mark)
+                    ordinal = ordinal_of(number)
+                newest[shard_id, kind] = max(newest.get((shard_id, kind), 0), ordinal)
         ended = {
-            shard_id: mark
-            for (shard_id, kind), mark in newest.items()
+            shard_id: ordinal
+            for (shard_id, kind), ordinal in newest.items()
             # What ended at the plan that moved it was moved to its end.
-            if kind == "ended" and mark[0] >= newest.get((shard_id, "moved"), mark)[0]
+            if kind == "ended" and ordinal >= newest.get((shard_id, "moved"), 0)
         }
-        found |= {each: Standing(at, LogPosition(SHARD_END)) for each, (at, _) in ended.items()}
+        found |= {shard_id: Standing(at, LogPosition(SHARD_END)) for shard_id, at in ended.items()}
         asked = await self.standings(stream, [each for each in planned if each not in ended])
         found |= asked
         if marks:
             for shard_id, standing in asked.items():
                 if standing.is_finished:
                     await self._mark(stream, shard_id, standing.ordinal, "ended")
-            ended_us = {each: at_us for each, (_, at_us) in ended.items()}
-            await self._past.look(stream, found, ended_us)
         return found
 
     async def _mark(self, stream: Stream, shard_id: str, ordinal: int, kind: str) -> None:

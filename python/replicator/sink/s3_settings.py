@@ -35,7 +35,7 @@ _FIREHOSE = {
 _COMPRESSIONS = {"UNCOMPRESSED": "none", "GZIP": "gzip", "ZSTD": "zstd"}
 
 
-STATE_KINDS = ("begun", "fences", "memories", "past", "plans", "schemas")
+STATE_KINDS = ("begun", "fences", "memories", "plans", "schemas")
 _LETTERS = re.compile(r"-0-[0-9a-f]{10}\.jsonl")
 
 

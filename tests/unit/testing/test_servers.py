@@ -14,7 +14,7 @@ def test_a_free_port_is_none_that_the_system_gives_away() -> None:
     """Or another test's server gets it before the one listens that it was asked for."""
     settings = Path("/proc/sys/net/ipv4/ip_local_port_range")
     first, last = map(int, settings.read_text().split())
-    if first < 20_000:
+    if first <= 20_000:
         pytest.skip("nearly every port may be given away here")
     assert not {free_port() for _ in range(100)} & {*range(first, last + 1)}
 

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import asyncpg
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator._core import ChangeBatch, Columns, Records, decode
@@ -52,7 +52,7 @@ def test_rows_equal_the_items(postgres_dsn: str) -> None:
         connection = runner.run(table(postgres_dsn, COLUMNS))
 
         # U+0000 has a form of its own in jsonb, which is tested with the document layout.
-        @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=100)
+        @settings(max_examples=100)
         @given(st.lists(items().map(without_nul), min_size=1, max_size=4))
         def check(found: list[Any]) -> None:
             rows = runner.run(copied(connection, batch_of(found), COLUMNS))

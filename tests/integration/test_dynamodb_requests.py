@@ -14,7 +14,7 @@ import boto3
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator._core import Records, Rows, decode
@@ -115,7 +115,7 @@ def test_random_items_arrive_as_they_were(ministack_url: str) -> None:
 
     generations = itertools.count(1)  # each example is newer than the one before
 
-    @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(items(), min_size=1, max_size=4))
     def check(found: list[Any]) -> None:
         generation = next(generations)
@@ -189,7 +189,7 @@ def test_items_are_what_botocore_would_send() -> None:
     shape = model.operation_model("GetItem").output_shape
     parser = botocore.parsers.create_parser("json")
 
-    @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(items())
     def check(item: Any) -> None:
         ((_, sent),) = batch_of([item]).newest(TABLE, KEYS).dynamodb_items()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator._core import Records, decode
@@ -80,7 +80,7 @@ def said(raws: list[bytes]) -> list[tuple[object, ...]]:
     ]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(records(), min_size=2, max_size=6))
 def test_a_record_says_the_same_beside_others_as_alone(raws: list[bytes]) -> None:
     assert said(raws) == [one for raw in raws for one in said([raw])]

@@ -12,7 +12,7 @@ import fastavro
 import jsonschema
 import pyarrow.parquet
 from boto3.dynamodb.types import TypeDeserializer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator._core import Columns, Schema
@@ -22,7 +22,7 @@ from tests.columns import COLUMNS, PLAN, TABLE, batch_of, exact, expected, items
 from tests.kafka_records import records
 from tests.property.test_decode import plain
 
-patient = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+fewer = settings(max_examples=60)
 # Avro's names have letters, digits and `_` only.
 FIELDS = [
     "name",
@@ -75,7 +75,7 @@ def schema(columns: Columns, format_: Format, value: Value) -> Any:
     return written(format_, value, tuple(columns.columns), "shop.products")
 
 
-@patient
+@fewer
 @given(st.lists(items(), min_size=1, max_size=4))
 def test_avro_equals_the_items(found: list[dict[str, Any]]) -> None:
     parsed = fastavro.parse_schema(schema(COLUMNS, "avro", "change"))
@@ -92,7 +92,7 @@ def test_avro_equals_the_items(found: list[dict[str, Any]]) -> None:
         assert held(read) == expected(item)[0]
 
 
-@patient
+@fewer
 @given(st.lists(items(), min_size=1, max_size=4))
 def test_json_by_a_schema_equals_the_items(found: list[dict[str, Any]]) -> None:
     kinds: tuple[Value, ...] = ("change", "item")
@@ -107,7 +107,7 @@ def test_json_by_a_schema_equals_the_items(found: list[dict[str, Any]]) -> None:
             assert rest.keys() == expected(item)[1].keys()
 
 
-@patient
+@fewer
 @given(st.lists(items(), min_size=1, max_size=4))
 def test_parquet_equals_the_items(found: list[dict[str, Any]]) -> None:
     file = batch_of(found).parquet(COLUMNS)
@@ -120,7 +120,7 @@ def test_parquet_equals_the_items(found: list[dict[str, Any]]) -> None:
         assert row["old"] is None
 
 
-@patient
+@fewer
 @given(st.lists(items(), min_size=1, max_size=4))
 def test_parquet_documents_equal_the_items(found: list[dict[str, Any]]) -> None:
     rows = pyarrow.parquet.read_table(io.BytesIO(batch_of(found).parquet())).to_pylist()
@@ -128,7 +128,7 @@ def test_parquet_documents_equal_the_items(found: list[dict[str, Any]]) -> None:
     assert [exact(row["key"]) for row in rows] == [{"id": str(i)} for i in range(len(found))]
 
 
-@patient
+@fewer
 @given(items())
 def test_a_plan_of_nothing_keeps_everything(item: dict[str, Any]) -> None:
     (value,) = registered([item], Columns([]), format="json_schema", value="item")

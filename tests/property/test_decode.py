@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from boto3.dynamodb.types import Binary, TypeDeserializer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator._core import REJECTION_CODES, BodyError, EventStream, Records, decode
@@ -57,9 +57,6 @@ scalars = st.one_of(
     ),
     st.lists(binaries, min_size=1, max_size=5, unique=True).map(lambda values: {"BS": values}),
 )
-# Drawing whole images is slow on a busy machine, and no flaw.
-patient = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-
 values = st.recursive(
     scalars,
     lambda inner: st.one_of(
@@ -123,7 +120,6 @@ def payload(new: Any, old: Any, key: str = "k") -> dict[str, Any]:
     }
 
 
-@patient
 @given(items, items, st.data())
 def test_images_equal_those_of_boto3(
     new: dict[str, Any], old: dict[str, Any], data: st.DataObject
@@ -136,7 +132,6 @@ def test_images_equal_those_of_boto3(
     assert line["old"] == expected(old)
 
 
-@patient
 @given(items, st.data())
 def test_the_typed_form_is_the_wires(item: dict[str, Any], data: st.DataObject) -> None:
     text = data.draw(spellings(payload(item, None)))
@@ -145,7 +140,6 @@ def test_the_typed_form_is_the_wires(item: dict[str, Any], data: st.DataObject) 
     assert json.loads(lines)["item"] == item
 
 
-@patient
 @given(items, st.data())
 def test_members_may_come_in_any_order(item: dict[str, Any], data: st.DataObject) -> None:
     document = payload(item, None)
@@ -191,7 +185,6 @@ def strict_json(raw: bytes) -> bool:
     return True
 
 
-@patient
 @given(st.lists(st.one_of(broken(), st.binary(max_size=40)), max_size=6))
 def test_a_broken_record_costs_no_neighbour(raws: list[bytes]) -> None:
     good = json.dumps(payload({"a": {"N": "1"}}, None, "good")).encode()
@@ -212,7 +205,6 @@ def test_a_broken_record_costs_no_neighbour(raws: list[bytes]) -> None:
         assert index in refused or strict_json(record), "what is no JSON must be refused"
 
 
-@patient
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_document(data: bytes) -> None:
     batch = decode(Records.document(data))
@@ -220,7 +212,6 @@ def test_any_bytes_are_a_document(data: bytes) -> None:
     assert batch.records == len(Records.document(data))
 
 
-@patient
 @given(st.lists(st.binary(max_size=40), max_size=5))
 def test_any_bytes_are_a_body(chunks: list[bytes]) -> None:
     stream = EventStream()

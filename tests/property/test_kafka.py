@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from replicator._core import ChangeBatch, Records, decode
 from tests.kafka_records import Record, records
-from tests.property.test_decode import exact, items, number_texts, patient, payload, spellings
+from tests.property.test_decode import exact, items, number_texts, payload, spellings
 
 Form = Literal["plain", "dynamodb", "debezium", "change"]
 FORMS: tuple[Form, ...] = ("plain", "dynamodb", "debezium", "change")
@@ -21,7 +21,7 @@ CODECS: tuple[Literal["none", "gzip", "lz4", "zstd"], ...] = ("none", "gzip", "l
 FIRST_US = 1_706_542_773_915_835
 
 # What follows decoding is looked at here; decoding itself has more examples in test_decode.
-brief = settings(patient, max_examples=40)
+brief = settings(max_examples=40)
 forms = st.sampled_from(FORMS)
 identities = st.sampled_from(
     [None, {"type": "Service", "principalId": "dynamodb.amazonaws.com"}, {"a": [1, "é\n"]}]

@@ -38,7 +38,7 @@ def test_a_thousand_trees_leave_no_hole(workers: int) -> None:
 
 @pytest.mark.timeout(330)  # shrinking may take minutes
 @given(st.randoms(use_true_random=False), st.integers(1, 2))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_drawn_trees_leave_no_hole(rng: random.Random, workers: int) -> None:
     """The same, in a form that shrinks."""
     world = World(rng, workers=workers)

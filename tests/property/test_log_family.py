@@ -65,7 +65,7 @@ def family(stream: list[Change], reshards: dict[int, int]) -> list[Shard]:
     return shards
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     histories(),
     st.booleans(),

@@ -55,7 +55,7 @@ def fetch(
     return Pending(FENCE, batch, following, 0, (newest_us - T) / 1_000_000)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     histories(),
     st.booleans(),
@@ -186,7 +186,7 @@ def test_positions_are_kept_as_text() -> None:
     assert LogPosition.from_json('{"position":"SHARD_END","later":1}') == least
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     histories(),
     st.lists(st.integers(0, 9), min_size=1, max_size=6),

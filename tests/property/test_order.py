@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator._core import ChangeBatch, Records, decode
@@ -310,7 +310,6 @@ def small_histories(draw: st.DrawFn) -> list[Change]:
     return changes + copies
 
 
-@settings(deadline=None)
 @given(small_histories())
 def test_random_small_histories(changes: list[Change]) -> None:
     if len(changes) <= 4:
@@ -322,7 +321,6 @@ def test_random_small_histories(changes: list[Change]) -> None:
         check(shuffled)
 
 
-@settings(deadline=None)
 @given(small_histories(), st.randoms(use_true_random=False))
 def test_the_last_state_wins_whatever_the_order(changes: list[Change], rng: random.Random) -> None:
     """The truth itself, not the oracle: where nothing is ambiguous the newest row is the item."""

@@ -10,7 +10,7 @@ import avro.schema
 import fastavro
 import jsonschema
 from avro.compatibility import SchemaCompatibilityType
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator._core import Columns as Plan
@@ -54,7 +54,6 @@ def new(columns: Columns, found: list[tuple[str, str, int]]) -> list[tuple[str, 
     return [each for each in found if each[0] not in known]
 
 
-@settings(deadline=None)
 @given(plans, met, kinds)
 def test_avro_grows_both_ways_compatible(columns: Columns, found: Any, value: Any) -> None:
     more = grown(columns, new(columns, found), 100)
@@ -66,14 +65,12 @@ def test_avro_grows_both_ways_compatible(columns: Columns, found: Any, value: An
     assert not complaints("AVRO", reader=old, writer=following)
 
 
-@settings(deadline=None)
 @given(plans, plans, kinds)
 def test_the_test_registry_agrees_with_apaches_library(a: Columns, b: Columns, value: Any) -> None:
     reader, writer = (written("avro", value, each, "shop.t") for each in (a, b))
     assert readable(reader, writer) == (not complaints("AVRO", reader=reader, writer=writer))
 
 
-@settings(deadline=None)
 @given(plans, met, kinds)
 def test_json_schemas_grow_backward_compatible(columns: Columns, found: Any, value: Any) -> None:
     more = grown(columns, new(columns, found), 100)
@@ -84,7 +81,6 @@ def test_json_schemas_grow_backward_compatible(columns: Columns, found: Any, val
         assert complaints("JSON", reader=old, writer=following)
 
 
-@settings(deadline=None)
 @given(plans, formats, kinds)
 def test_a_schema_tells_its_columns(columns: Columns, format_: Any, value: Any) -> None:
     schema = json.loads(text_of(written(format_, value, columns, "shop.t")))

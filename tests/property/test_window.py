@@ -211,7 +211,7 @@ def window(*, compacted: bool = False, bytes_max: int = 1 << 20) -> Window:
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(histories(), st.booleans(), st.booleans())
 def test_every_distinct_change_once_and_in_order(
     fetches: list[list[Change]], compacted: bool, keep_all: bool
@@ -237,7 +237,6 @@ def test_every_distinct_change_once_and_in_order(
         assert times == sorted(times), "in order, those apart that came too late"
 
 
-@settings(deadline=None)
 @given(histories(), st.data())
 def test_a_restart_neither_loses_nor_repeats(
     fetches: list[list[Change]], data: st.DataObject
@@ -262,7 +261,6 @@ def test_a_restart_neither_loses_nor_repeats(
     assert in_keys(shown(second.flush())) == in_keys(shown(without.flush()))
 
 
-@settings(deadline=None)
 @given(histories())
 def test_positions_stay_behind_what_is_held(fetches: list[list[Change]]) -> None:
     ours = window()
@@ -277,7 +275,6 @@ def test_positions_stay_behind_what_is_held(fetches: list[list[Change]]) -> None
             assert not oldest <= set(given), "and lies no further behind than it must"
 
 
-@settings(deadline=None)
 @given(histories(), st.integers(0, 20_000))
 def test_memory_is_bounded_and_nothing_is_lost_for_it(
     fetches: list[list[Change]], bytes_max: int
@@ -294,7 +291,6 @@ def test_memory_is_bounded_and_nothing_is_lost_for_it(
         assert max(given.values()) == 1, "a change is given twice only when it was forgotten"
 
 
-@settings(deadline=None)
 @given(histories(), st.integers(0, 40_000))
 def test_nothing_is_held_for_ever(fetches: list[list[Change]], wait: int) -> None:
     ours = window()

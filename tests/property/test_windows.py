@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.core.budget import Budget
@@ -48,7 +48,6 @@ class FakeWindow:
             self.remembered = kept
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -186,7 +186,7 @@ JUNK = st.recursive(
 
 
 @given(name=st.sampled_from([name for name in NAMES if name.endswith(".json")]), data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_value_of_an_option_breaks_an_adapter(name: str, data: st.DataObject) -> None:
     content = read((SAMPLES / name).read_text("utf-8"), name)
     node, key = data.draw(st.sampled_from(list(places(content))))

@@ -557,6 +557,7 @@ impl ChangeBatch {
     }
 
     /// The batch with all of its changes marked late.
+    #[must_use]
     pub fn marked_late(&self) -> Self {
         let mut late = self.order.to_vec();
         late.sort_unstable();

@@ -1,7 +1,8 @@
 """What all sinks have in common about their dead letters: names, choice, and what they hold. Pure.
 
 A sink of the newest items writes one again as any change: by its version, so it undoes nothing,
-whoever writes beside it. That needs no fence, and moves no position.
+whoever writes beside it: among changes of one instant as what arrived first. That needs no fence,
+and moves no position.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class CrateSink:
         self._monotonic = monotonic
         self._session = CrateSession(settings, sleep)
         self._state = CrateState(settings)
-        self._dead = CrateLetters(self._session, self._state)
+        self._dead = CrateLetters(settings, self._session, self._state)
         self._tables: tuple[CrateTable, ...] = ()
         self._writers: tuple[CrateWriter, ...] = ()
         self._committed = Committed()
@@ -78,6 +78,7 @@ class CrateSink:
         self._tables = planned.tables
         self._writers = tuple(
             CrateWriter(
+                self._settings,
                 self._session,
                 self._state,
                 self._tables,

@@ -13,14 +13,16 @@ from replicator.model import EndedLetter, LetterOutcome, StoredLetter
 from replicator.sink.crate_layout import CrateTable
 from replicator.sink.crate_merge import CrateMerge, table_payloads
 from replicator.sink.crate_session import CrateSession
+from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.crate_state import CrateState
-from replicator.sink.letters import in_order, redriven, refused, written
+from replicator.sink.letters import gone, in_order, redriven, refused, written
 
 
 class CrateLetters:
     """Those of one sink."""
 
-    def __init__(self, session: CrateSession, state: CrateState) -> None:
+    def __init__(self, settings: CrateSettings, session: CrateSession, state: CrateState) -> None:
+        self._settings = settings
         self._session = session
         self._state = state
 
@@ -34,7 +36,7 @@ class CrateLetters:
         async with self._session.use("dropping dead letters") as session:
             were_there = await self._state.end_dead_letters(session, letters)
         return [
-            EndedLetter(one, LetterOutcome.DROPPED if was_there else LetterOutcome.GONE)
+            EndedLetter(one, LetterOutcome.DROPPED) if was_there else gone(one)
             for one, was_there in zip(letters, were_there, strict=True)
         ]
 
@@ -46,7 +48,7 @@ class CrateLetters:
             brought = await self._state.brought_last(session)
 
         async def again(letter: StoredLetter, batch: ChangeBatch) -> EndedLetter:
-            parts, rejections = table_payloads(batch, tables)
+            parts, rejections = table_payloads(self._settings, batch, tables)
             outcome = LetterOutcome.WRITTEN
             async with self._session.use(f"redriving dead letter {letter.id}") as session:
                 for part in parts:
@@ -56,14 +58,10 @@ class CrateLetters:
                 if rejections:
                     why = rejections[0].code, rejections[0].message
                     is_there = await self._state.refuse_dead_letter(session, letter, *why)
-                    return refused(letter, *why) if is_there else _gone(letter)
+                    return refused(letter, *why) if is_there else gone(letter)
                 (was_there,) = await self._state.end_dead_letters(session, [letter])
-            return EndedLetter(letter, outcome) if was_there else _gone(letter)
+            return EndedLetter(letter, outcome) if was_there else gone(letter)
 
         newest = {table.source.name: brought.get(table.full_name) for table in tables}
         async for ended in redriven(letters, newest, again):
             yield ended
-
-
-def _gone(letter: StoredLetter) -> EndedLetter:
-    return EndedLetter(letter, LetterOutcome.GONE)

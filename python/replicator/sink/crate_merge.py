@@ -19,6 +19,8 @@ from replicator.errors import FatalError, TransientError
 from replicator.sink.crate_errors import CONFLICT, CrateError
 from replicator.sink.crate_layout import INSTANT_LENGTH, CrateTable
 from replicator.sink.crate_session import CrateSession
+from replicator.sink.crate_settings import CrateSettings
+from replicator.sink.joined import newest_rows
 
 _ROUNDS_MAX: Final = 20
 """How often rows are written anew because somebody else changed what was read of them."""
@@ -42,23 +44,13 @@ class TablePayload:
 
 
 def table_payloads(
-    batch: ChangeBatch, tables: Sequence[CrateTable]
+    settings: CrateSettings, batch: ChangeBatch, tables: Sequence[CrateTable]
 ) -> tuple[tuple[TablePayload, ...], tuple[Rejection, ...]]:
     """The batch's changes by table, and what of it was refused before the server saw it."""
-    rejections = list(batch.rejections)
-    parts: list[TablePayload] = []
-    present = batch.tables
-    for table in tables:
-        if table.source.name in present:
-            rows = batch.newest(
-                table.source.name,
-                table.source.keys,
-                table.settings.pattern,
-                table.settings.projection,
-            )
-            rejections += rows.rejections
-            parts.append(TablePayload.of(table, rows))
-    return tuple(parts), tuple(rejections)
+    sources = [table.source for table in tables]
+    found, rejections = newest_rows(batch, sources, settings.pattern, settings.projection)
+    there = [table for table in tables if table.source.name in found]
+    return tuple(TablePayload.of(table, found[table.source.name]) for table in there), rejections
 
 
 def encoded(table: CrateTable, rows: Rows, lo: int, hi: int) -> bytes:

@@ -21,6 +21,7 @@ from replicator.sink.committed import Committed, moved_message
 from replicator.sink.crate_layout import CrateTable
 from replicator.sink.crate_merge import CrateMerge, Merged, TablePayload, table_payloads
 from replicator.sink.crate_session import CrateSession
+from replicator.sink.crate_settings import CrateSettings
 from replicator.sink.crate_state import CrateState, Move, StoredPosition
 from replicator.sink.joined import Joined
 from replicator.sink.position import furthest, tip_age_seconds
@@ -50,6 +51,7 @@ class CrateWriter:
 
     def __init__(
         self,
+        settings: CrateSettings,
         session: CrateSession,
         state: CrateState,
         tables: Sequence[CrateTable],
@@ -57,6 +59,7 @@ class CrateWriter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`committed` is the sink's, which reads positions; it moves with every write."""
+        self._settings = settings
         self._session = session
         self._state = state
         self._tables = tables
@@ -66,7 +69,7 @@ class CrateWriter:
 
     def encode(self, pending: Sequence[Pending]) -> CratePayload:
         joined = Joined.of(pending, [table.source.name for table in self._tables])
-        parts, rejections = table_payloads(joined.batch, self._tables)
+        parts, rejections = table_payloads(self._settings, joined.batch, self._tables)
         return CratePayload(tuple(pending), parts, rejections, joined)
 
     async def write(self, payload: CratePayload) -> WriteResult:

@@ -22,7 +22,7 @@ from replicator.sink.iceberg_merge import Merged, merge
 from replicator.sink.iceberg_shards import FencedShard, Lost, Room, require
 from replicator.sink.iceberg_state import Key, SinkState
 from replicator.sink.iceberg_table import Staged
-from replicator.sink.joined import Joined
+from replicator.sink.joined import Joined, newest_rows
 from replicator.sink.log_shard import LogPosition
 from replicator.sink.position import furthest, tip_age_seconds
 
@@ -53,18 +53,10 @@ class IcebergStateWriter:
     def encode(self, pending: Sequence[Pending]) -> StatePayload:
         settings = self._room.settings
         joined = Joined.of(pending, [table.name for table in self._tables])
-        present = joined.batch.tables
-        rows = {
-            table.name: joined.batch.newest(
-                table.name, table.keys, settings.pattern, settings.projection
-            )
-            for table in self._tables
-            if table.name in present
-        }
-        rejections = list(joined.batch.rejections)
-        for each in rows.values():
-            rejections += each.rejections
-        return StatePayload(tuple(pending), rows, tuple(rejections), joined)
+        rows, rejections = newest_rows(
+            joined.batch, self._tables, settings.pattern, settings.projection
+        )
+        return StatePayload(tuple(pending), rows, rejections, joined)
 
     async def write(self, payload: StatePayload) -> WriteResult:
         known, lost = self._room.known(payload.pending)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from replicator._core import ChangeBatch
-from replicator.model import Pending
+from replicator._core import ChangeBatch, Pattern, Projection, Rejection, Rows
+from replicator.model import Pending, TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,20 @@ class Joined:
         # Another fetch may also bring what decides the order that one left open.
         ambiguous = batch.ambiguous - sum(one.batch.ambiguous for one in pending)
         return cls(batch, duplicates, max(ambiguous, 0))
+
+
+def newest_rows(
+    batch: ChangeBatch,
+    tables: Sequence[TableSchema],
+    pattern: Pattern | None,
+    projection: Projection | None,
+) -> tuple[dict[str, Rows], tuple[Rejection, ...]]:
+    """The newest change per key of each of these tables that the batch has changes of, by its name;
+    and what of the batch is refused before a server sees it."""
+    present = batch.tables
+    found = {
+        table.name: batch.newest(table.name, table.keys, pattern, projection)
+        for table in tables
+        if table.name in present
+    }
+    return found, (*batch.rejections, *(one for rows in found.values() for one in rows.rejections))

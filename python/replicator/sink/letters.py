@@ -116,6 +116,11 @@ async def redriven(
             yield await again(letter, batch)
 
 
+def gone(letter: StoredLetter) -> EndedLetter:
+    """Somebody else ended it meanwhile."""
+    return EndedLetter(letter, LetterOutcome.GONE)
+
+
 def refused(letter: StoredLetter, code: str, message: str) -> EndedLetter:
     """Still, and why."""
     return EndedLetter(letter, LetterOutcome.REFUSED, f"{code}: {message}")

@@ -14,6 +14,7 @@ import asyncpg
 from replicator._core import ChangeBatch
 from replicator.model import EndedLetter, LetterOutcome, StoredLetter
 from replicator.sink.letters import (
+    gone,
     in_order,
     number_of,
     redriven,
@@ -80,9 +81,7 @@ class PostgresLetters:
         async with self._session.use("dropping dead letters") as connection:
             were_there = await self._end(connection, letters)
         return [
-            EndedLetter(
-                one, LetterOutcome.DROPPED if _key(one) in were_there else LetterOutcome.GONE
-            )
+            EndedLetter(one, LetterOutcome.DROPPED) if _key(one) in were_there else gone(one)
             for one in letters
         ]
 
@@ -139,7 +138,7 @@ class PostgresLetters:
         merged = await merge.merge(connection, part)
         if not await self._end(connection, [letter]):
             await connection.execute(self._session_sql["rollback"])
-            return EndedLetter(letter, LetterOutcome.GONE)
+            return gone(letter)
         await connection.execute(self._session_sql["commit"])
         return EndedLetter(letter, written(merged.duplicates, merged.superseded))
 
@@ -153,9 +152,7 @@ class PostgresLetters:
             code,
             storable(message),
         )
-        return (
-            refused(letter, code, message) if is_there else EndedLetter(letter, LetterOutcome.GONE)
-        )
+        return refused(letter, code, message) if is_there else gone(letter)
 
     async def _end(self, connection: Connection, letters: Sequence[StoredLetter]) -> set[_Key]:
         """Removes them, and gives the keys of those that were there."""

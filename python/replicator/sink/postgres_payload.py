@@ -8,7 +8,7 @@ from typing import Final
 
 from replicator._core import ChangeBatch, Pattern, Projection, Rejection, Rows
 from replicator.model import Pending
-from replicator.sink.joined import Joined
+from replicator.sink.joined import Joined, newest_rows
 from replicator.sink.postgres_layout import DocumentTable
 
 ARRAYS_BYTES_MAX: Final = 1 << 18
@@ -84,12 +84,6 @@ def table_payloads(
     projection: Projection | None,
 ) -> tuple[tuple[TablePayload, ...], tuple[Rejection, ...]]:
     """The batch's changes by table, and what of it was refused before the server saw it."""
-    rejections = list(batch.rejections)
-    parts: list[TablePayload] = []
-    present = batch.tables
-    for table in tables:
-        if table.source.name in present:
-            rows = batch.newest(table.source.name, table.source.keys, pattern, projection)
-            rejections += rows.rejections
-            parts.append(TablePayload.of(table, rows))
-    return tuple(parts), tuple(rejections)
+    found, rejections = newest_rows(batch, [table.source for table in tables], pattern, projection)
+    there = [table for table in tables if table.source.name in found]
+    return tuple(TablePayload.of(table, found[table.source.name]) for table in there), rejections
